@@ -1,0 +1,42 @@
+# Everything runs in a virtual environment that make creates on first use.
+#   make test PYTHON=python3.13 VENV=.venv313   another interpreter
+#   make test PYTEST_ARGS="-m 'not slow'"       more options for pytest
+
+PYTHON ?= python3
+VENV ?= .venv
+PYTEST_ARGS ?=
+
+PY := $(VENV)/bin/python
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help demo test check docs clean
+
+help: ## Print this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' Makefile
+
+demo: $(VENV)/.setup-examples ## Install the package and run examples/quickstart.py
+	$(PY) examples/quickstart.py
+
+test: $(VENV)/.setup-tests ## Run the whole test suite, doctests included
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 $(PYTEST_ARGS)
+
+check: $(VENV)/.setup-dev ## Lint, check the formatting, check the types
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+docs: $(VENV)/.setup-docs ## Build the HTML documentation; a warning is an error
+	rm -rf docs/generated
+	$(PY) -m sphinx -W --keep-going -b html docs docs/_build/html
+
+clean: ## Remove what builds and runs leave behind (the environment stays)
+	rm -rf build dist *.egg-info docs/_build docs/generated .coverage htmlcov
+	rm -rf .mypy_cache .pytest_cache .ruff_cache
+	find sk_e2cm tests examples docs -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# One stamp per extra; it is renewed only when pyproject.toml changes.
+$(VENV)/.setup-%: pyproject.toml
+	test -x $(VENV)/bin/pip || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --editable ".[$*]"
+	touch $@

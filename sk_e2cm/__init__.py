@@ -1,0 +1,15 @@
+"""Early exits for networks that are already trained, in scikit-learn's language."""
+
+from . import metrics, testing
+from ._classifier import E2CMClassifier
+from ._extractors import Extractor, TorchExtractor
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "E2CMClassifier",
+    "Extractor",
+    "TorchExtractor",
+    "metrics",
+    "testing",
+]

@@ -1,0 +1,207 @@
+"""What every estimator with early exits does once it is fitted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.utils import gen_batches
+from sklearn.utils.validation import check_is_fitted, check_memory, validate_data
+
+from ._exits import (
+    Answer,
+    Step,
+    check_thresholds,
+    first_exit,
+    run_lazily,
+    stage_costs,
+)
+from ._extractors import Extractor
+from ._features import FullPass, on_device
+
+Floats = NDArray[np.float64]
+
+
+class EarlyExitMixin:
+    """Prediction with early exits.
+
+    A subclass sets `extractor_`, `input_shape_`, `_macs`, `_answers` (one for each
+    stage) and `_labels` (one for each column of the probabilities) in ``fit``.
+    `threshold`, `batch_size`, `device` and `memory` are read when they are needed,
+    so they may be set anew on a fitted estimator.
+    """
+
+    extractor_: Extractor
+    input_shape_: tuple[int, ...]
+    _macs: Floats
+    _answers: Sequence[Answer]
+    _labels: NDArray[Any]
+
+    threshold: ArrayLike
+    pooling: Any
+    batch_size: int
+    device: Any
+    memory: Any
+
+    @property
+    def stage_cost_(self) -> Floats:
+        """What leaving at each stage costs, in fractions of the network's MACs.
+
+        Shape (n_exits + 1,). The arithmetic of the open exits is included, so the
+        last may exceed 1.
+        """
+        check_is_fitted(self, "extractor_")
+        return stage_costs(self._macs, self._answers, self._thresholds())
+
+    def predict(self, X: ArrayLike) -> NDArray[Any]:
+        """Predict labels; whoever is sure of one leaves the network early.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, ...)
+            Samples of the shape that was fitted.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            The label of each sample.
+        """
+        _, proba = self._leave(X)
+        return self._labels[proba.argmax(axis=1)]
+
+    def predict_exit(self, X: ArrayLike) -> NDArray[np.intp]:
+        """Return the stage at which each sample leaves.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, ...)
+            Samples of the shape that was fitted.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            From 0, the first exit, to the number of exits, the last stage.
+        """
+        stage, _ = self._leave(X)
+        return stage
+
+    def staged_predict(self, X: ArrayLike) -> Iterator[NDArray[Any]]:
+        """Yield the labels that are known after each stage.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, ...)
+            Samples of the shape that was fitted.
+
+        Yields
+        ------
+        ndarray of shape (n_samples,)
+            Whoever has left by this stage keeps the label it left with; the others
+            get what this stage says of them. The last equals ``predict(X)``.
+        """
+        for proba in self._staged(X):
+            yield self._labels[proba.argmax(axis=1)]
+
+    def exit_proba(self, X: ArrayLike) -> Floats:
+        """Return what every stage says of every sample, nobody leaving.
+
+        The full path: each stage is computed for all samples, and `memory` is used.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, ...)
+            Samples of the shape that was fitted.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_exits + 1, n_classes)
+            Probabilities.
+        """
+        X = self._check_X(X)
+        proba = np.empty((len(X), len(self._answers), len(self._labels)))
+        for rows, features in self._full_pass(self.extractor_)(X):
+            for stage, (answer, f) in enumerate(
+                zip(self._answers, features, strict=True)
+            ):
+                proba[rows, stage] = answer.proba(f)
+        return proba
+
+    def cost(self, X: ArrayLike) -> float:
+        """Return the mean cost of predicting these samples.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, ...)
+            Samples of the shape that was fitted.
+
+        Returns
+        -------
+        float
+            In fractions of the network's multiply-adds.
+        """
+        return float(self.stage_cost_[self.predict_exit(X)].mean())
+
+    def _exits_from(self, proba: Floats) -> NDArray[np.intp]:
+        """Return where each sample would leave, given ``exit_proba(X)``."""
+        return first_exit(proba, self._thresholds())
+
+    def _leave(self, X: ArrayLike) -> tuple[NDArray[np.intp], Floats]:
+        """Return each sample's stage and what it left with."""
+        X = self._check_X(X)
+        stage = np.empty(len(X), dtype=np.intp)
+        proba = np.empty((len(X), len(self._labels)))
+        for start, step in self._steps(X, skip_closed=True):
+            left = start + step.rows[step.leaves]
+            stage[left] = step.stage
+            proba[left] = step.proba[step.leaves]
+        return stage, proba
+
+    def _staged(self, X: ArrayLike) -> Floats:
+        """Return what is known after each stage, (n_stages, n_samples, n_classes)."""
+        X = self._check_X(X)
+        proba = np.empty((len(self._answers), len(X), len(self._labels)))
+        for start, step in self._steps(X, skip_closed=False):
+            # For all later stages: those who stay are overwritten there.
+            proba[step.stage :, start + step.rows] = step.proba
+        return proba
+
+    def _steps(
+        self, X: NDArray[Any], *, skip_closed: bool
+    ) -> Iterator[tuple[int, Step]]:
+        extractor = on_device(self.extractor_, self.device)
+        thresholds = self._thresholds()
+        for rows in gen_batches(len(X), self.batch_size):
+            for step in run_lazily(
+                extractor,
+                X[rows],
+                self._answers,
+                thresholds,
+                self.pooling,
+                skip_closed=skip_closed,
+            ):
+                yield rows.start, step
+
+    def _full_pass(self, extractor: Extractor) -> FullPass:
+        return FullPass(
+            on_device(extractor, self.device),
+            pooling=self.pooling,
+            batch_size=self.batch_size,
+            memory=check_memory(self.memory),
+        )
+
+    def _thresholds(self) -> Floats:
+        return check_thresholds(
+            self.threshold, len(self._answers) - 1, len(self._labels)
+        )
+
+    def _check_X(self, X: ArrayLike) -> NDArray[Any]:
+        check_is_fitted(self, "extractor_")
+        valid: NDArray[Any] = validate_data(self, X, reset=False, allow_nd=True)
+        if valid.shape[1:] != self.input_shape_:
+            raise ValueError(
+                f"X has samples of shape {valid.shape[1:]}, but {type(self).__name__} "
+                f"was fitted on samples of shape {self.input_shape_}."
+            )
+        return valid

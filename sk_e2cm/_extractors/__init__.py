@@ -1,0 +1,6 @@
+"""Extractors: what can be computed stage by stage."""
+
+from ._protocol import Extractor
+from ._torch import TorchExtractor
+
+__all__ = ["Extractor", "TorchExtractor"]

@@ -1,0 +1,77 @@
+"""From one graph to a chain of stages."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+
+from torch import fx, nn
+
+
+class Liveness:
+    """Which values are alive where in a graph that is run up to the node `last`.
+
+    Weights and constants never are: each stage reads its own.
+    """
+
+    def __init__(self, graph: fx.Graph, last: fx.Node) -> None:
+        order = {node: i for i, node in enumerate(graph.nodes)}
+        self.order = order
+        self._needed_until = {
+            node: max(
+                (order[u] for u in node.users if order[u] <= order[last]), default=-1
+            )
+            for node in order
+            if node.op != "get_attr"
+        }
+
+    def after(self, end: fx.Node) -> list[fx.Node]:
+        """Return the values computed up to `end` that are used after it."""
+        return [
+            node
+            for node, until in self._needed_until.items()
+            if self.order[node] <= self.order[end] < until
+        ]
+
+
+def cut(
+    root: nn.Module, graph: fx.Graph, ends: Sequence[fx.Node]
+) -> list[fx.GraphModule]:
+    """Cut `graph` after each of `ends`, the last of which is the whole's output.
+
+    A stage takes the values that the stage before it returned, the first one the
+    graph's input. It returns its end's value, then what later stages still need.
+    What comes after the last end is left out.
+    """
+    live = Liveness(graph, ends[-1])
+    nodes = list(graph.nodes)
+    bounds = [live.order[end] for end in ends]
+    members: list[list[fx.Node]] = [[] for _ in ends]
+    for node in nodes[: bounds[-1] + 1]:
+        if node.op not in ("placeholder", "get_attr"):
+            members[bisect_left(bounds, live.order[node])].append(node)
+
+    stages = []
+    takes = [node for node in nodes if node.op == "placeholder"]
+    for end, body in zip(ends, members, strict=True):
+        gives = [end, *(value for value in live.after(end) if value is not end)]
+        stages.append(fx.GraphModule(root, _stage(takes, body, gives)))
+        takes = gives
+    return stages
+
+
+def _stage(
+    takes: Sequence[fx.Node], body: Sequence[fx.Node], gives: Sequence[fx.Node]
+) -> fx.Graph:
+    stage = fx.Graph()
+    copies = {value: stage.placeholder(value.name) for value in takes}
+
+    def copy_of(value: fx.Node) -> fx.Node:
+        if value not in copies:  # a weight or constant, read where it is used
+            copies[value] = stage.node_copy(value)
+        return copies[value]
+
+    for node in body:
+        copies[node] = stage.node_copy(node, copy_of)
+    stage.output(tuple(copy_of(value) for value in gives))
+    return stage

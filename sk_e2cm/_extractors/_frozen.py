@@ -1,0 +1,100 @@
+"""Copies of a module in which every tensor is replaced, and how they are pickled."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+
+def with_tensors(module: nn.Module, convert: Callable[[Tensor], Any]) -> nn.Module:
+    """Copy `module` with ``convert(t)`` in the place of every tensor t.
+
+    Parameters, buffers and plain tensor attributes are converted once each, so
+    what was tied stays tied. `module` itself is left as it is.
+    """
+    # deepcopy takes whatever the memo holds as the copy, and so never meets a
+    # tensor: pruned weights, for one, refuse to be copied.
+    memo: dict[int, Any] = {}
+    for submodule in module.modules():
+        for tensor in _tensors(vars(submodule)):
+            if id(tensor) not in memo:
+                memo[id(tensor)] = convert(tensor)
+    return copy.deepcopy(module, memo)
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _tensors(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _tensors(item)
+
+
+def like(original: Tensor, tensor: Tensor) -> Tensor:
+    """Make `tensor` a parameter if `original` is one."""
+    if isinstance(original, nn.Parameter):
+        return nn.Parameter(tensor, requires_grad=False)
+    return tensor
+
+
+def frozen_copy(module: nn.Module, device: torch.device | None = None) -> nn.Module:
+    """Copy `module` in eval mode, without gradients, on `device` if one is given."""
+
+    def convert(tensor: Tensor) -> Tensor:
+        return like(tensor, tensor.detach().to(device=device, copy=True))
+
+    return with_tensors(module, convert).eval()
+
+
+def picklable(module: nn.Module) -> nn.Module:
+    """Copy `module` for pickling: tensors become NumPy arrays, rebuilt on loading.
+
+    Plain arrays give the same bytes in every process, which torch's storages do
+    not: ``joblib.hash`` of the result is a fingerprint of the content.
+    """
+    return with_tensors(module, _Stored)
+
+
+class _Stored:
+    """Stands for a tensor in a pickle."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+
+    def __reduce__(self) -> tuple[Callable[..., Tensor], tuple[Any, ...]]:
+        tensor = self.tensor.detach().cpu()
+        if tensor.is_quantized or tensor.layout is not torch.strided:
+            return tensor.__reduce_ex__(2)
+        # Bytes, since NumPy has no bfloat16.
+        flat = tensor.contiguous().reshape(-1).view(torch.uint8).numpy()
+        channels_last = tensor.dim() == 4 and not tensor.is_contiguous()
+        is_parameter = isinstance(self.tensor, nn.Parameter)
+        return _restore, (flat, tensor.dtype, tensor.shape, channels_last, is_parameter)
+
+
+def _restore(
+    flat: NDArray[np.uint8],
+    dtype: torch.dtype,
+    shape: torch.Size,
+    channels_last: bool,
+    is_parameter: bool,
+) -> Tensor:
+    tensor = torch.from_numpy(np.array(flat)).view(dtype).reshape(shape)
+    if channels_last:
+        tensor = tensor.contiguous(memory_format=torch.channels_last)
+    return nn.Parameter(tensor, requires_grad=False) if is_parameter else tensor
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Return the device of the module's weights."""
+    tensor = next(module.parameters(), next(module.buffers(), None))
+    return torch.device("cpu") if tensor is None else tensor.device

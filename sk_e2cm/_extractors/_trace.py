@@ -1,0 +1,209 @@
+"""From a module to one graph of operations, and from names to places in it."""
+
+from __future__ import annotations
+
+import difflib
+import threading
+import traceback
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+# torch.fx replaces nn.Module.__call__ while it traces, for every thread.
+_TRACING = threading.Lock()
+
+_MACHINERY = (
+    str(Path(fx.__file__).parent),
+    nn.Module.__call__.__code__.co_filename,
+    __file__,
+)
+
+
+class Trace:
+    """A module as a graph, with the value that each of its modules returned.
+
+    Parameters
+    ----------
+    module : nn.Module
+        Frozen; the graph refers to its weights.
+
+    exits : sequence of str
+        Names of modules that are traced into at any rate.
+
+    Attributes
+    ----------
+    root : nn.Module
+        Holds `module` and the constants met in tracing; the graph's names start
+        here.
+
+    graph : fx.Graph
+        One placeholder, the operations in the order of execution, one output.
+    """
+
+    def __init__(self, module: nn.Module, exits: Collection[str] = ()) -> None:
+        self.module = module
+        self.root = _OneInput(module)
+        self._opaque: dict[nn.Module, str] = {}
+        opened = {m for name in exits for m in self._around(name)}
+        with _TRACING:
+            while not self._attempt(opened):
+                pass
+
+    def _attempt(self, opened: Collection[nn.Module]) -> bool:
+        """Trace once; what stops it becomes a leaf for the next attempt."""
+        tracer = _Tracer(self._opaque, opened)
+        try:
+            self.graph = tracer.trace(self.root)
+        except Exception as error:
+            stopped = tracer.stopped or self.module
+            where = _user_line(error)
+            if stopped in opened or stopped is self.module:
+                raise ValueError(
+                    f"{self._describe(stopped)} cannot be cut into stages: torch.fx "
+                    f"stopped at {where}. Choose exits outside of it, or split the "
+                    "network by hand with TorchExtractor.from_modules."
+                ) from error
+            # What stops one module of a class stops its sisters too: one attempt
+            # for all of them.
+            for sister in self.module.modules():
+                if type(sister) is type(stopped) and sister not in opened:
+                    self._opaque[sister] = where
+            return False
+        self.input = next(node for node in self.graph.nodes if node.op == "placeholder")
+        self.returned = tracer.returned
+        return True
+
+    def node(self, name: str) -> fx.Node:
+        """Return the graph's node for what the module called `name` returns."""
+        module = self._named(name)
+        values = self.returned.get(module, [])
+        what = repr(name) if name else "the network"
+        if not values:
+            raise ValueError(f"{what} is not available: {self._why_unseen(module)}.")
+        if len(values) > 1:
+            raise ValueError(
+                f"{what} is ambiguous: the module is used {len(values)} times in one "
+                "forward pass. Name the module around the use that you mean."
+            )
+        if not isinstance(values[0], fx.Proxy):
+            raise ValueError(
+                f"{what} returns a {type(values[0]).__name__} and not one tensor. "
+                "Name a module that returns the tensor you need"
+                + (", with output=" if not name else "")
+                + "."
+            )
+        return values[0].node
+
+    def input_dtype(self) -> torch.dtype:
+        """Return int64 where the input is looked up in an embedding.
+
+        Otherwise the type of the weights.
+        """
+        for user in self.input.users:
+            if user.target is nn.functional.embedding:
+                return torch.int64
+            if user.op == "call_module":
+                modules = self.root.get_submodule(str(user.target)).modules()
+                first = next((m for m in modules if m._parameters), None)
+                if isinstance(first, (nn.Embedding, nn.EmbeddingBag)):
+                    return torch.int64
+        floats = (p.dtype for p in self.module.parameters() if p.is_floating_point())
+        return next(floats, torch.float32)
+
+    def _named(self, name: str) -> nn.Module:
+        try:
+            return self.module.get_submodule(name)
+        except AttributeError:
+            names = [n for n, _ in self.module.named_modules() if n]
+            near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+            hint = f"did you mean {' or '.join(map(repr, near))}?" if near else ""
+            raise ValueError(
+                f"{type(self.module).__name__} has no module named {name!r}; "
+                + (hint or f"it has {', '.join(map(repr, names[:20]))}.")
+            ) from None
+
+    def _around(self, name: str) -> list[nn.Module]:
+        """Return the modules that have to be opened to reach the one named."""
+        self._named(name)
+        parts = name.split(".")[:-1]
+        return [
+            self.module.get_submodule(".".join(parts[:i]))
+            for i in range(len(parts) + 1)
+        ]
+
+    def _why_unseen(self, module: nn.Module) -> str:
+        for leaf in self.returned:
+            if leaf is not module and any(m is module for m in leaf.modules()):
+                if leaf in self._opaque:
+                    return (
+                        f"it lies inside {self._describe(leaf)}, which torch.fx cannot "
+                        f"trace, stopped at {self._opaque[leaf]}"
+                    )
+                if not any(child in self.returned for child in leaf.children()):
+                    return (
+                        f"it lies inside {self._describe(leaf)}, which is computed "
+                        "in one piece"
+                    )
+        return "the forward pass never calls it, or only reads its weights"
+
+    def _describe(self, module: nn.Module) -> str:
+        name = next(n for n, m in self.module.named_modules() if m is module)
+        return f"{name!r} ({type(module).__name__})" if name else type(module).__name__
+
+
+class _OneInput(nn.Module):
+    """Calls the network with its first input; the others take their defaults."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, X: torch.Tensor) -> Any:
+        return self.network(X)
+
+
+class _Tracer(fx.Tracer):
+    """Notes what every module returns, and in which module tracing stopped."""
+
+    def __init__(
+        self, opaque: Collection[nn.Module], opened: Collection[nn.Module]
+    ) -> None:
+        super().__init__()
+        self.opaque = opaque
+        self.opened = opened
+        self.returned: dict[nn.Module, list[Any]] = {}
+        self.stopped: nn.Module | None = None
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        if m in self.opened:
+            return False
+        return m in self.opaque or super().is_leaf_module(m, module_qualified_name)
+
+    def call_module(
+        self,
+        m: nn.Module,
+        forward: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        try:
+            value = super().call_module(m, forward, args, kwargs)
+        except Exception:
+            self.stopped = self.stopped or m  # the innermost is met first
+            raise
+        self.returned.setdefault(m, []).append(value)
+        return value
+
+
+def _user_line(error: Exception) -> str:
+    """Say where, in code that is neither torch.fx nor ours, an error arose."""
+    frames = traceback.extract_tb(error.__traceback__)
+    users = [f for f in frames if not f.filename.startswith(_MACHINERY)]
+    if not users:
+        return f"an error: {error}"
+    frame = users[-1]
+    place = f"{frame.filename}:{frame.lineno}, in {frame.name}: {frame.line!r}"
+    return f"{place} ({error})"

@@ -1,0 +1,216 @@
+"""Class means: sums over samples, distances to the means, probabilities.
+
+NumPy only. Notation of the paper (arXiv 2103.01148), with the stage left out:
+c_k is the mean of class k, d_k(x) the distance to it, s_k the mean of d_k over all
+training samples.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import brentq
+from scipy.special import softmax
+
+Floats = NDArray[np.float64]
+
+# The range of the inverse temperature. The paper's own scale is 1.
+_SOFTEST, _SHARPEST = 1e-3, 1e4
+
+
+class ClassSums:
+    """Weighted sums over samples by fold and class, from which means follow.
+
+    Sums add: over batches, machines and folds. They are taken about a shift, so
+    that features far from zero lose no digits.
+
+    Parameters
+    ----------
+    n_folds, n_classes : int
+        Every sample belongs to one fold and one class.
+
+    shift : ndarray of shape (n_features,)
+        Any point near the features, such as the mean of the first batch.
+
+    second : bool, default=False
+        Sum the products of features too, which `covariance` needs.
+    """
+
+    def __init__(
+        self, n_folds: int, n_classes: int, shift: Floats, *, second: bool = False
+    ) -> None:
+        d = len(shift)
+        self.shift = np.asarray(shift, dtype=np.float64)
+        self.weight = np.zeros((n_folds, n_classes))
+        self.first = np.zeros((n_folds, n_classes, d))
+        self.second = np.zeros((n_folds, d, d)) if second else None
+
+    def add(
+        self,
+        features: NDArray[np.floating],
+        folds: NDArray[np.intp],
+        classes: NDArray[np.intp],
+        sample_weight: Floats,
+    ) -> None:
+        """Add a batch, features of shape (n_samples, n_features)."""
+        n_folds, n_classes = self.weight.shape
+        shifted = features - self.shift
+        groups, member = np.unique(folds * n_classes + classes, return_inverse=True)
+        membership = np.zeros((len(groups), len(features)))
+        membership[member, np.arange(len(features))] = sample_weight
+        self.weight.reshape(-1)[groups] += membership.sum(axis=1)
+        self.first.reshape(n_folds * n_classes, -1)[groups] += membership @ shifted
+        if self.second is not None:
+            for fold in np.unique(folds):
+                rows = folds == fold
+                weighted = shifted[rows] * sample_weight[rows, None]
+                self.second[fold] += weighted.T @ shifted[rows]
+
+    def merge(self, other: ClassSums) -> None:
+        """Add what `other` has summed, about whatever shift."""
+        moved = other.shift - self.shift
+        self.weight += other.weight
+        self.first += other.first + other.weight[..., None] * moved
+        if self.second is not None and other.second is not None:
+            total = other.first.sum(axis=1)
+            cross = total[:, :, None] * moved + moved[:, None] * total[:, None, :]
+            weight = other.weight.sum(axis=1)[:, None, None]
+            self.second += other.second + cross + weight * np.outer(moved, moved)
+
+    def means(self, without_fold: int | None = None) -> Floats:
+        """Return the class means, shape (n_classes, n_features).
+
+        A class that lies in `without_fold` alone keeps its overall mean.
+        """
+        weight, first = self.weight.sum(axis=0), self.first.sum(axis=0)
+        if without_fold is not None:
+            others = np.arange(len(self.weight)) != without_fold
+            rest = self.weight[others].sum(axis=0)
+            left = rest > 0
+            weight = np.where(left, rest, weight)
+            first = np.where(left[:, None], self.first[others].sum(axis=0), first)
+        return self.shift + first / weight[:, None]
+
+    def covariance(self) -> Floats:
+        """Return the pooled within-class covariance, (n_features, n_features)."""
+        if self.second is None:
+            raise ValueError("covariance needs ClassSums(..., second=True).")
+        weight, first = self.weight.sum(axis=0), self.first.sum(axis=0)
+        between = (first / weight[:, None]).T @ first
+        return (self.second.sum(axis=0) - between) / weight.sum()
+
+
+class ClassMeans:
+    """The classes' means at one stage, and what they say of a sample.
+
+    Parameters
+    ----------
+    means : ndarray of shape (n_classes, n_features)
+        c_k.
+
+    scale : ndarray of shape (n_classes,), default=None
+        s_k; ones by default.
+
+    inverse_temperature : float, default=1.0
+        1 is the paper's softmax.
+    """
+
+    def __init__(
+        self,
+        means: Floats,
+        scale: Floats | None = None,
+        inverse_temperature: float = 1.0,
+    ) -> None:
+        self.means = means
+        self.scale = np.ones(len(means)) if scale is None else scale
+        self.inverse_temperature = inverse_temperature
+        # About their centre, means and features are small, and the difference of
+        # large squares below loses nothing.
+        self._centre = means.mean(axis=0)
+        self._offsets = means - self._centre
+        self._squares = np.einsum("kd,kd->k", self._offsets, self._offsets)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds spent on one sample."""
+        return self.means.size
+
+    def distances(self, features: NDArray[np.floating]) -> Floats:
+        """Return d_k = ||f - c_k||, shape (n_samples, n_classes)."""
+        f = features - self._centre
+        squared = (
+            np.einsum("nd,nd->n", f, f)[:, None]
+            - 2.0 * (f @ self._offsets.T)
+            + self._squares
+        )
+        return np.sqrt(np.maximum(squared, 0.0))
+
+    def logits(self, features: NDArray[np.floating]) -> Floats:
+        """Return -d_k / s_k, shape (n_samples, n_classes)."""
+        return -self.distances(features) / self.scale
+
+    def proba(self, features: NDArray[np.floating]) -> Floats:
+        """Return softmax_k(-beta d_k / s_k), shape (n_samples, n_classes)."""
+        return softmax(self.inverse_temperature * self.logits(features), axis=1)
+
+
+def fit_class_means(
+    sums: ClassSums,
+    features: NDArray[np.floating],
+    folds: NDArray[np.intp],
+    classes: NDArray[np.intp],
+    sample_weight: Floats,
+    *,
+    calibrate: bool,
+) -> ClassMeans:
+    """Make an exit from its sums and from the samples that were kept.
+
+    The scale s_k is the mean over these samples. With `calibrate`, the temperature
+    is fitted to distances from the means of the other folds: to data that the means
+    have not seen.
+    """
+    fitted = ClassMeans(sums.means())
+    mean_distances = np.average(
+        fitted.distances(features), axis=0, weights=sample_weight
+    )
+    # All distances are 0 if the features are constant: any scale will do.
+    scale = np.where(mean_distances > 0, mean_distances, 1.0)
+    if not calibrate:
+        return ClassMeans(fitted.means, scale)
+
+    logits = np.empty((len(features), len(scale)))
+    for fold in np.unique(folds):
+        rows = folds == fold
+        unseen = ClassMeans(sums.means(without_fold=fold), scale)
+        logits[rows] = unseen.logits(features[rows])
+    beta = fit_inverse_temperature(logits, classes, sample_weight)
+    return ClassMeans(fitted.means, scale, beta)
+
+
+def fit_inverse_temperature(
+    logits: Floats, classes: NDArray[np.intp], sample_weight: Floats
+) -> float:
+    """Return the beta with the least log loss of softmax(beta * logits).
+
+    One sample's weight is spread over all classes beforehand, which keeps beta
+    finite where the classes are separable (Platt, 1999, section 2.2).
+    """
+    n_classes = logits.shape[1]
+    logits = logits - logits.max(axis=1, keepdims=True)
+    weight = sample_weight / sample_weight.sum()
+    smooth = 1.0 / (sample_weight.sum() + n_classes)
+    own = logits[np.arange(len(logits)), classes]
+    target = (1.0 - n_classes * smooth) * own + smooth * logits.sum(axis=1)
+    wanted = weight @ target
+
+    def slope(log_beta: float) -> float:
+        """Return the derivative of the loss, which is convex in beta."""
+        given = softmax(np.exp(log_beta) * logits, axis=1)
+        return float(weight @ np.einsum("nk,nk->n", given, logits) - wanted)
+
+    low, high = np.log(_SOFTEST), np.log(_SHARPEST)
+    if slope(low) >= 0:
+        return _SOFTEST
+    if slope(high) <= 0:
+        return _SHARPEST
+    return float(np.exp(brentq(slope, low, high, xtol=1e-13)))

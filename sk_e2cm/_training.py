@@ -1,0 +1,107 @@
+"""The one pass over the training data, and the exits made from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import sklearn
+from numpy.typing import NDArray
+
+from ._features import Features, FullPass
+from ._means import ClassMeans, ClassSums, fit_class_means
+
+_N_FOLDS = 5
+
+
+@dataclass
+class TrainingPass:
+    """What one run of the network over the training data leaves behind.
+
+    Parameters
+    ----------
+    sums : list of ClassSums
+        One per stage, over all samples.
+
+    features : list of ndarray of shape (n_kept, n_features)
+        One per stage, of the samples that are kept.
+
+    kept : ndarray of shape (n_kept,)
+        Which samples these are.
+
+    folds, classes, sample_weight : ndarray of shape (n_kept,)
+        Of the samples that are kept.
+    """
+
+    sums: list[ClassSums]
+    features: list[Features]
+    kept: NDArray[np.intp]
+    folds: NDArray[np.intp]
+    classes: NDArray[np.intp]
+    sample_weight: NDArray[np.float64]
+
+
+def run_training_pass(
+    full_pass: FullPass,
+    X: NDArray[Any],
+    hashes: NDArray[np.uint64],
+    classes: NDArray[np.intp],
+    sample_weight: NDArray[np.float64],
+    *,
+    verbose: int = 0,
+) -> TrainingPass:
+    """Run the network once; sum over all samples and keep the features of some.
+
+    All are kept if they fit into scikit-learn's ``working_memory``, otherwise a
+    uniform subset. Both the subset and the folds follow from the hash of each row,
+    so that a sample of weight 2 and two equal samples are treated alike.
+    """
+    n_classes = int(classes.max()) + 1
+    folds = (hashes % np.uint64(_N_FOLDS)).astype(np.intp)
+    sums: list[ClassSums] = []
+    features: list[Features] = []
+    kept = np.empty(0, dtype=np.intp)
+    done = 0
+    for rows, batch in full_pass(X):
+        if not sums:
+            sums = [
+                ClassSums(_N_FOLDS, n_classes, f.mean(axis=0, dtype=np.float64))
+                for f in batch
+            ]
+            kept = _affordable(hashes, n_bytes_each=sum(f[0].nbytes for f in batch))
+            features = [np.empty((len(kept), f.shape[1]), f.dtype) for f in batch]
+        here = (kept >= rows.start) & (kept < rows.stop)
+        for summed, stored, f in zip(sums, features, batch, strict=True):
+            summed.add(f, folds[rows], classes[rows], sample_weight[rows])
+            stored[here] = f[kept[here] - rows.start]
+        done = rows.stop
+        if verbose:
+            print(f"[sk_e2cm] {done} of {len(X)} samples", flush=True)
+    return TrainingPass(
+        sums, features, kept, folds[kept], classes[kept], sample_weight[kept]
+    )
+
+
+def _affordable(hashes: NDArray[np.uint64], n_bytes_each: int) -> NDArray[np.intp]:
+    """Return which samples' features fit into scikit-learn's working memory."""
+    budget = sklearn.get_config()["working_memory"] * 2**20
+    fraction = budget / (len(hashes) * n_bytes_each)
+    if fraction >= 1:
+        return np.arange(len(hashes))
+    return np.flatnonzero(hashes.astype(np.float64) < fraction * 2.0**64)
+
+
+def fit_exits(run: TrainingPass, *, calibrate: bool) -> list[ClassMeans]:
+    """Make the class means of every stage from one training pass."""
+    return [
+        fit_class_means(
+            sums,
+            features,
+            run.folds,
+            run.classes,
+            run.sample_weight,
+            calibrate=calibrate,
+        )
+        for sums, features in zip(run.sums, run.features, strict=True)
+    ]

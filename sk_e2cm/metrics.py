@@ -1,0 +1,183 @@
+"""Accuracy against cost: scorers, and ways to choose between candidates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.pipeline import Pipeline
+
+__all__ = ["accuracy_cost_scorer", "best_within_cost", "cheapest_within_drop"]
+
+Results = Mapping[str, Any]
+
+
+def accuracy_cost_scorer(
+    estimator: Any,
+    X: ArrayLike,
+    y: ArrayLike,
+    sample_weight: NDArray[np.float64] | None = None,
+) -> dict[str, float]:
+    """Score accuracy and cost from one run of the network.
+
+    To be passed to ``GridSearchCV`` as ``scoring``, with `best_within_cost` or
+    `cheapest_within_drop` as ``refit``. The estimator's `memory` is used.
+
+    Parameters
+    ----------
+    estimator : E2CMClassifier or Pipeline
+        Fitted; a pipeline ends in such a classifier.
+
+    X : array-like of shape (n_samples, ...)
+        Samples, none of which the network was trained on.
+
+    y : array-like of shape (n_samples,)
+        True labels.
+
+    sample_weight : array-like of shape (n_samples,), default=None
+        Weights of the samples.
+
+    Returns
+    -------
+    dict
+        ``"accuracy"``; ``"cost"``, the mean fraction of the network's multiply-adds;
+        ``"full_accuracy"``, the accuracy if nobody left early.
+
+    Notes
+    -----
+    With a callable ``refit`` scikit-learn sets no ``best_score_``, and
+    ``search.score`` fails: use ``search.best_estimator_.score``.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from sk_e2cm import E2CMClassifier
+    >>> from sk_e2cm.metrics import accuracy_cost_scorer
+    >>> from sk_e2cm.testing import ToyExtractor
+    >>> X, y = load_iris(return_X_y=True)
+    >>> clf = E2CMClassifier(ToyExtractor()).fit(X, y)
+    >>> sorted(accuracy_cost_scorer(clf, X, y))
+    ['accuracy', 'cost', 'full_accuracy']
+    """
+    if isinstance(estimator, Pipeline):
+        X = estimator[:-1].transform(X)
+        estimator = estimator[-1]
+    if not hasattr(estimator, "exit_proba"):
+        raise TypeError(
+            f"accuracy_cost_scorer needs an estimator with early exits, got "
+            f"{type(estimator).__name__}."
+        )
+    proba = estimator.exit_proba(X)
+    stage = estimator._exits_from(proba)
+    left_with = proba[np.arange(len(proba)), stage]
+
+    def mean_right(proba: NDArray[np.float64]) -> float:
+        right = estimator.classes_[proba.argmax(axis=1)] == np.asarray(y)
+        return float(np.average(right, weights=sample_weight))
+
+    costs = estimator.stage_cost_[stage]
+    return {
+        "accuracy": mean_right(left_with),
+        "cost": float(np.average(costs, weights=sample_weight)),
+        "full_accuracy": mean_right(proba[:, -1]),
+    }
+
+
+def best_within_cost(max_cost: float) -> Callable[[Results], int]:
+    """Choose the most accurate candidate that costs at most `max_cost`.
+
+    Parameters
+    ----------
+    max_cost : float
+        In fractions of the network's multiply-adds.
+
+    Returns
+    -------
+    callable
+        Takes the ``cv_results_`` of a search scored by `accuracy_cost_scorer` and
+        returns the index of the best candidate; of equals the cheapest. It raises
+        ValueError if every candidate costs more.
+
+    Examples
+    --------
+    >>> from sk_e2cm.metrics import best_within_cost
+    >>> choose = best_within_cost(0.5)
+    >>> choose({"mean_test_accuracy": [0.9, 0.8, 0.7], "mean_test_cost": [1, 0.5, 0.2]})
+    1
+    """
+    return partial(_best_within_cost, max_cost=max_cost)
+
+
+def cheapest_within_drop(max_drop: float) -> Callable[[Results], int]:
+    """Choose the cheapest candidate that loses at most `max_drop` of accuracy.
+
+    Parameters
+    ----------
+    max_drop : float
+        Against the full network, of which nobody leaves early: 0.01 is one point.
+
+    Returns
+    -------
+    callable
+        Takes the ``cv_results_`` of a search scored by `accuracy_cost_scorer` and
+        returns the index of the best candidate; of equals the most accurate. It
+        raises ValueError if every candidate loses more. Where the results have no
+        ``full_accuracy``, the most accurate candidate takes its place.
+
+    Examples
+    --------
+    >>> from sk_e2cm.metrics import cheapest_within_drop
+    >>> choose = cheapest_within_drop(0.1)
+    >>> choose({"mean_test_accuracy": [0.9, 0.8, 0.7], "mean_test_cost": [1, 0.5, 0.2]})
+    1
+    """
+    return partial(_cheapest_within_drop, max_drop=max_drop)
+
+
+def _best_within_cost(results: Results, *, max_cost: float) -> int:
+    accuracy, cost = _accuracy_and_cost(results)
+    allowed = cost <= max_cost
+    if not allowed.any():
+        raise ValueError(
+            f"No candidate costs at most {max_cost}: the cheapest costs "
+            f"{np.nanmin(cost):.3g}. Allow more, or try lower thresholds."
+        )
+    return _first_by(-accuracy, cost, allowed)
+
+
+def _cheapest_within_drop(results: Results, *, max_drop: float) -> int:
+    accuracy, cost = _accuracy_and_cost(results)
+    full = np.asarray(results.get("mean_test_full_accuracy", np.nanmax(accuracy)))
+    allowed = full - accuracy <= max_drop
+    if not allowed.any():
+        raise ValueError(
+            f"No candidate loses at most {max_drop}: the best loses "
+            f"{np.nanmin(full - accuracy):.3g}. Allow more, or try higher thresholds."
+        )
+    return _first_by(cost, -accuracy, allowed)
+
+
+def _accuracy_and_cost(
+    results: Results,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    missing = {"mean_test_accuracy", "mean_test_cost"} - set(results)
+    if missing:
+        raise ValueError(
+            f"The search's results lack {sorted(missing)}: pass "
+            "scoring=accuracy_cost_scorer to it."
+        )
+    accuracy = np.asarray(results["mean_test_accuracy"], dtype=np.float64)
+    cost = np.asarray(results["mean_test_cost"], dtype=np.float64)
+    if np.isnan(accuracy).all():
+        raise ValueError("Every candidate of the search has failed.")
+    return accuracy, cost
+
+
+def _first_by(
+    key: NDArray[np.float64], tie_key: NDArray[np.float64], allowed: NDArray[np.bool_]
+) -> int:
+    indices = np.flatnonzero(allowed)
+    return int(indices[np.lexsort((tie_key[indices], key[indices]))[0]])

@@ -1,0 +1,135 @@
+"""Small extractors for tests: ours, and those of whoever writes an extractor."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ._extractors import Extractor
+from ._features import fingerprint_of
+
+__all__ = ["CountingExtractor", "ToyExtractor"]
+
+
+class ToyExtractor(Extractor):
+    """Stages that see more and more of a sample's features, at a growing cost.
+
+    It takes samples of any shape: stage j of J sees the first j/J of the flattened
+    features, rounded up, and the last stage sees them all.
+
+    Parameters
+    ----------
+    n_stages : int, default=3
+        At least 1.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sk_e2cm.testing import ToyExtractor
+    >>> extractor = ToyExtractor(n_stages=2)
+    >>> state = extractor.begin(np.ones((5, 4)))
+    >>> state, output = extractor.advance(state, 0)
+    >>> output.shape
+    (5, 2)
+    """
+
+    def __init__(self, n_stages: int = 3) -> None:
+        self.n_stages = n_stages
+
+    @property
+    def stage_names(self) -> tuple[str, ...]:
+        """One name per stage."""
+        return tuple(f"part{i + 1}" for i in range(self.n_stages))
+
+    def begin(self, X: NDArray[Any]) -> NDArray[Any]:
+        """Return the flattened samples."""
+        return X.reshape(len(X), -1)
+
+    def advance(
+        self, state: NDArray[Any], stage: int
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Return the state, unchanged, and the features seen by this stage."""
+        return state, state[:, : self._n_seen(state.shape[1])[stage]]
+
+    def keep(self, state: NDArray[Any], rows: NDArray[np.intp]) -> NDArray[Any]:
+        """Return these rows."""
+        return state[rows]
+
+    def macs(self, input_shape: tuple[int, ...]) -> ArrayLike:
+        """Return a cost of 1000 for every feature seen."""
+        return 1000.0 * self._n_seen(int(np.prod(input_shape)))
+
+    def _n_seen(self, n_features: int) -> NDArray[np.intp]:
+        share = np.arange(1, self.n_stages + 1) / self.n_stages
+        return np.ceil(share * n_features).astype(np.intp)
+
+    def __repr__(self) -> str:
+        """Return the call that makes this object."""
+        return f"{type(self).__name__}(n_stages={self.n_stages})"
+
+
+class CountingExtractor(Extractor):
+    """Counts the rows that reach each stage of another extractor.
+
+    Parameters
+    ----------
+    extractor : extractor
+        Does the work.
+
+    Attributes
+    ----------
+    rows : ndarray of shape (n_stages,)
+        How many rows each stage has computed so far. May be set to 0 in between.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sk_e2cm import E2CMClassifier
+    >>> from sk_e2cm.testing import CountingExtractor, ToyExtractor
+    >>> extractor = CountingExtractor(ToyExtractor(n_stages=2))
+    >>> X = np.arange(8.0).reshape(4, 2)
+    >>> clf = E2CMClassifier(extractor, threshold=0.0).fit(X, [0, 0, 1, 1])
+    >>> extractor.rows[:] = 0
+    >>> _ = clf.predict(X)
+    >>> extractor.rows
+    array([4, 0])
+    """
+
+    def __init__(self, extractor: Extractor) -> None:
+        self.extractor = extractor
+        self.rows = np.zeros(len(extractor.stage_names), dtype=np.intp)
+
+    @property
+    def stage_names(self) -> tuple[str, ...]:
+        """One name per stage."""
+        return tuple(self.extractor.stage_names)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the extractor that does the work: counting changes nothing."""
+        return fingerprint_of(self.extractor)
+
+    def begin(self, X: NDArray[Any]) -> tuple[Any, int]:
+        """Return the state before the first stage, with its number of rows."""
+        return self.extractor.begin(X), len(X)
+
+    def advance(self, state: tuple[Any, int], stage: int) -> tuple[Any, Any]:
+        """Compute one stage and count its rows."""
+        inner, n_rows = state
+        self.rows[stage] += n_rows
+        inner, output = self.extractor.advance(inner, stage)
+        return (inner, n_rows), output
+
+    def keep(self, state: tuple[Any, int], rows: NDArray[np.intp]) -> tuple[Any, int]:
+        """Reduce the state to these rows."""
+        return self.extractor.keep(state[0], rows), len(rows)
+
+    def macs(self, input_shape: tuple[int, ...]) -> ArrayLike:
+        """Return the cost of the extractor that does the work."""
+        return self.extractor.macs(input_shape)
+
+    def __repr__(self) -> str:
+        """Return the call that makes this object."""
+        return f"{type(self).__name__}({self.extractor!r})"
