@@ -12,15 +12,13 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.metrics import accuracy_score
-from sklearn.utils import Tags, check_X_y
-from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils import Tags
 from sklearn.utils.validation import validate_data
 
 from ._compat import (
     HasMethods,
     Interval,
     StrOptions,
-    _check_sample_weight,
     _fit_context,
 )
 from ._early_exit import EarlyExitMixin
@@ -29,6 +27,7 @@ from ._extractors import Extractor
 from ._features import RawFeatures, row_hashes
 from ._final import choose_final
 from ._training import fit_exits, run_training_pass
+from ._validation import check_classes, check_macs, check_training_data
 
 
 class E2CMClassifier(EarlyExitMixin, ClassifierMixin, BaseEstimator):
@@ -241,10 +240,10 @@ class E2CMClassifier(EarlyExitMixin, ClassifierMixin, BaseEstimator):
             If the data, the parameters and the network do not fit together. What
             was fitted before is left as it was.
         """
-        valid_X, valid_y, weight = _check_training_data(self, X, y, sample_weight)
+        valid_X, valid_y, weight = check_training_data(self, X, y, sample_weight)
         classes, codes = np.unique(valid_y, return_inverse=True)
         hashes = row_hashes(valid_X)
-        _check_classes(classes, codes, hashes, weight, self.calibration)
+        check_classes(classes, codes, hashes, weight, self.calibration)
         extractor: Extractor = self.extractor or RawFeatures()
         n_exits = len(extractor.stage_names) - 1
         check_thresholds(self.threshold, n_exits, len(classes))
@@ -258,7 +257,7 @@ class E2CMClassifier(EarlyExitMixin, ClassifierMixin, BaseEstimator):
             verbose=self.verbose,
         )
         exits = fit_exits(run, calibrate=self.calibration is not None)
-        macs = _check_macs(extractor.macs(valid_X.shape[1:]), n_exits + 1)
+        macs = check_macs(extractor.macs(valid_X.shape[1:]), n_exits + 1)
         final_name, final = choose_final(
             self.final, self.head_classes, exits[-1], run, classes
         )
@@ -339,62 +338,3 @@ class E2CMClassifier(EarlyExitMixin, ClassifierMixin, BaseEstimator):
         tags = super().__sklearn_tags__()
         tags.input_tags.three_d_array = True
         return tags
-
-
-def _check_training_data(
-    estimator: BaseEstimator,
-    X: Any,
-    y: Any,
-    sample_weight: ArrayLike | None,
-) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.float64]]:
-    """Return valid data without the samples of weight zero."""
-    X, y = check_X_y(X, y, allow_nd=True, estimator=estimator)
-    check_classification_targets(y)
-    weight = _check_sample_weight(
-        sample_weight, X, dtype=np.float64, ensure_non_negative=True
-    )
-    used = weight > 0
-    if not used.any():
-        raise ValueError("sample_weight is zero for every sample.")
-    data = [X, y, weight]
-    X, y, weight = data if used.all() else [a[used] for a in data]
-    return X, y, weight
-
-
-def _check_classes(
-    classes: NDArray[Any],
-    codes: NDArray[np.intp],
-    hashes: NDArray[np.uint64],
-    weight: NDArray[np.float64],
-    calibration: str | None,
-) -> None:
-    if len(classes) < 2:
-        raise ValueError(
-            f"y has one class only, {classes[0]!r}: there is nothing to decide. At "
-            "least two classes are needed."
-        )
-    if calibration is None:
-        return
-    # Equal rows are one sample with the sum of their weights.
-    codes_of_distinct, _ = np.unique(np.stack([codes, hashes.view(np.int64)]), axis=1)
-    alone = (np.bincount(codes_of_distinct) == 1) & (np.bincount(codes, weight) <= 1)
-    if alone.any():
-        raise ValueError(
-            f"These classes have one sample only: {classes[alone][:5].tolist()}. "
-            "Calibration needs two, one for the mean and one that it has not seen. "
-            "Add samples, leave the class out, or use calibration=None."
-        )
-
-
-def _check_macs(macs: ArrayLike, n_stages: int) -> NDArray[np.float64]:
-    cumulative = np.asarray(macs, dtype=np.float64)
-    if (
-        cumulative.shape != (n_stages,)
-        or not np.isfinite(cumulative).all()
-        or (np.diff(cumulative, prepend=0.0) < 0).any()
-    ):
-        raise ValueError(
-            f"The extractor's macs() must return {n_stages} numbers, one per stage, "
-            f"none below the one before it; it returned {macs!r}."
-        )
-    return cumulative

@@ -112,7 +112,8 @@ def _mismatch(
                 f"head_classes has the shape {names.shape}, but the network's output "
                 f"has {width} columns: give one label for each."
             )
-        missing = [label for label in classes if label not in names]
+        known = set(names.tolist())
+        missing = [label for label in classes.tolist() if label not in known]
         if missing:
             return f"head_classes lacks the labels {missing[:5]} that occur in y."
         return None

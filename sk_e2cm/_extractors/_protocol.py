@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 
-class Extractor(Protocol):
+class Extractor(ABC):
     """A frozen model that is computed stage by stage.
 
-    Anything with these members serves. A *state* is whatever is needed between two
-    stages; only the extractor looks inside. Each row of X is computed independently
-    of the others, so rows may be dropped after any stage.
+    Anything with these members serves, a subclass or not. A *state* is whatever is
+    needed between two stages; only the extractor looks inside. Each row of X is
+    computed independently of the others, so rows may be dropped after any stage.
 
     Subclasses are values: copies are the object itself, so that clones of an
     estimator share it.
@@ -57,9 +58,11 @@ class Extractor(Protocol):
     """
 
     @property
+    @abstractmethod
     def stage_names(self) -> Sequence[str]:
         """One name per stage, for messages."""
 
+    @abstractmethod
     def begin(self, X: NDArray[Any]) -> Any:
         """Return the state before the first stage for the rows of `X`.
 
@@ -74,6 +77,7 @@ class Extractor(Protocol):
             Anything.
         """
 
+    @abstractmethod
     def advance(self, state: Any, stage: int) -> tuple[Any, Any]:
         """Compute one stage.
 
@@ -94,6 +98,7 @@ class Extractor(Protocol):
             The stage's features; they need to be valid only until the next stage.
         """
 
+    @abstractmethod
     def keep(self, state: Any, rows: NDArray[np.intp]) -> Any:
         """Reduce a state to some of its rows.
 
@@ -107,10 +112,11 @@ class Extractor(Protocol):
 
         Returns
         -------
-        state : state
+        state
             With ``len(rows)`` rows.
         """
 
+    @abstractmethod
     def macs(self, input_shape: tuple[int, ...]) -> ArrayLike:
         """Return the multiply-adds from the input to the end of each stage.
 

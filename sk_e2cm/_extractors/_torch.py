@@ -120,25 +120,23 @@ class TorchExtractor(Extractor):
             raise TypeError(
                 f"module must be a torch.nn.Module, got {type(module).__name__}."
             )
-        if isinstance(exits, str):
-            exits = [exits]
-        is_number = isinstance(exits, (int, np.integer))
-        names = () if is_number else tuple(exits)
+        n_exits: int | None = None
+        names: tuple[str, ...] = ()
+        if isinstance(exits, (int, np.integer)):
+            n_exits = int(exits)
+        else:
+            names = (exits,) if isinstance(exits, str) else tuple(exits)
         self._module = frozen_copy(module)
         trace = Trace(self._module, [*names, output or ""])
         last = trace.node(output or "")
         self._dtype = trace.input_dtype()
-        if is_number:
-            names = evenly_spaced(trace, exits, last, input_shape, self._dtype)
+        if n_exits is not None:
+            names = evenly_spaced(trace, n_exits, last, input_shape, self._dtype)
         self._ends = _ends(trace, names, last, output)
         self._trace = trace
         self._exits = names
         self._output = output
         self._stages = cut(trace.root, trace.graph, self._ends)
-        # What the stages are held against.
-        self._whole = (
-            cut(trace.root, trace.graph, [last])[0] if output else self._module
-        )
         # Facts about (content, shape of input), found out when first asked for.
         self._cuts: dict[torch.Size, tuple[Cut, ...]] = {}
         self._macs: dict[tuple[int, ...], NDArray[np.float64]] = {}
@@ -199,7 +197,7 @@ class TorchExtractor(Extractor):
         shape = batch.shape[1:]
         if shape not in self._cuts:
             self._cuts[shape] = learn_cuts(
-                self._stages, self.stage_names, self._whole, batch
+                self._stages, self.stage_names, self._uncut, batch
             )
         return _Live((batch,), INPUT, self._cuts[shape])
 
@@ -241,7 +239,7 @@ class TorchExtractor(Extractor):
 
         Returns
         -------
-        state : state
+        state
             With ``len(rows)`` rows.
         """
         index = torch.as_tensor(rows, device=self.device)
@@ -337,6 +335,13 @@ class TorchExtractor(Extractor):
         output = f", output={self._output!r}" if self._output else ""
         name = type(self._module).__name__
         return f"{type(self).__name__}({name}, exits={list(self._exits)}{output})"
+
+    def _uncut(self, X: Tensor) -> Any:
+        """Compute the last stage's output in one piece."""
+        if self._output is None:
+            return self._module(X)
+        (whole,) = cut(self._trace.root, self._trace.graph, self._ends[-1:])
+        return whole(X)[0]
 
     def _tensor(self, X: ArrayLike | Tensor) -> Tensor:
         # Always a copy: the first layer may work in place.

@@ -1,0 +1,74 @@
+"""What `fit` demands of its data and of the extractor."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator
+from sklearn.utils import check_X_y
+from sklearn.utils.multiclass import check_classification_targets
+
+from ._compat import _check_sample_weight
+
+
+def check_training_data(
+    estimator: BaseEstimator,
+    X: Any,
+    y: Any,
+    sample_weight: ArrayLike | None,
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.float64]]:
+    """Return valid data without the samples of weight zero."""
+    X, y = check_X_y(X, y, allow_nd=True, estimator=estimator)
+    check_classification_targets(y)
+    weight = _check_sample_weight(
+        sample_weight, X, dtype=np.float64, ensure_non_negative=True
+    )
+    used = weight > 0
+    if not used.any():
+        raise ValueError("sample_weight is zero for every sample.")
+    data = [X, y, weight]
+    X, y, weight = data if used.all() else [a[used] for a in data]
+    return X, y, weight
+
+
+def check_classes(
+    classes: NDArray[Any],
+    codes: NDArray[np.intp],
+    hashes: NDArray[np.uint64],
+    weight: NDArray[np.float64],
+    calibration: str | None,
+) -> None:
+    """Refuse a single class, and classes too small to be calibrated."""
+    if len(classes) < 2:
+        raise ValueError(
+            f"At least two classes are needed, but y has only {classes.tolist()}; "
+            "samples of weight zero do not count."
+        )
+    if calibration is None:
+        return
+    # Equal rows are one sample with the sum of their weights.
+    codes_of_distinct, _ = np.unique(np.stack([codes, hashes.view(np.int64)]), axis=1)
+    alone = (np.bincount(codes_of_distinct) == 1) & (np.bincount(codes, weight) <= 1)
+    if alone.any():
+        raise ValueError(
+            f"These classes have one sample only: {classes[alone][:5].tolist()}. "
+            "Calibration needs two, one for the mean and one that it has not seen. "
+            "Add samples, leave the class out, or use calibration=None."
+        )
+
+
+def check_macs(macs: ArrayLike, n_stages: int) -> NDArray[np.float64]:
+    """Return what an extractor says its stages cost, if that makes sense."""
+    cumulative = np.asarray(macs, dtype=np.float64)
+    if (
+        cumulative.shape != (n_stages,)
+        or not np.isfinite(cumulative).all()
+        or (np.diff(cumulative, prepend=0.0) < 0).any()
+    ):
+        raise ValueError(
+            f"The extractor's macs() must return {n_stages} numbers, one per stage, "
+            f"none below the one before it; it returned {macs!r}."
+        )
+    return cumulative

@@ -1,0 +1,216 @@
+"""Every mistake gives an error that says what is wrong and what to do."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.exceptions import NotFittedError
+from sklearn.svm import LinearSVC
+from torch import nn
+
+from sk_e2cm import E2CMClassifier, TorchExtractor
+from sk_e2cm.testing import ToyExtractor
+
+X = np.random.default_rng(0).normal(size=(40, 4)).astype(np.float32)
+y = np.arange(40) % 2
+
+
+def mlp(n_outputs=2):
+    return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, n_outputs))
+
+
+@pytest.fixture
+def clf():
+    return E2CMClassifier(TorchExtractor(mlp(), ["1"]))
+
+
+def test_prediction_before_fit(clf):
+    for method in (clf.predict, clf.predict_proba, clf.predict_exit, clf.exit_proba):
+        with pytest.raises(NotFittedError):
+            method(X)
+    with pytest.raises(NotFittedError):
+        next(clf.staged_predict(X))
+    with pytest.raises(NotFittedError):
+        clf.cost(X)
+    assert not hasattr(clf, "stage_cost_")
+
+
+def test_empty_x(clf):
+    with pytest.raises(ValueError, match="0 sample"):
+        clf.fit(X[:0], y[:0])
+    with pytest.raises(ValueError, match="0 sample"):
+        clf.fit(X, y).predict(X[:0])
+
+
+def test_x_of_a_shape_that_the_network_does_not_take(clf):
+    with pytest.raises(ValueError, match=r"does not take samples of shape \(3,\)"):
+        clf.fit(X[:, :3], y)
+
+
+def test_x_of_a_shape_that_was_not_fitted():
+    images = X.reshape(40, 1, 2, 2)
+    clf = E2CMClassifier(ToyExtractor()).fit(images, y)
+    with pytest.raises(ValueError, match=r"\(1, 4, 1\).*fitted on.*\(1, 2, 2\)"):
+        clf.predict(X.reshape(40, 1, 4, 1))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_nan_or_infinity_in_x(clf, value):
+    bad = X.copy()
+    bad[3, 1] = value
+    with pytest.raises(ValueError, match=r"NaN|infinity"):
+        clf.fit(bad, y)
+    with pytest.raises(ValueError, match=r"NaN|infinity"):
+        clf.fit(X, y).predict(bad)
+
+
+class Root(nn.Module):
+    def forward(self, x):
+        return x.sqrt()
+
+
+def test_nan_at_an_exit_names_the_stage_and_the_sample():
+    extractor = TorchExtractor(nn.Sequential(nn.Identity(), Root(), mlp()), ["0", "1"])
+    positive = abs(X)
+    bad = positive.copy()
+    bad[7, 0] = -1.0
+    message = "stage '1' contains NaN or infinity for 1 of 40 samples .* number 7"
+    with pytest.raises(ValueError, match=message):
+        E2CMClassifier(extractor).fit(bad, y)
+    clf = E2CMClassifier(extractor, threshold=2.0).fit(positive, y)
+    with pytest.raises(ValueError, match="stage '1'"):
+        clf.predict(bad)
+
+
+def test_a_class_with_one_sample(clf):
+    labels = y.copy()
+    labels[0] = 7
+    with pytest.raises(ValueError, match=r"one sample only: \[7\]"):
+        clf.fit(X, labels)
+    assert clf.set_params(calibration=None).fit(X, labels).classes_.tolist() == [
+        0,
+        1,
+        7,
+    ]
+
+
+def test_one_class_only(clf):
+    with pytest.raises(ValueError, match=r"two classes are needed, but y has only"):
+        clf.fit(X, np.zeros(40, dtype=int))
+
+
+def test_weights_that_are_zero_or_negative(clf):
+    with pytest.raises(ValueError, match="zero"):
+        clf.fit(X, y, sample_weight=np.zeros(40))
+    with pytest.raises(ValueError, match=r"two classes are needed, but y has only"):
+        clf.fit(X, y, sample_weight=y.astype(float))
+    with pytest.raises(ValueError, match=r"[Nn]egative"):
+        clf.fit(X, y, sample_weight=-np.ones(40))
+
+
+def test_text_labels_against_a_head_without_names(clf):
+    labels = np.array(["yes", "no"])[y]
+    with pytest.raises(ValueError, match="head_classes"):
+        clf.set_params(final="network").fit(X, labels)
+    clf.set_params(head_classes=["yes", "no"]).fit(X, labels)
+    assert clf.final_ == "network"
+
+
+def test_a_head_of_another_width():
+    clf = E2CMClassifier(TorchExtractor(mlp(5), ["1"]), final="network")
+    with pytest.raises(ValueError, match="5 columns, but y has 2 classes"):
+        clf.fit(X, y)
+    assert clf.set_params(final="auto").fit(X, y).final_ == "class_means"
+
+
+def test_head_classes_that_do_not_fit(clf):
+    with pytest.raises(ValueError, match="2 columns"):
+        clf.set_params(head_classes=[0, 1, 2]).fit(X, y)
+    with pytest.raises(ValueError, match=r"lacks the labels \[1\]"):
+        clf.set_params(head_classes=[0, 5]).fit(X, y)
+
+
+def test_a_final_classifier_without_probabilities(clf):
+    with pytest.raises(ValueError, match="predict_proba"):
+        clf.set_params(final=LinearSVC()).fit(X, y)
+
+
+@pytest.mark.parametrize("threshold", [[0.5, 0.5], [[0.5, 0.5, 0.5]], [], [[[0.5]]]])
+def test_thresholds_of_the_wrong_length(clf, threshold):
+    with pytest.raises(ValueError, match="With 1 exits and 2 classes"):
+        clf.set_params(threshold=threshold).fit(X, y)
+
+
+def test_a_threshold_that_is_not_a_number(clf):
+    with pytest.raises(ValueError, match="NaN"):
+        clf.set_params(threshold=np.nan).fit(X, y)
+    with pytest.raises(ValueError, match="threshold"):
+        clf.set_params(threshold="high").fit(X, y)
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "nonsense"])
+def test_a_device_that_is_not_there(clf, device):
+    with pytest.raises(ValueError, match=f"device '{device}' is not available"):
+        clf.set_params(device=device).fit(X, y)
+
+
+def test_a_device_for_an_extractor_that_cannot_be_moved():
+    clf = E2CMClassifier(ToyExtractor(), device="cpu")
+    with pytest.raises(ValueError, match="ToyExtractor has no method to"):
+        clf.fit(X, y)
+
+
+def test_an_extractor_whose_costs_make_no_sense():
+    class Shrinking(ToyExtractor):
+        def macs(self, input_shape):
+            return [3.0, 2.0, 1.0]
+
+    with pytest.raises(ValueError, match=r"macs\(\) must return 3 numbers"):
+        E2CMClassifier(Shrinking()).fit(X, y)
+
+
+def test_something_that_is_no_extractor():
+    with pytest.raises(ValueError, match="extractor"):
+        E2CMClassifier(mlp()).fit(X, y)
+
+
+def test_pooling_that_gives_no_row_per_sample():
+    clf = E2CMClassifier(pooling=lambda output: output.reshape(-1))
+    with pytest.raises(ValueError, match="pooling= must return"):
+        clf.fit(X.reshape(40, 1, 2, 2), y)
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        {"threshold": [0.1, 0.2, 0.3]},
+        {"final": LinearSVC()},
+        {"head_classes": [0]},
+        {"device": "nonsense"},
+    ],
+    ids=lambda mistake: next(iter(mistake)),
+)
+def test_a_failed_fit_leaves_the_estimator_as_it_was(clf, mistake):
+    clf.fit(X, y)
+    before, expected = dict(vars(clf)), clf.predict_proba(X)
+    good = {name: getattr(clf, name) for name in mistake}
+    with pytest.raises(ValueError):  # noqa: PT011 -- any mistake
+        clf.set_params(**mistake).fit(X[:, ::-1], 1 - y)
+    clf.set_params(**good)
+    assert vars(clf) == before
+    np.testing.assert_array_equal(clf.predict_proba(X), expected)
+
+
+def test_a_failed_fit_on_other_data_leaves_the_estimator_as_it_was(clf):
+    clf.fit(X, y)
+    before = dict(vars(clf))
+    with pytest.raises(ValueError, match="does not take"):
+        clf.fit(X[:, :3], y)
+    with pytest.raises(ValueError, match="0 sample"):
+        clf.fit(X[:0], y[:0])
+    assert vars(clf) == before
+    assert clf.n_features_in_ == 4
+
+
+def test_tensors_are_taken_like_arrays(clf):
+    clf.fit(torch.from_numpy(X), torch.from_numpy(y))
+    np.testing.assert_array_equal(clf.predict(torch.from_numpy(X)), clf.predict(X))

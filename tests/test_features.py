@@ -1,0 +1,476 @@
+"""Pooling, the full pass over X, and its cache."""
+
+import sys
+import types
+
+import joblib
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose, assert_array_equal
+
+from sk_e2cm import Extractor
+from sk_e2cm._features import (
+    FullPass,
+    RawFeatures,
+    fingerprint_of,
+    on_device,
+    pool,
+    row_hashes,
+)
+from sk_e2cm.testing import CountingExtractor, ToyExtractor
+
+
+def make_output(*shape, dtype=np.float32):
+    return np.random.default_rng(0).normal(size=shape).astype(dtype)
+
+
+def average_by_loops(output, grid):
+    """Average (n, channels, *sizes) over grid cells, one number at a time."""
+    n, channels, *sizes = output.shape
+    cells = [min(grid, size) for size in sizes]
+    pooled = np.zeros((n, channels, *cells))
+    for cell in np.ndindex(*cells):
+        box = tuple(
+            slice(i * size // g, -(-(i + 1) * size // g))
+            for i, size, g in zip(cell, sizes, cells, strict=True)
+        )
+        axes = tuple(range(2, output.ndim))
+        average = output[(..., *box)].astype(np.float64).mean(axis=axes)
+        pooled[(..., *cell)] = average
+    return pooled.reshape(n, -1)
+
+
+# Pooling
+
+
+@pytest.mark.parametrize(
+    ("channels", "grid"),
+    [(1, 4), (64, 4), (65, 3), (113, 3), (114, 2), (256, 2), (257, 1), (2048, 1)],
+)
+def test_auto_takes_the_largest_grid_with_at_most_1024_numbers(channels, grid):
+    output = make_output(2, channels, 9, 8)
+    pooled = pool(output, "auto", "s")
+    assert pooled.shape == (2, channels * grid**2)
+    assert_allclose(pooled, average_by_loops(output, grid), atol=1e-6)
+
+
+@pytest.mark.parametrize(("channels", "grid"), [(256, 4), (257, 3), (513, 1)])
+def test_auto_counts_tokens_along_one_axis(channels, grid):
+    assert pool(make_output(2, 9, channels), "auto", "s").shape == (2, channels * grid)
+
+
+@pytest.mark.parametrize(("channels", "grid"), [(16, 4), (17, 3), (38, 2), (129, 1)])
+def test_auto_counts_volumes_along_three_axes(channels, grid):
+    pooled = pool(make_output(2, channels, 4, 5, 6), "auto", "s")
+    assert pooled.shape == (2, channels * grid**3)
+
+
+@pytest.mark.parametrize("grid", [1, 2, 3, 4, 7])
+def test_a_number_is_the_grid(grid):
+    output = make_output(3, 5, 7, 10)
+    pooled = pool(output, grid, "s")
+    assert pooled.shape == (3, 5 * grid**2)
+    assert_allclose(pooled, average_by_loops(output, grid), atol=1e-6)
+
+
+@pytest.mark.parametrize("pooling", ["auto", 4, 100])
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (1, 4)])
+def test_no_grid_is_finer_than_the_map(size, pooling):
+    output = make_output(3, 5, *size)
+    assert_array_equal(pool(output, pooling, "s"), output.reshape(3, -1))
+
+
+def test_none_flattens_the_map():
+    output = make_output(3, 5, 4, 6)
+    assert_array_equal(pool(output, "none", "s"), output.reshape(3, -1))
+
+
+def test_a_function_is_given_the_output_itself():
+    output = make_output(3, 5, 4, 6)
+    seen = []
+
+    def top(x):
+        seen.append(x)
+        return x.max(axis=(2, 3))
+
+    assert_array_equal(pool(output, top, "s"), output.max(axis=(2, 3)))
+    assert seen[0] is output
+
+
+def test_tokens_are_averaged_along_their_length():
+    output = make_output(3, 6, 5)
+    expected = average_by_loops(output.transpose(0, 2, 1), 2)
+    assert_allclose(pool(output, 2, "s"), expected, atol=1e-6)
+
+
+def test_volumes_are_averaged_over_boxes():
+    output = make_output(3, 5, 4, 6, 7)
+    expected = average_by_loops(output, 2)
+    assert_allclose(pool(output, 2, "s"), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("pooling", ["auto", "none", 1, lambda x: x[:, :1]])
+@pytest.mark.parametrize("as_output", [np.asarray, torch.tensor])
+def test_two_axes_are_taken_as_they_are(as_output, pooling):
+    output = make_output(3, 2000)
+    assert_array_equal(pool(as_output(output), pooling, "s"), output)
+
+
+@pytest.mark.parametrize("pooling", ["auto", "none", 2, lambda x: x[:, :, 0, 0]])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_arrays_and_tensors_give_the_same_features(dtype, pooling):
+    output = make_output(3, 5, 4, 6, dtype=dtype)
+    from_array = pool(output, pooling, "s")
+    from_tensor = pool(torch.tensor(output), pooling, "s")
+    assert from_array.dtype == from_tensor.dtype == dtype
+    assert_array_equal(from_array, from_tensor)
+
+
+@pytest.mark.parametrize(
+    ("shape", "pooling"),
+    [((3, 5), "auto"), ((3, 5, 4, 6), "auto"), ((3, 5, 4), "none")],
+)
+@pytest.mark.parametrize(
+    "as_output",
+    [
+        pytest.param(lambda x: x.astype(np.float16), id="array"),
+        pytest.param(lambda x: torch.tensor(x).half(), id="half"),
+        pytest.param(lambda x: torch.tensor(x).bfloat16(), id="bfloat16"),
+    ],
+)
+def test_half_precision_becomes_float32(as_output, pooling, shape):
+    assert pool(as_output(make_output(*shape)), pooling, "s").dtype == np.float32
+
+
+@pytest.mark.parametrize("as_output", [np.asarray, torch.tensor])
+def test_half_precision_is_averaged_in_float32(as_output):
+    output = make_output(2, 3, 8, 8, dtype=np.float16)
+    output[0, 0] = 60_000  # 64 of these exceed the largest half
+    pooled = pool(as_output(output), 1, "s")
+    assert_allclose(pooled, average_by_loops(output, 1), rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("as_output", [np.asarray, torch.tensor])
+@pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.int64, np.bool_])
+@pytest.mark.parametrize("pooling", ["auto", "none", 1])
+def test_whole_numbers_are_averaged_as_floats(pooling, dtype, as_output):
+    output = np.random.default_rng(0).integers(0, 200, (3, 2, 4, 4)).astype(dtype)
+    expected = average_by_loops(output, 1 if pooling == 1 else 4)
+    assert_allclose(pool(as_output(output), pooling, "s"), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("pooling", ["auto", "none", 1, lambda x: x[:, :, 0, 0]])
+def test_read_only_outputs_are_read(pooling):
+    output = make_output(3, 5, 4, 6)
+    expected = pool(output.copy(), pooling, "s")
+    output.flags.writeable = False
+    assert_array_equal(pool(output, pooling, "s"), expected)
+
+
+@pytest.mark.parametrize("pooling", ["auto", "none", 1])
+@pytest.mark.parametrize(
+    "disguise",
+    [
+        pytest.param(lambda x: x[::-1].copy()[::-1], id="reversed rows"),
+        pytest.param(lambda x: x[..., ::-1].copy()[..., ::-1], id="mirrored"),
+        pytest.param(lambda x: x.copy(order="F"), id="fortran"),
+        pytest.param(lambda x: x.repeat(2, axis=3)[..., ::2], id="strided"),
+        pytest.param(lambda x: x.astype(">f4"), id="big-endian"),
+    ],
+)
+def test_the_memory_layout_of_an_output_does_not_matter(disguise, pooling):
+    output = make_output(3, 5, 4, 6)
+    expected = pool(output, pooling, "s")
+    assert_allclose(pool(disguise(output), pooling, "s"), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (3, 5, 4, 6)])
+def test_tensors_that_carry_gradients_are_read(shape):
+    output = torch.tensor(make_output(*shape))
+    expected = pool(output, "auto", "s")
+    assert_array_equal(pool(output.requires_grad_(), "auto", "s"), expected)
+
+
+# What cannot be pooled is refused by the name of its stage
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("shape", [(5, 3), (5, 3, 4, 4)])
+def test_not_finite_features_are_refused(shape, value):
+    output = make_output(*shape)
+    output[2, 1] = value
+    message = r"'layer1'.*1 of 5 samples \(the first is number 2 of its batch\)"
+    with pytest.raises(ValueError, match=message):
+        pool(output, "auto", "layer1")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        pytest.param(lambda x: x.mean(axis=(1, 2, 3)), id="one axis"),
+        pytest.param(lambda x: x.mean(axis=3), id="three axes"),
+        pytest.param(lambda x: x.mean(), id="a number"),
+        pytest.param(lambda x: x.mean(axis=(0, 2)), id="not one row per sample"),
+        pytest.param(lambda x: x.mean(axis=(0, 2))[:1], id="one row for all"),
+    ],
+)
+def test_a_function_that_does_not_return_one_row_per_sample_is_refused(wrong):
+    with pytest.raises(ValueError, match=r"'layer1'.*one row"):
+        pool(make_output(5, 3, 4, 4), wrong, "layer1")
+
+
+def test_an_output_of_one_axis_is_refused():
+    with pytest.raises(ValueError, match=r"'layer1'.*\(5,\)"):
+        pool(make_output(5), "auto", "layer1")
+
+
+def test_an_output_of_six_axes_is_refused():
+    with pytest.raises(ValueError, match=r"'layer1'.*\(2, 1, 1, 1, 1, 1\)"):
+        pool(make_output(2, 1, 1, 1, 1, 1), "auto", "layer1")
+
+
+def test_an_output_of_six_axes_can_be_flattened():
+    output = make_output(2, 1, 3, 1, 2, 1)
+    assert_array_equal(pool(output, "none", "s"), output.reshape(2, -1))
+
+
+# The full pass
+
+
+class ReusesItsBuffer(Extractor):
+    """Two stages that write into the same array."""
+
+    stage_names = ("first", "second")
+
+    def begin(self, X):
+        return X, np.empty_like(X)
+
+    def advance(self, state, stage):
+        X, buffer = state
+        buffer[:] = X * (stage + 1)
+        return state, buffer
+
+    def keep(self, state, rows):
+        return state[0][rows], state[1][rows]
+
+    def macs(self, input_shape):
+        return [1.0, 2.0]
+
+
+def run_full(extractor, X, *, pooling="auto", batch_size=32, memory=None):
+    """Return the features of every stage."""
+    memory = joblib.Memory(memory, verbose=0)
+    full_pass = FullPass(
+        extractor, pooling=pooling, batch_size=batch_size, memory=memory
+    )
+    batches = [features for _, features in full_pass(X)]
+    return [np.concatenate(stage) for stage in zip(*batches, strict=True)]
+
+
+def test_the_full_pass_is_every_stage_over_all_rows():
+    X = make_output(70, 2, 3)
+    features = run_full(ToyExtractor(n_stages=3), X)
+    flat = X.reshape(70, 6)
+    for found, width in zip(features, (2, 4, 6), strict=True):
+        assert_array_equal(found, flat[:, :width])
+
+
+def test_the_batches_of_a_full_pass_cover_the_rows_in_order():
+    full_pass = FullPass(
+        ToyExtractor(), pooling="auto", batch_size=4, memory=joblib.Memory(None)
+    )
+    rows = [rows for rows, _ in full_pass(make_output(10, 3))]
+    assert rows == [slice(0, 4), slice(4, 8), slice(8, 10)]
+
+
+def test_the_full_pass_pools_every_stage():
+    X = make_output(6, 5, 4, 6)
+    (features,) = run_full(RawFeatures(), X, pooling=2)
+    assert_allclose(features, average_by_loops(X, 2), atol=1e-6)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 69, 70, 1000])
+@pytest.mark.parametrize("as_memory", [lambda _: None, lambda path: path])
+def test_features_do_not_depend_on_the_batch_size(tmp_path, batch_size, as_memory):
+    X = make_output(70, 6)
+    expected = run_full(ToyExtractor(), X, batch_size=32)
+    memory = as_memory(tmp_path)
+    found = run_full(ToyExtractor(), X, batch_size=batch_size, memory=memory)
+    for a, b in zip(found, expected, strict=True):
+        assert_array_equal(a, b)
+
+
+def test_an_extractor_may_overwrite_the_output_of_the_stage_before():
+    X = make_output(10, 3)
+    first, second = run_full(ReusesItsBuffer(), X)
+    assert_array_equal(first, X)
+    assert_array_equal(second, 2 * X)
+
+
+def test_the_full_pass_names_the_stage_that_failed():
+    X = make_output(10, 3)
+    X[8, 2] = np.nan
+    with pytest.raises(ValueError, match=r"'part3'.*1 of 2 samples"):
+        run_full(ToyExtractor(n_stages=3), X, batch_size=4)
+
+
+# The cache
+
+
+def test_a_second_pass_computes_nothing(tmp_path):
+    X = make_output(70, 6)
+    extractor = CountingExtractor(ToyExtractor())
+    first = run_full(extractor, X, memory=tmp_path)
+    assert_array_equal(extractor.rows, [70, 70, 70])
+    second = run_full(extractor, X, memory=tmp_path)
+    assert_array_equal(extractor.rows, [70, 70, 70])
+    for a, b in zip(first, second, strict=True):
+        assert_array_equal(a, b)
+
+
+def test_without_a_cache_every_pass_computes_everything():
+    extractor = CountingExtractor(ToyExtractor())
+    for _ in range(2):
+        run_full(extractor, make_output(70, 6))
+    assert_array_equal(extractor.rows, [140, 140, 140])
+
+
+def test_batches_that_were_seen_before_are_not_computed_again(tmp_path):
+    X = make_output(70, 6)
+    extractor = CountingExtractor(ToyExtractor())
+    run_full(extractor, X[:64], memory=tmp_path)
+    extractor.rows[:] = 0
+    run_full(extractor, X, memory=tmp_path)
+    assert_array_equal(extractor.rows, [6, 6, 6])
+
+
+@pytest.mark.parametrize("change", ["value", "order", "dtype"])
+def test_the_cache_tells_data_apart(tmp_path, change):
+    X = make_output(20, 6)
+    run_full(ToyExtractor(), X, memory=tmp_path)
+    other = X.copy()
+    if change == "value":
+        other[3, 2] += 1e-6
+    elif change == "order":
+        other = X[::-1]
+    else:
+        other = X.astype(np.float64)
+    found = run_full(ToyExtractor(), other, memory=tmp_path)[-1]
+    assert_array_equal(found, other)
+    assert found.dtype == other.dtype
+
+
+def take_the_corner(output):
+    return output[:, :, 0, 0]
+
+
+def test_the_cache_tells_poolings_apart(tmp_path):
+    X = make_output(4, 3, 5, 5)
+    for pooling in ("auto", "none", 1, 2, take_the_corner):
+        (cached,) = run_full(RawFeatures(), X, pooling=pooling, memory=tmp_path)
+        (fresh,) = run_full(RawFeatures(), X, pooling=pooling)
+        assert_array_equal(cached, fresh)
+
+
+def test_the_cache_tells_functions_of_one_name_apart(tmp_path, monkeypatch):
+    # As in a notebook, where a cell is changed and run again.
+    notebook = types.ModuleType("notebook_of_a_user")
+    monkeypatch.setitem(sys.modules, notebook.__name__, notebook)
+    X = make_output(4, 3, 5, 5)
+    for source in ("x.mean(axis=(2, 3))", "x.max(axis=(2, 3))"):
+        exec(f"def pooling(x): return {source}", notebook.__dict__)
+        cached = run_full(RawFeatures(), X, pooling=notebook.pooling, memory=tmp_path)
+        fresh = run_full(RawFeatures(), X, pooling=notebook.pooling)
+        assert_array_equal(cached, fresh)
+
+
+def test_the_cache_tells_extractors_apart(tmp_path):
+    X = make_output(20, 6)
+    widths = [
+        [f.shape[1] for f in run_full(ToyExtractor(n), X, memory=tmp_path)]
+        for n in (2, 3)
+    ]
+    assert widths == [[3, 6], [2, 4, 6]]
+
+
+def test_extractors_of_equal_content_share_the_cache(tmp_path):
+    X = make_output(20, 6)
+    run_full(ToyExtractor(3), X, memory=tmp_path)
+    extractor = CountingExtractor(ToyExtractor(3))
+    run_full(extractor, X, memory=tmp_path)
+    assert_array_equal(extractor.rows, [0, 0, 0])
+
+
+def test_a_fingerprint_stands_for_the_content():
+    extractor = ToyExtractor()
+    assert fingerprint_of(extractor) == joblib.hash(extractor)
+    extractor.fingerprint = "toy 1"
+    assert fingerprint_of(extractor) == "toy 1"
+
+
+# Row hashes
+
+
+def test_equal_rows_have_equal_hashes_and_others_do_not():
+    X = np.random.default_rng(0).integers(0, 3, size=(500, 4)).astype(float)
+    _, of_content = np.unique(X, axis=0, return_inverse=True)
+    _, of_hash = np.unique(row_hashes(X), return_inverse=True)
+    pairs = set(zip(of_content, of_hash, strict=True))
+    assert 2 < len(pairs) == of_content.max() + 1 == of_hash.max() + 1
+
+
+@pytest.mark.parametrize("shape", [(20, 3), (20, 2, 3, 4)])
+@pytest.mark.parametrize(
+    "disguise",
+    [
+        pytest.param(lambda X: X.copy(order="F"), id="fortran"),
+        pytest.param(lambda X: X.repeat(2, axis=0)[::2], id="strided rows"),
+        pytest.param(lambda X: X.repeat(2, axis=-1)[..., ::2], id="strided"),
+        pytest.param(lambda X: X[::-1].copy()[::-1], id="reversed"),
+    ],
+)
+def test_row_hashes_do_not_depend_on_the_memory_layout(disguise, shape):
+    X = make_output(*shape)
+    assert disguise(X).strides != X.strides
+    assert_array_equal(row_hashes(disguise(X)), row_hashes(X))
+
+
+def test_row_hashes_do_not_depend_on_the_other_rows():
+    X = make_output(20, 3)
+    order = np.random.default_rng(0).permutation(20)[:7]
+    assert_array_equal(row_hashes(X[order]), row_hashes(X)[order])
+
+
+def test_row_hashes_are_spread_evenly():
+    hashes = row_hashes(np.arange(20_000.0)[:, None])
+    assert_allclose(np.bincount(hashes % np.uint64(5)) / 20_000, 0.2, atol=0.02)
+    below = (hashes.astype(np.float64) < 0.3 * 2.0**64).mean()
+    assert_allclose(below, 0.3, atol=0.02)
+
+
+# The extractor of an estimator without one, and devices
+
+
+def test_raw_features_are_x_itself():
+    X = make_output(5, 3)
+    extractor = RawFeatures()
+    state, output = extractor.advance(extractor.begin(X), 0)
+    assert_array_equal(output, X)
+    assert_array_equal(extractor.keep(state, np.array([3, 1])), X[[3, 1]])
+    assert list(extractor.macs((3,))) == [0]
+
+
+def test_without_a_device_an_extractor_stays_where_it_is():
+    extractor = ToyExtractor()
+    assert on_device(extractor, None) is extractor
+
+
+def test_raw_features_need_no_device():
+    extractor = RawFeatures()
+    assert on_device(extractor, "cuda") is extractor
+
+
+def test_a_device_asks_for_an_extractor_that_can_be_moved():
+    with pytest.raises(ValueError, match=r"device='cpu'.*ToyExtractor"):
+        on_device(ToyExtractor(), "cpu")
