@@ -43,8 +43,8 @@ def check_classes(
     """Refuse a single class, and classes too small to be calibrated."""
     if len(classes) < 2:
         raise ValueError(
-            f"At least two classes are needed, but y has only {classes.tolist()}; "
-            "samples of weight zero do not count."
+            f"y has {len(classes)} class, {classes.tolist()}, and at least two are "
+            "needed. Samples of weight zero do not count."
         )
     if calibration is None:
         return

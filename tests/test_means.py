@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 
+import joblib
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
@@ -301,6 +302,16 @@ def test_constant_features_give_uniform_probabilities(value, dtype, calibrate):
     sums = make_sums(samples, features[:7].mean(axis=0), batches=(7, 50, 111))
     fitted = fit_class_means(sums, *samples, calibrate=calibrate)
     assert_allclose(fitted.proba(features), 1 / N_CLASSES, rtol=1e-6)
+
+
+def test_memory_mapped_means_are_read_without_a_warning(tmp_path):
+    # joblib hands large arrays to its workers so; torch warns once in a process.
+    features, _, classes, _ = make_samples()
+    answer = ClassMeans(means_by_loops(features, classes, np.ones(200)))
+    joblib.dump(answer, tmp_path / "answer")
+    mapped = joblib.load(tmp_path / "answer", mmap_mode="r")
+    assert not mapped.means.flags.writeable
+    assert_allclose(mapped.proba(features), answer.proba(features), rtol=1e-12)
 
 
 def test_one_sample_costs_one_multiply_add_for_each_number_in_the_means():

@@ -16,7 +16,7 @@ def _seed():
 
 @pytest.fixture(scope="session")
 def residual():
-    return at_seed(0, lambda: lived_in(ResidualNetwork()))
+    return at_seed(0, lambda: lived_in(ResidualNetwork()).eval())
 
 
 @pytest.fixture(scope="session")
@@ -28,4 +28,5 @@ def images():
 def large(request):
     """Return one of torchvision's networks, random but with lived-in BatchNorm."""
     models = pytest.importorskip("torchvision.models")
-    return at_seed(0, lambda: lived_in(getattr(models, request.param)(num_classes=10)))
+    make = getattr(models, request.param)
+    return at_seed(0, lambda: lived_in(make(num_classes=10)).eval())

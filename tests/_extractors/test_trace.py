@@ -40,6 +40,17 @@ class SecondName(Layers):
         return self.head(self.second(self.first(x)))
 
 
+class Unregistered(nn.Module):
+    """Keeps its layer in a list of Python's, where torch does not see it."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = [nn.Linear(4, 4)]
+
+    def forward(self, x):
+        return self.layers[0](x)
+
+
 class LooksUp(nn.Module):
     def __init__(self):
         super().__init__()
@@ -48,6 +59,19 @@ class LooksUp(nn.Module):
 
     def forward(self, x):
         return self.head(nn.functional.embedding(x, self.table)).sum(1)
+
+
+@pytest.fixture
+def _few_attempts(monkeypatch):
+    attempts = iter(range(20))
+    attempt = Trace._attempt
+
+    def counted(self, opened):
+        if next(attempts, None) is None:
+            pytest.fail("tracing goes on for ever")
+        return attempt(self, opened)
+
+    monkeypatch.setattr(Trace, "_attempt", counted)
 
 
 def raises(exits, network, message):
@@ -101,6 +125,19 @@ def test_an_exit_in_a_layer_of_torch_under_another_name_is_refused():
 
 def test_an_exit_in_an_untraceable_layer_of_torch_names_the_line():
     raises(["layer.norm1"], Attention(), r"^'layer' \(Tr.*/transformer\.py:\d+, in ")
+
+
+@pytest.mark.usefixtures("_few_attempts")
+def test_a_module_with_unregistered_layers_is_computed_in_one_piece():
+    network = nn.Sequential(nn.Linear(4, 4), Unregistered(), nn.Linear(4, 3))
+    extractor = TorchExtractor(network, ["0", "1"])
+    assert_right(extractor, network, torch.randn(8, 4))
+
+
+@pytest.mark.usefixtures("_few_attempts")
+def test_a_network_with_unregistered_layers_names_the_line():
+    raises(["layers"], Unregistered(), "no module named 'layers'")
+    raises([], Unregistered(), r"Unregistered cannot .*return self\.layers\[0\]\(x\)")
 
 
 def test_optional_inputs_take_their_defaults():
