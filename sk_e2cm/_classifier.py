@@ -258,8 +258,14 @@ class E2CMClassifier(EarlyExitMixin, ClassifierMixin, BaseEstimator):
         )
         exits = fit_exits(run, calibrate=self.calibration is not None)
         macs = check_macs(extractor.macs(valid_X.shape[1:]), n_exits + 1)
+        # Raw features that happen to be as many as the classes are no head.
+        no_head = self.extractor is None and self.final == "auto"
         final_name, final = choose_final(
-            self.final, self.head_classes, exits[-1], run, classes
+            "class_means" if no_head else self.final,
+            self.head_classes,
+            exits[-1],
+            run,
+            classes,
         )
 
         # From here on nothing fails, so that a failed fit leaves no trace.

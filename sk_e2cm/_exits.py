@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ._extractors._protocol import Extractor
-from ._features import Features, Pooling, pool
+from ._pooling import Features, Pooling, pool
 
 Floats = NDArray[np.float64]
 
@@ -187,4 +187,5 @@ def stage_costs(macs: Floats, answers: Sequence[Answer], thresholds: Floats) -> 
     own = np.array([answer.macs for answer in answers], dtype=np.float64)
     own[:-1][_is_closed(thresholds)] = 0.0
     spent = macs + own.cumsum()
-    return spent / (macs[-1] if macs[-1] > 0 else max(spent[-1], 1.0))
+    whole = macs[-1] or spent[-1]
+    return spent / whole if whole > 0 else np.ones_like(spent)

@@ -1,38 +1,21 @@
-"""From X to features: batches, pooling, the full pass and its cache."""
+"""From X to features: the full pass over all batches, and its cache."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
-from typing import Any, Literal
+import marshal
+from collections.abc import Iterator
+from types import FunctionType
+from typing import Any
 
 import joblib
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.utils import gen_batches
-from torch import Tensor
-from torch.nn.functional import (
-    adaptive_avg_pool1d,
-    adaptive_avg_pool2d,
-    adaptive_avg_pool3d,
-)
 
 from ._extractors import Extractor
-
-Features = NDArray[np.floating]
-Pooling = int | Literal["auto", "none"] | Callable[[Any], Any]
-
-# "auto": a finer grid keeps more of an early layer's signal, but the exit's cost and
-# the class means grow with it.
-_LARGEST_GRID = 4
-_MOST_FEATURES = 1024
-
-_AVERAGE: dict[int, Callable[..., Tensor]] = {
-    1: adaptive_avg_pool1d,
-    2: adaptive_avg_pool2d,
-    3: adaptive_avg_pool3d,
-}
+from ._pooling import Features, Pooling, pool
 
 
 class RawFeatures(Extractor):
@@ -70,83 +53,12 @@ def on_device(extractor: Extractor, device: str | torch.device | None) -> Extrac
     return extractor.to(device)
 
 
-def pool(output: Any, pooling: Pooling, stage_name: str) -> Features:
-    """Make one row of finite features per sample from a stage's output.
-
-    Parameters
-    ----------
-    output : tensor or ndarray
-        Of shape (n, d), taken as it is, (n, length, channels), or
-        (n, channels, *sizes).
-
-    pooling : {"auto", "none"}, int or callable
-        See `E2CMClassifier`.
-
-    stage_name : str
-        For the message.
-
-    Returns
-    -------
-    ndarray of shape (n, n_features)
-        A copy or the output itself: valid until the next stage is computed.
-    """
-    if output.ndim > 2:
-        if pooling == "none":
-            output = output.reshape(len(output), -1)
-        elif callable(pooling):
-            output = pooling(output)
-        else:
-            is_tensor = isinstance(output, Tensor)
-            output = output if is_tensor else torch.tensor(output)
-            output = _average_over_grid(output, pooling)
-    if isinstance(output, Tensor):
-        output = output.float() if output.itemsize < 4 else output
-        output = output.cpu().numpy()
-    features = np.asarray(output)
-    if features.ndim != 2:
-        raise ValueError(
-            f"The features of stage {stage_name!r} have the shape {features.shape}, "
-            "but one row of numbers per sample is needed: pooling= must return "
-            "(n_samples, n_features)."
-        )
-    if not np.isfinite(features).all():
-        bad = ~np.isfinite(features).all(axis=1)
-        raise ValueError(
-            f"The output of stage {stage_name!r} contains NaN or infinity for "
-            f"{bad.sum()} of {len(bad)} samples (the first is number "
-            f"{bad.argmax()} of its batch). Check the network there, and the scale "
-            "of X."
-        )
-    return features
-
-
-def _average_over_grid(output: Tensor, pooling: Any) -> Tensor:
-    if output.ndim == 3:  # tokens: channels come last
-        output = output.movedim(2, 1)
-    if output.ndim - 2 not in _AVERAGE:
-        raise ValueError(
-            f"Cannot pool an output of shape {tuple(output.shape)}: pass "
-            "pooling='none' or a function."
-        )
-    if not output.is_floating_point() or output.itemsize < 4:
-        output = output.float()
-    channels, *sizes = output.shape[1:]
-    grid = pooling
-    if pooling == "auto":
-        grids = range(1, _LARGEST_GRID + 1)
-        fine = [g for g in grids if channels * g ** len(sizes) <= _MOST_FEATURES]
-        grid = max(fine, default=1)
-    # Never finer than the map itself: that would only repeat values.
-    cells = [min(grid, size) for size in sizes]
-    return _AVERAGE[len(sizes)](output, cells).flatten(1)
-
-
 def staged_features(
-    extractor: Extractor, X: NDArray[Any], pooling: Pooling, fingerprint: str = ""
+    extractor: Extractor, X: NDArray[Any], pooling: Pooling, key: str = ""
 ) -> list[Features]:
     """Run every stage over one batch: the full path, nobody leaving.
 
-    `fingerprint` stands for the extractor where results are cached.
+    `key` stands for the extractor and the pooling where results are cached.
     """
     state = extractor.begin(X)
     features = []
@@ -169,7 +81,8 @@ class FullPass:
         As in `E2CMClassifier`.
 
     memory : joblib.Memory
-        Features are stored by the content of the batch and of the extractor.
+        Features are stored by the content of the batch, of the extractor and of
+        the pooling.
     """
 
     def __init__(
@@ -183,16 +96,22 @@ class FullPass:
         self.extractor = extractor
         self.pooling = pooling
         self.batch_size = batch_size
-        self.compute = memory.cache(staged_features, ignore=["extractor"])
-        # Hashed once: weights are many, and an extractor may count its calls.
-        self.fingerprint = fingerprint_of(extractor) if memory.location else ""
+        self.compute = memory.cache(staged_features, ignore=["extractor", "pooling"])
+        # Made once: weights are many, and an extractor may count its calls.
+        self.key = _key(extractor, pooling) if memory.location else ""
 
     def __call__(self, X: NDArray[Any]) -> Iterator[tuple[slice, list[Features]]]:
         for rows in gen_batches(len(X), self.batch_size):
-            yield (
-                rows,
-                self.compute(self.extractor, X[rows], self.pooling, self.fingerprint),
-            )
+            yield rows, self.compute(self.extractor, X[rows], self.pooling, self.key)
+
+
+def _key(extractor: Extractor, pooling: Pooling) -> str:
+    how: Any = pooling
+    if isinstance(pooling, FunctionType):
+        # By what it does: a lambda has no name, and a name may be given anew.
+        cells = [cell.cell_contents for cell in pooling.__closure__ or ()]
+        how = (marshal.dumps(pooling.__code__, 2), pooling.__defaults__, cells)
+    return joblib.hash((fingerprint_of(extractor), how))
 
 
 def fingerprint_of(extractor: Extractor) -> str:

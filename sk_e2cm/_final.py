@@ -10,8 +10,8 @@ from scipy.special import softmax
 from sklearn.base import clone
 from sklearn.utils.validation import has_fit_parameter
 
-from ._features import Features
 from ._means import ClassMeans
+from ._pooling import Features
 from ._training import TrainingPass
 
 Floats = NDArray[np.float64]
@@ -112,8 +112,11 @@ def _mismatch(
                 f"head_classes has the shape {names.shape}, but the network's output "
                 f"has {width} columns: give one label for each."
             )
-        known = set(names.tolist())
-        missing = [label for label in classes.tolist() if label not in known]
+        counts = {label: (names == label).sum() for label in classes.tolist()}
+        twice = [label for label, count in counts.items() if count > 1]
+        if twice:
+            return f"head_classes names the labels {twice[:5]} more than once."
+        missing = [label for label, count in counts.items() if count == 0]
         if missing:
             return f"head_classes lacks the labels {missing[:5]} that occur in y."
         return None
@@ -149,5 +152,10 @@ def _fit_classifier(
     weights = {}
     if has_fit_parameter(fitted, "sample_weight"):
         weights["sample_weight"] = run.sample_weight
+    elif np.ptp(run.sample_weight) > 0:
+        raise ValueError(
+            f"final={classifier!r} does not take sample_weight. Choose another "
+            "classifier, or fit without weights."
+        )
     fitted.fit(run.features[-1], run.classes, **weights)
     return LastClassifier(fitted, n_classes)

@@ -15,6 +15,9 @@ from scipy.special import softmax
 
 Floats = NDArray[np.float64]
 
+# Below this share of its terms a difference has lost half of its digits.
+_CANCELLED = 1e-8
+
 # The range of the inverse temperature. The paper's own scale is 1.
 _SOFTEST, _SHARPEST = 1e-3, 1e4
 
@@ -25,6 +28,8 @@ def product(a: Floats, b: Floats) -> Floats:
     Between the stages of a network NumPy's own would be in their way: both pools
     keep the cores busy while they wait.
     """
+    # Writeable, or torch warns: loaded means may be memory-mapped.
+    a, b = (np.require(x, requirements="W") for x in (a, b))
     return (torch.from_numpy(a) @ torch.from_numpy(b)).numpy()
 
 
@@ -79,7 +84,15 @@ class ClassSums:
                 self.second[fold] += product(weighted.T, shifted[rows])
 
     def merge(self, other: ClassSums) -> None:
-        """Add what `other` has summed, about whatever shift."""
+        """Add what `other` has summed, about whatever shift.
+
+        Raises
+        ------
+        ValueError
+            If only one of the two has second moments.
+        """
+        if (self.second is None) != (other.second is None):
+            raise ValueError("Only one of the two sums has second moments.")
         moved = other.shift - self.shift
         self.weight += other.weight
         self.first += other.first + other.weight[..., None] * moved
@@ -136,8 +149,8 @@ class ClassMeans:
         self.means = means
         self.scale = np.ones(len(means)) if scale is None else scale
         self.inverse_temperature = inverse_temperature
-        # About their centre, means and features are small, and the difference of
-        # large squares below loses nothing.
+        # About their centre, means and features are small: the difference of their
+        # squares below loses little.
         self._centre = means.mean(axis=0)
         self._offsets = means - self._centre
         self._squares = np.einsum("kd,kd->k", self._offsets, self._offsets)
@@ -150,12 +163,14 @@ class ClassMeans:
     def distances(self, features: NDArray[np.floating]) -> Floats:
         """Return d_k = ||f - c_k||, shape (n_samples, n_classes)."""
         f = features - self._centre
-        squared = (
-            np.einsum("nd,nd->n", f, f)[:, None]
-            - 2.0 * product(f, self._offsets.T)
-            + self._squares
-        )
-        return np.sqrt(np.maximum(squared, 0.0))
+        large = np.einsum("nd,nd->n", f, f)[:, None] + self._squares
+        squared = large - 2.0 * product(f, self._offsets.T)
+        # Where nearly all has cancelled, the difference is taken first.
+        for k in np.flatnonzero((squared < _CANCELLED * large).any(axis=0)):
+            close = squared[:, k] < _CANCELLED * large[:, k]
+            difference = features[close] - self.means[k]
+            squared[close, k] = np.einsum("nd,nd->n", difference, difference)
+        return np.sqrt(squared)
 
     def logits(self, features: NDArray[np.floating]) -> Floats:
         """Return -d_k / s_k, shape (n_samples, n_classes)."""
@@ -174,12 +189,13 @@ def fit_class_means(
     sample_weight: Floats,
     *,
     calibrate: bool,
+    n_samples: float | None = None,
 ) -> ClassMeans:
     """Make an exit from its sums and from the samples that were kept.
 
     The scale s_k is the mean over these samples. With `calibrate`, the temperature
     is fitted to distances from the means of the other folds: to data that the means
-    have not seen.
+    have not seen; `n_samples` is passed on to `fit_inverse_temperature`.
     """
     fitted = ClassMeans(sums.means())
     mean_distances = np.average(
@@ -195,22 +211,27 @@ def fit_class_means(
         rows = folds == fold
         unseen = ClassMeans(sums.means(without_fold=fold), scale)
         logits[rows] = unseen.logits(features[rows])
-    beta = fit_inverse_temperature(logits, classes, sample_weight)
+    beta = fit_inverse_temperature(logits, classes, sample_weight, n_samples)
     return ClassMeans(fitted.means, scale, beta)
 
 
 def fit_inverse_temperature(
-    logits: Floats, classes: NDArray[np.intp], sample_weight: Floats
+    logits: Floats,
+    classes: NDArray[np.intp],
+    sample_weight: Floats,
+    n_samples: float | None = None,
 ) -> float:
     """Return the beta with the least log loss of softmax(beta * logits).
 
-    One sample's weight is spread over all classes beforehand, which keeps beta
-    finite where the classes are separable (Platt, 1999, section 2.2).
+    Each class is given one sample's worth of the targets beforehand, which keeps
+    beta finite where the classes are separable (Platt, 1999, section 2.2).
+    `n_samples` says how many samples there are; by default their weights add up
+    to it.
     """
     n_classes = logits.shape[1]
     logits = logits - logits.max(axis=1, keepdims=True)
     weight = sample_weight / sample_weight.sum()
-    smooth = 1.0 / (sample_weight.sum() + n_classes)
+    smooth = 1.0 / ((n_samples or sample_weight.sum()) + n_classes)
     own = logits[np.arange(len(logits)), classes]
     target = (1.0 - n_classes * smooth) * own + smooth * logits.sum(axis=1)
     wanted = weight @ target

@@ -9,10 +9,12 @@ import numpy as np
 import sklearn
 from numpy.typing import NDArray
 
-from ._features import Features, FullPass
+from ._features import FullPass
 from ._means import ClassMeans, ClassSums, fit_class_means
+from ._pooling import Features
 
 _N_FOLDS = 5
+_FEWEST_KEPT = 100
 
 
 @dataclass
@@ -32,6 +34,9 @@ class TrainingPass:
 
     folds, classes, sample_weight : ndarray of shape (n_kept,)
         Of the samples that are kept.
+
+    n_distinct : int
+        How many of the samples that are kept differ.
     """
 
     sums: list[ClassSums]
@@ -40,6 +45,7 @@ class TrainingPass:
     folds: NDArray[np.intp]
     classes: NDArray[np.intp]
     sample_weight: NDArray[np.float64]
+    n_distinct: int
 
 
 def run_training_pass(
@@ -79,7 +85,13 @@ def run_training_pass(
         if verbose:
             print(f"[sk_e2cm] {done} of {len(X)} samples", flush=True)
     return TrainingPass(
-        sums, features, kept, folds[kept], classes[kept], sample_weight[kept]
+        sums,
+        features,
+        kept,
+        folds[kept],
+        classes[kept],
+        sample_weight[kept],
+        n_distinct=len(np.unique(hashes[kept])),
     )
 
 
@@ -87,9 +99,8 @@ def _affordable(hashes: NDArray[np.uint64], n_bytes_each: int) -> NDArray[np.int
     """Return which samples' features fit into scikit-learn's working memory."""
     budget = sklearn.get_config()["working_memory"] * 2**20
     fraction = budget / (len(hashes) * n_bytes_each)
-    if fraction >= 1:
-        return np.arange(len(hashes))
-    return np.flatnonzero(hashes.astype(np.float64) < fraction * 2.0**64)
+    n_kept = max(int(min(fraction, 1.0) * len(hashes)), min(len(hashes), _FEWEST_KEPT))
+    return np.flatnonzero(hashes <= np.partition(hashes, n_kept - 1)[n_kept - 1])
 
 
 def fit_exits(run: TrainingPass, *, calibrate: bool) -> list[ClassMeans]:
@@ -102,6 +113,7 @@ def fit_exits(run: TrainingPass, *, calibrate: bool) -> list[ClassMeans]:
             run.classes,
             run.sample_weight,
             calibrate=calibrate,
+            n_samples=run.n_distinct,
         )
         for sums, features in zip(run.sums, run.features, strict=True)
     ]

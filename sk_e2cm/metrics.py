@@ -8,11 +8,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from sklearn.metrics import accuracy_score
 from sklearn.pipeline import Pipeline
 
 __all__ = ["accuracy_cost_scorer", "best_within_cost", "cheapest_within_drop"]
 
 Results = Mapping[str, Any]
+
+# Means over folds are off in the last digit.
+_ROUNDING = 1e-9
 
 
 def accuracy_cost_scorer(
@@ -63,7 +67,8 @@ def accuracy_cost_scorer(
     ['accuracy', 'cost', 'full_accuracy']
     """
     if isinstance(estimator, Pipeline):
-        X = estimator[:-1].transform(X)
+        if len(estimator) > 1:
+            X = estimator[:-1].transform(X)
         estimator = estimator[-1]
     if not hasattr(estimator, "exit_proba"):
         raise TypeError(
@@ -75,8 +80,8 @@ def accuracy_cost_scorer(
     left_with = proba[np.arange(len(proba)), stage]
 
     def mean_right(proba: NDArray[np.float64]) -> float:
-        right = estimator.classes_[proba.argmax(axis=1)] == np.asarray(y)
-        return float(np.average(right, weights=sample_weight))
+        labels = estimator.classes_[proba.argmax(axis=1)]
+        return float(accuracy_score(y, labels, sample_weight=sample_weight))
 
     costs = estimator.stage_cost_[stage]
     return {
@@ -139,7 +144,7 @@ def cheapest_within_drop(max_drop: float) -> Callable[[Results], int]:
 
 def _best_within_cost(results: Results, *, max_cost: float) -> int:
     accuracy, cost = _accuracy_and_cost(results)
-    allowed = cost <= max_cost
+    allowed = cost <= max_cost + _ROUNDING
     if not allowed.any():
         raise ValueError(
             f"No candidate costs at most {max_cost}: the cheapest costs "
@@ -151,7 +156,7 @@ def _best_within_cost(results: Results, *, max_cost: float) -> int:
 def _cheapest_within_drop(results: Results, *, max_drop: float) -> int:
     accuracy, cost = _accuracy_and_cost(results)
     full = np.asarray(results.get("mean_test_full_accuracy", np.nanmax(accuracy)))
-    allowed = full - accuracy <= max_drop
+    allowed = full - accuracy <= max_drop + _ROUNDING
     if not allowed.any():
         raise ValueError(
             f"No candidate loses at most {max_drop}: the best loses "

@@ -62,8 +62,8 @@ class ToyExtractor(Extractor):
         return 1000.0 * self._n_seen(int(np.prod(input_shape)))
 
     def _n_seen(self, n_features: int) -> NDArray[np.intp]:
-        share = np.arange(1, self.n_stages + 1) / self.n_stages
-        return np.ceil(share * n_features).astype(np.intp)
+        stages = np.arange(1, self.n_stages + 1)
+        return -(-stages * n_features // self.n_stages)
 
     def __repr__(self) -> str:
         """Return the call that makes this object."""

@@ -198,16 +198,15 @@ def test_a_head_in_another_order_is_not_trusted(extractor, digits):
 def test_a_scikit_learn_classifier_may_give_the_final_answer(network, digits, X_new):
     X, y = digits
     extractor = TorchExtractor(network, ["stem"], output="down")
-    clf = E2CMClassifier(
-        extractor, final=LogisticRegression(C=0.5, max_iter=1000), pooling="none", threshold=np.inf
-    )
+    logistic = LogisticRegression(C=0.5, max_iter=1000)
+    clf = E2CMClassifier(extractor, final=logistic, pooling="none", threshold=np.inf)
     clf.fit(X[:1000], y[:1000])
     with torch.no_grad():
         old, new = (
             network.down(s + torch.relu(network.block(s))).flatten(1).numpy()
             for s in (network.stem(torch.from_numpy(a)) for a in (X[:1000], X_new))
         )
-    expected = LogisticRegression(C=0.5, max_iter=1000).fit(old, y[:1000]).predict_proba(new)
+    expected = clone(logistic).fit(old, y[:1000]).predict_proba(new)
     assert clf.final_ == "classifier"
     assert clf.get_params()["final__C"] == 0.5
     np.testing.assert_allclose(clf.predict_proba(X_new), expected, atol=1e-3)

@@ -1,4 +1,4 @@
-"""Pooling, the full pass over X, and its cache."""
+"""The full pass over all batches, and its cache."""
 
 import sys
 import types
@@ -6,7 +6,6 @@ import types
 import joblib
 import numpy as np
 import pytest
-import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
 from sk_e2cm import Extractor
@@ -15,227 +14,11 @@ from sk_e2cm._features import (
     RawFeatures,
     fingerprint_of,
     on_device,
-    pool,
     row_hashes,
 )
 from sk_e2cm.testing import CountingExtractor, ToyExtractor
 
-
-def make_output(*shape, dtype=np.float32):
-    return np.random.default_rng(0).normal(size=shape).astype(dtype)
-
-
-def average_by_loops(output, grid):
-    """Average (n, channels, *sizes) over grid cells, one number at a time."""
-    n, channels, *sizes = output.shape
-    cells = [min(grid, size) for size in sizes]
-    pooled = np.zeros((n, channels, *cells))
-    for cell in np.ndindex(*cells):
-        box = tuple(
-            slice(i * size // g, -(-(i + 1) * size // g))
-            for i, size, g in zip(cell, sizes, cells, strict=True)
-        )
-        axes = tuple(range(2, output.ndim))
-        average = output[(..., *box)].astype(np.float64).mean(axis=axes)
-        pooled[(..., *cell)] = average
-    return pooled.reshape(n, -1)
-
-
-# Pooling
-
-
-@pytest.mark.parametrize(
-    ("channels", "grid"),
-    [(1, 4), (64, 4), (65, 3), (113, 3), (114, 2), (256, 2), (257, 1), (2048, 1)],
-)
-def test_auto_takes_the_largest_grid_with_at_most_1024_numbers(channels, grid):
-    output = make_output(2, channels, 9, 8)
-    pooled = pool(output, "auto", "s")
-    assert pooled.shape == (2, channels * grid**2)
-    assert_allclose(pooled, average_by_loops(output, grid), atol=1e-6)
-
-
-@pytest.mark.parametrize(("channels", "grid"), [(256, 4), (257, 3), (513, 1)])
-def test_auto_counts_tokens_along_one_axis(channels, grid):
-    assert pool(make_output(2, 9, channels), "auto", "s").shape == (2, channels * grid)
-
-
-@pytest.mark.parametrize(("channels", "grid"), [(16, 4), (17, 3), (38, 2), (129, 1)])
-def test_auto_counts_volumes_along_three_axes(channels, grid):
-    pooled = pool(make_output(2, channels, 4, 5, 6), "auto", "s")
-    assert pooled.shape == (2, channels * grid**3)
-
-
-@pytest.mark.parametrize("grid", [1, 2, 3, 4, 7])
-def test_a_number_is_the_grid(grid):
-    output = make_output(3, 5, 7, 10)
-    pooled = pool(output, grid, "s")
-    assert pooled.shape == (3, 5 * grid**2)
-    assert_allclose(pooled, average_by_loops(output, grid), atol=1e-6)
-
-
-@pytest.mark.parametrize("pooling", ["auto", 4, 100])
-@pytest.mark.parametrize("size", [(1, 1), (2, 3), (1, 4)])
-def test_no_grid_is_finer_than_the_map(size, pooling):
-    output = make_output(3, 5, *size)
-    assert_array_equal(pool(output, pooling, "s"), output.reshape(3, -1))
-
-
-def test_none_flattens_the_map():
-    output = make_output(3, 5, 4, 6)
-    assert_array_equal(pool(output, "none", "s"), output.reshape(3, -1))
-
-
-def test_a_function_is_given_the_output_itself():
-    output = make_output(3, 5, 4, 6)
-    seen = []
-
-    def top(x):
-        seen.append(x)
-        return x.max(axis=(2, 3))
-
-    assert_array_equal(pool(output, top, "s"), output.max(axis=(2, 3)))
-    assert seen[0] is output
-
-
-def test_tokens_are_averaged_along_their_length():
-    output = make_output(3, 6, 5)
-    expected = average_by_loops(output.transpose(0, 2, 1), 2)
-    assert_allclose(pool(output, 2, "s"), expected, atol=1e-6)
-
-
-def test_volumes_are_averaged_over_boxes():
-    output = make_output(3, 5, 4, 6, 7)
-    expected = average_by_loops(output, 2)
-    assert_allclose(pool(output, 2, "s"), expected, atol=1e-6)
-
-
-@pytest.mark.parametrize("pooling", ["auto", "none", 1, lambda x: x[:, :1]])
-@pytest.mark.parametrize("as_output", [np.asarray, torch.tensor])
-def test_two_axes_are_taken_as_they_are(as_output, pooling):
-    output = make_output(3, 2000)
-    assert_array_equal(pool(as_output(output), pooling, "s"), output)
-
-
-@pytest.mark.parametrize("pooling", ["auto", "none", 2, lambda x: x[:, :, 0, 0]])
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_arrays_and_tensors_give_the_same_features(dtype, pooling):
-    output = make_output(3, 5, 4, 6, dtype=dtype)
-    from_array = pool(output, pooling, "s")
-    from_tensor = pool(torch.tensor(output), pooling, "s")
-    assert from_array.dtype == from_tensor.dtype == dtype
-    assert_array_equal(from_array, from_tensor)
-
-
-@pytest.mark.parametrize(
-    ("shape", "pooling"),
-    [((3, 5), "auto"), ((3, 5, 4, 6), "auto"), ((3, 5, 4), "none")],
-)
-@pytest.mark.parametrize(
-    "as_output",
-    [
-        pytest.param(lambda x: x.astype(np.float16), id="array"),
-        pytest.param(lambda x: torch.tensor(x).half(), id="half"),
-        pytest.param(lambda x: torch.tensor(x).bfloat16(), id="bfloat16"),
-    ],
-)
-def test_half_precision_becomes_float32(as_output, pooling, shape):
-    assert pool(as_output(make_output(*shape)), pooling, "s").dtype == np.float32
-
-
-@pytest.mark.parametrize("as_output", [np.asarray, torch.tensor])
-def test_half_precision_is_averaged_in_float32(as_output):
-    output = make_output(2, 3, 8, 8, dtype=np.float16)
-    output[0, 0] = 60_000  # 64 of these exceed the largest half
-    pooled = pool(as_output(output), 1, "s")
-    assert_allclose(pooled, average_by_loops(output, 1), rtol=1e-6, atol=1e-7)
-
-
-@pytest.mark.parametrize("as_output", [np.asarray, torch.tensor])
-@pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.int64, np.bool_])
-@pytest.mark.parametrize("pooling", ["auto", "none", 1])
-def test_whole_numbers_are_averaged_as_floats(pooling, dtype, as_output):
-    output = np.random.default_rng(0).integers(0, 200, (3, 2, 4, 4)).astype(dtype)
-    expected = average_by_loops(output, 1 if pooling == 1 else 4)
-    assert_allclose(pool(as_output(output), pooling, "s"), expected, rtol=1e-6)
-
-
-@pytest.mark.parametrize("pooling", ["auto", "none", 1, lambda x: x[:, :, 0, 0]])
-def test_read_only_outputs_are_read(pooling):
-    output = make_output(3, 5, 4, 6)
-    expected = pool(output.copy(), pooling, "s")
-    output.flags.writeable = False
-    assert_array_equal(pool(output, pooling, "s"), expected)
-
-
-@pytest.mark.parametrize("pooling", ["auto", "none", 1])
-@pytest.mark.parametrize(
-    "disguise",
-    [
-        pytest.param(lambda x: x[::-1].copy()[::-1], id="reversed rows"),
-        pytest.param(lambda x: x[..., ::-1].copy()[..., ::-1], id="mirrored"),
-        pytest.param(lambda x: x.copy(order="F"), id="fortran"),
-        pytest.param(lambda x: x.repeat(2, axis=3)[..., ::2], id="strided"),
-        pytest.param(lambda x: x.astype(">f4"), id="big-endian"),
-    ],
-)
-def test_the_memory_layout_of_an_output_does_not_matter(disguise, pooling):
-    output = make_output(3, 5, 4, 6)
-    expected = pool(output, pooling, "s")
-    assert_allclose(pool(disguise(output), pooling, "s"), expected, atol=1e-6)
-
-
-@pytest.mark.parametrize("shape", [(3, 5), (3, 5, 4, 6)])
-def test_tensors_that_carry_gradients_are_read(shape):
-    output = torch.tensor(make_output(*shape))
-    expected = pool(output, "auto", "s")
-    assert_array_equal(pool(output.requires_grad_(), "auto", "s"), expected)
-
-
-# What cannot be pooled is refused by the name of its stage
-
-
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("shape", [(5, 3), (5, 3, 4, 4)])
-def test_not_finite_features_are_refused(shape, value):
-    output = make_output(*shape)
-    output[2, 1] = value
-    message = r"'layer1'.*1 of 5 samples \(the first is number 2 of its batch\)"
-    with pytest.raises(ValueError, match=message):
-        pool(output, "auto", "layer1")
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        pytest.param(lambda x: x.mean(axis=(1, 2, 3)), id="one axis"),
-        pytest.param(lambda x: x.mean(axis=3), id="three axes"),
-        pytest.param(lambda x: x.mean(), id="a number"),
-        pytest.param(lambda x: x.mean(axis=(0, 2)), id="not one row per sample"),
-        pytest.param(lambda x: x.mean(axis=(0, 2))[:1], id="one row for all"),
-    ],
-)
-def test_a_function_that_does_not_return_one_row_per_sample_is_refused(wrong):
-    with pytest.raises(ValueError, match=r"'layer1'.*one row"):
-        pool(make_output(5, 3, 4, 4), wrong, "layer1")
-
-
-def test_an_output_of_one_axis_is_refused():
-    with pytest.raises(ValueError, match=r"'layer1'.*\(5,\)"):
-        pool(make_output(5), "auto", "layer1")
-
-
-def test_an_output_of_six_axes_is_refused():
-    with pytest.raises(ValueError, match=r"'layer1'.*\(2, 1, 1, 1, 1, 1\)"):
-        pool(make_output(2, 1, 1, 1, 1, 1), "auto", "layer1")
-
-
-def test_an_output_of_six_axes_can_be_flattened():
-    output = make_output(2, 1, 3, 1, 2, 1)
-    assert_array_equal(pool(output, "none", "s"), output.reshape(2, -1))
-
-
-# The full pass
+from .outputs import average_by_loops, make_output
 
 
 class ReusesItsBuffer(Extractor):
@@ -313,9 +96,6 @@ def test_the_full_pass_names_the_stage_that_failed():
     X[8, 2] = np.nan
     with pytest.raises(ValueError, match=r"'part3'.*1 of 2 samples"):
         run_full(ToyExtractor(n_stages=3), X, batch_size=4)
-
-
-# The cache
 
 
 def test_a_second_pass_computes_nothing(tmp_path):
@@ -409,9 +189,6 @@ def test_a_fingerprint_stands_for_the_content():
     assert fingerprint_of(extractor) == "toy 1"
 
 
-# Row hashes
-
-
 def test_equal_rows_have_equal_hashes_and_others_do_not():
     X = np.random.default_rng(0).integers(0, 3, size=(500, 4)).astype(float)
     _, of_content = np.unique(X, axis=0, return_inverse=True)
@@ -447,9 +224,6 @@ def test_row_hashes_are_spread_evenly():
     assert_allclose(np.bincount(hashes % np.uint64(5)) / 20_000, 0.2, atol=0.02)
     below = (hashes.astype(np.float64) < 0.3 * 2.0**64).mean()
     assert_allclose(below, 0.3, atol=0.02)
-
-
-# The extractor of an estimator without one, and devices
 
 
 def test_raw_features_are_x_itself():

@@ -30,7 +30,9 @@ def make_head(noise=1.0, width=N_CLASSES, seed=0):
 def make_run(features, codes, weight=None):
     n = len(features)
     weight = np.ones(n) if weight is None else weight
-    return TrainingPass([], [features], np.arange(n), np.zeros(n, int), codes, weight)
+    return TrainingPass(
+        [], [features], np.arange(n), np.zeros(n, int), codes, weight, n
+    )
 
 
 def nearest_mean(features, codes):

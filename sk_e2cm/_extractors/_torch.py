@@ -345,9 +345,14 @@ class TorchExtractor(Extractor):
 
     def _tensor(self, X: ArrayLike | Tensor) -> Tensor:
         # Always a copy: the first layer may work in place.
-        if not isinstance(X, Tensor):
-            X = torch.from_numpy(np.array(X))
-        return X.detach().to(self.device, self._dtype, copy=True)
+        tensor = X.detach() if isinstance(X, Tensor) else to_tensor(X)
+        return tensor.to(self.device, self._dtype, copy=True)
+
+
+def to_tensor(X: ArrayLike) -> Tensor:
+    """Copy an array, whatever its strides and byte order, into a tensor."""
+    array = np.array(X, order="C")
+    return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
 
 
 def _rebuild(

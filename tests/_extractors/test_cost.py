@@ -1,4 +1,4 @@
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
@@ -54,7 +54,7 @@ def fractions(extractor, shape):
 
 def towers(*widths):
     """Return layers that cost widths[i] * widths[i + 1] multiply-adds each."""
-    layers = [nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False)]
+    layers = [nn.Linear(a, b) for a, b in pairwise(widths)]
     return nn.Sequential(*layers)
 
 
@@ -235,7 +235,7 @@ def test_more_exits_than_places_are_refused_with_the_places():
 
 
 def test_a_network_without_places_to_leave_says_so():
-    with pytest.raises(ValueError, match="exits=1, but .* only 0 places .*: none"):
+    with pytest.raises(ValueError, match=r"exits=1, but .* only 0 places .*: none"):
         TorchExtractor(nn.Sequential(nn.ReLU(), nn.Flatten()), 1, input_shape=(4,))
 
 
@@ -262,7 +262,6 @@ def test_input_shape_decides_where_the_cost_lies():
     "network",
     [
         chain(),
-        Attention(),
         nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 4), nn.Linear(4, 2)),
         nn.Sequential(nn.Conv1d(2, 3, 5), nn.ReLU(), nn.Conv1d(3, 2, 1)),
         nn.Sequential(nn.Conv3d(2, 3, 5), nn.ReLU(), nn.Conv3d(3, 2, 1)),

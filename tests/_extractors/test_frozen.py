@@ -187,7 +187,7 @@ def test_the_module_that_is_copied_stays_as_it_was(make):
     tensors, rest = snapshot(network)
     frozen_copy(network)
     picklable(network)
-    TorchExtractor(network, ["0" if isinstance(network, nn.Sequential) else "first"])
+    TorchExtractor(network, ["0" if isinstance(network, nn.Sequential) else "second"])
     assert snapshot(network)[1] == rest
     for name, tensor in network.state_dict().items():
         assert torch.equal(tensor, tensors[name])

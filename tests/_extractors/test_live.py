@@ -202,7 +202,7 @@ def test_a_last_stage_that_mixes_rows_is_refused_by_name(mix):
     "carry", [lambda x: x.mean(0), lambda x: x - x.mean(0), lambda x: x.flip(0)]
 )
 def test_a_mixture_of_rows_alive_across_a_cut_is_refused(carry):
-    with pytest.raises(ValueError, match="alive after 'second' .*mixes the samples"):
+    with pytest.raises(ValueError, match=r"alive after 'second' .*mixes the samples"):
         begun(Joined(carry))
 
 
@@ -212,11 +212,11 @@ def test_mixed_rows_are_refused_in_a_batch_of_few(n_rows):
         begun(Mixes(MEAN), n_rows=n_rows)
 
 
-@pytest.mark.parametrize("fill", [torch.zeros, torch.ones])
-def test_equal_samples_do_not_hide_that_rows_are_mixed(fill):
+@pytest.mark.parametrize("fill", [0.0, 1.0, torch.nan])
+def test_a_first_batch_of_equal_samples_does_not_hide_that_rows_are_mixed(fill):
     extractor = TorchExtractor(Mixes(MEAN), ["second"])
     with pytest.raises(ValueError, match="mixes the samples"):
-        extractor.begin(fill(8, 4))
+        [extractor.begin(X) for X in (torch.full((8, 4), fill), torch.randn(8, 4))]
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -242,7 +242,7 @@ def test_an_exit_without_a_row_for_each_sample_is_refused(exit, shape):
 
 def test_a_count_that_is_no_multiple_of_the_rows_is_refused():
     network = Joined(lambda x: x.shape[0] + 1, lambda y, n: y * n)
-    with pytest.raises(ValueError, match="alive after 'second' is 3 for two .* 4 for"):
+    with pytest.raises(ValueError, match=r"alive after 'second' is 3 for two .* 4 for"):
         begun(network)
 
 
@@ -256,6 +256,15 @@ def test_a_shape_that_the_network_does_not_take_is_refused(shape):
     extractor = TorchExtractor(Plain(), ["second"])
     with pytest.raises(ValueError, match="does not take samples of shape"):
         extractor.begin(torch.zeros(6, *shape))
+
+
+def test_a_refusal_prints_nothing(capsys):
+    folded = Function(lambda x: x.view(-1, 4))
+    network = nn.Sequential(folded, nn.Linear(4, 4), nn.Linear(4, 4), nn.ReLU())
+    extractor = TorchExtractor(network, ["1"], output="2")
+    with pytest.raises(ValueError, match="shape"):
+        extractor.begin(torch.zeros(6, 5))
+    assert capsys.readouterr() == ("", "")
 
 
 def test_rows_are_kept_in_the_order_asked_for():
@@ -347,7 +356,7 @@ X3 = torch.arange(24.0).view(3, 8).sin()
 )
 def test_a_value_is_told_by_how_it_grows_from_two_rows_to_three(two, three, rule):
     if rule is None:
-        with pytest.raises(ValueError, match="for two samples|mixes the samples"):
+        with pytest.raises(ValueError, match=r"for two samples|mixes the samples"):
             classify(two, three)
     else:
         assert classify(two, three) == rule

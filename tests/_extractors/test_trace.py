@@ -28,6 +28,11 @@ class NeverCalled(Layers):
         return self.head(self.first(x)) + self.third.weight[:3, 0]
 
 
+class TwoInputs(Layers):
+    def forward(self, x, mask):
+        return self.head(self.first(x) * mask)
+
+
 class SecondName(Layers):
     """Has a module inside a leaf that is also known by a name outside of it."""
 
@@ -144,6 +149,10 @@ def test_optional_inputs_take_their_defaults():
     network = OptionalInputs()
     extractor = TorchExtractor(network, ["second"])
     assert_right(extractor, network, torch.randn(8, 4))
+
+
+def test_an_input_without_a_default_is_named():
+    raises(["first"], TwoInputs(), "TwoInputs cannot .* argument: 'mask'")
 
 
 @pytest.mark.parametrize("name", ["secnd", "second.0", "Second"])

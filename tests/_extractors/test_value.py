@@ -125,17 +125,19 @@ def facts(extractor, X):
 def here():
     """Return extractors, and a batch for each."""
     pytest.importorskip("torchvision")
-    made = {name: at_seed(0, make) for name, make in EXTRACTORS.items()}
+    extractors = {name: at_seed(0, make) for name, make in EXTRACTORS.items()}
+    generator = torch.Generator().manual_seed(1)
     X = {
-        name: at_seed(1, lambda: torch.rand(4, *SHAPES.get(name, (4,))))
-        for name in made
+        name: 9 * torch.rand(4, *SHAPES.get(name, (4,)), generator=generator)
+        for name in extractors
     }
-    return made, {name: 9 * x if "t" == name[0] else x for name, x in X.items()}
+    return extractors, X
 
 
-@pytest.fixture(scope="module", params=["1", "2"])
-def there(request, here, tmp_path_factory):
+@pytest.fixture(scope="module")
+def there(here, tmp_path_factory):
     """Return what another process says, its strings hashed with another seed."""
+    seed = "1" if os.environ.get("PYTHONHASHSEED") == "2" else "2"
     folder = tmp_path_factory.mktemp("travel")
     extractors, X = here
     (folder / "pickle").write_bytes(pickle.dumps(extractors))
@@ -143,7 +145,7 @@ def there(request, here, tmp_path_factory):
     torch.save(X, folder / "X")
     subprocess.run(
         [sys.executable, "-c", CHILD, str(folder), str(folder / "said")],
-        env={**os.environ, "PYTHONHASHSEED": request.param, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)},
         check=True,
     )
     return pickle.loads((folder / "said").read_bytes())
@@ -152,11 +154,10 @@ def there(request, here, tmp_path_factory):
 @pytest.mark.parametrize("way", ["pickle", "joblib", "built"])
 @pytest.mark.parametrize("name", EXTRACTORS)
 def test_another_process_has_the_same_extractor(here, there, way, name):
-    expected = facts(here[0][name], here[1][name])
-    said = there[way][name]
-    for output, value in zip(said.pop("outputs"), expected.pop("outputs"), strict=True):
+    expected, said = facts(here[0][name], here[1][name]), there[way][name]
+    assert {**said, "outputs": None} == {**expected, "outputs": None}
+    for output, value in zip(said["outputs"], expected["outputs"], strict=True):
         np.testing.assert_array_equal(output, value)
-    assert said == expected
 
 
 @pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy])
@@ -190,11 +191,6 @@ def test_a_pickle_of_a_pickle_is_the_same():
     once = pickle.loads(pickle.dumps(extractor))
     twice = pickle.loads(pickle.dumps(once))
     assert once.fingerprint == twice.fingerprint == extractor.fingerprint
-
-
-def test_an_extractor_on_another_device_has_the_same_fingerprint_only_if_loaded_back():
-    extractor = EXTRACTORS["sequential"]()
-    assert pickle.loads(pickle.dumps(extractor)).device == torch.device("cpu")
 
 
 def test_a_subclass_stays_one_in_a_pickle():
