@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.utils import gen_batches
 from sklearn.utils.validation import check_is_fitted, check_memory, validate_data
 
 from ._exits import (
@@ -172,16 +171,16 @@ class EarlyExitMixin:
     ) -> Iterator[tuple[int, Step]]:
         extractor = on_device(self.extractor_, self.device)
         thresholds = self._thresholds()
-        for rows in gen_batches(len(X), self.batch_size):
+        for start in range(0, len(X), self.batch_size):
             for step in run_lazily(
                 extractor,
-                X[rows],
+                X[start : start + self.batch_size],
                 self._answers,
                 thresholds,
                 self.pooling,
                 skip_closed=skip_closed,
             ):
-                yield rows.start, step
+                yield start, step
 
     def _full_pass(self, extractor: Extractor) -> FullPass:
         return FullPass(

@@ -136,7 +136,9 @@ class TorchExtractor(Extractor):
         self._trace = trace
         self._exits = names
         self._output = output
-        self._stages = cut(trace.root, trace.graph, self._ends)
+        # Their forwards, since a module's call costs more than a small layer.
+        stages = cut(trace.root, trace.graph, self._ends)
+        self._stages = [stage.forward for stage in stages]
         # Facts about (content, shape of input), found out when first asked for.
         self._cuts: dict[torch.Size, tuple[Cut, ...]] = {}
         self._macs: dict[tuple[int, ...], NDArray[np.float64]] = {}
