@@ -20,23 +20,8 @@ exclude_patterns = ["_build", "_templates"]
 autosummary_generate = True
 autodoc_typehints = "none"  # the numpydoc sections state the types
 autodoc_default_options = {
-    # scikit-learn adds these to every estimator; their docstrings point at labels
-    # of scikit-learn's own documentation.
-    "exclude-members": ", ".join(
-        f"set_{method}_request"
-        for method in (
-            "fit",
-            "partial_fit",
-            "predict",
-            "predict_proba",
-            "predict_log_proba",
-            "decision_function",
-            "score",
-            "split",
-            "transform",
-            "inverse_transform",
-        )
-    ),
+    # What scikit-learn adds to every estimator points at its own documentation.
+    "exclude-members": "get_metadata_routing, set_fit_request, set_score_request",
 }
 # The class template lists the members already.
 numpydoc_show_class_members = False

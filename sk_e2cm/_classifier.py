@@ -122,7 +122,7 @@ class E2CMClassifier(EarlyExitMixin, ClassifierMixin, BaseEstimator):
     n_features_in_ : int
         The length of the first axis of a sample.
 
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Defined only when `X` has feature names that are all strings.
 
     See Also

@@ -18,23 +18,43 @@ from ._trace import Trace
 _SIDES = (224, 32, 28, 64, 96, 128, 8, 16, 256, 299, 384, 512)
 
 
-def cumulative_macs(
-    trace: Trace, input_shape: tuple[int, ...], dtype: torch.dtype
-) -> dict[fx.Node, float]:
-    """Return the multiply-adds spent on one sample by the end of each operation.
+class Meter(fx.Interpreter):
+    """Runs a graph and reads torch's flop counter after every operation.
 
-    Counted by torch's own flop counter (convolutions and matrix products, a
-    multiply-add being two operations) without computing anything.
+    Attributes
+    ----------
+    macs : dict of fx.Node to float
+        The multiply-adds spent on one sample by the end of each operation. The
+        counter knows convolutions and matrix products, and takes a multiply-add
+        for two operations.
+
+    tensors : set of fx.Node
+        The operations that return one tensor.
     """
+
+    def __init__(self, root: nn.Module, graph: fx.Graph, X: Tensor) -> None:
+        super().__init__(root, graph=graph)
+        self.macs: dict[fx.Node, float] = {}
+        self.tensors: set[fx.Node] = set()
+        self._counter = FlopCounterMode(display=False)
+        with torch.enable_grad(), self._counter:
+            self.run(X)
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        self.macs[n] = self._counter.get_total_flops() / 2
+        if isinstance(value, Tensor):
+            self.tensors.add(n)
+        return value
+
+
+def measure(trace: Trace, input_shape: tuple[int, ...], dtype: torch.dtype) -> Meter:
+    """Measure one sample of this shape, without computing anything if possible."""
+    X = torch.zeros(1, *input_shape, dtype=dtype)
     try:
-        return _Meter(_on_meta(trace.root), trace.graph).run_on(
-            torch.zeros(1, *input_shape, dtype=dtype, device="meta")
-        )
+        return Meter(_on_meta(trace.root), trace.graph, X.to("meta"))
     except RuntimeError:  # an operation that needs values, not shapes alone
-        device = device_of(trace.module)
-        return _Meter(trace.root, trace.graph).run_on(
-            torch.zeros(1, *input_shape, dtype=dtype, device=device)
-        )
+        return Meter(trace.root, trace.graph, X.to(device_of(trace.module)))
 
 
 def _on_meta(module: nn.Module) -> nn.Module:
@@ -42,25 +62,6 @@ def _on_meta(module: nn.Module) -> nn.Module:
     return with_tensors(
         module, lambda t: like(t, t.to("meta")).requires_grad_(t.is_floating_point())
     )
-
-
-class _Meter(fx.Interpreter):
-    """Runs a graph and reads the flop counter after every operation."""
-
-    def __init__(self, root: nn.Module, graph: fx.Graph) -> None:
-        super().__init__(root, graph=graph)
-        self.macs: dict[fx.Node, float] = {}
-        self.counter = FlopCounterMode(display=False)
-
-    def run_on(self, X: Tensor) -> dict[fx.Node, float]:
-        with torch.enable_grad(), self.counter:
-            self.run(X)
-        return self.macs
-
-    def run_node(self, n: fx.Node) -> Any:
-        value = super().run_node(n)
-        self.macs[n] = self.counter.get_total_flops() / 2
-        return value
 
 
 def evenly_spaced(
@@ -73,11 +74,12 @@ def evenly_spaced(
     """Return the names of `n_exits` modules that split the cost up to `last` evenly."""
     if n_exits < 1:
         raise ValueError(f"exits={n_exits}: at least one exit is needed.")
-    macs = _macs_at(trace, input_shape, dtype)
+    meter = _measure_plausibly(trace, input_shape, dtype)
+    macs = meter.macs
     places = {
         node: name
         for node, name in _places(trace).items()
-        if 0 < macs[node] < macs[last]
+        if node in meter.tensors and 0 < macs[node] < macs[last]
     }
     # One value alive is a place between blocks; within a block a skip is alive too.
     live = Liveness(trace.graph, last)
@@ -113,18 +115,18 @@ def _places(trace: Trace) -> dict[fx.Node, str]:
     return {node: at[node] for node in trace.graph.nodes if node in at}
 
 
-def _macs_at(
+def _measure_plausibly(
     trace: Trace, input_shape: tuple[int, ...] | None, dtype: torch.dtype
-) -> dict[fx.Node, float]:
-    """Count at `input_shape`, or at the first plausible shape that the network takes.
+) -> Meter:
+    """Measure at `input_shape`, or at the first shape that the network takes.
 
     Where the exits come to lie depends little on the size of the images.
     """
     if input_shape is not None:
-        return cumulative_macs(trace, tuple(input_shape), dtype)
+        return measure(trace, tuple(input_shape), dtype)
     for shape in _plausible_shapes(trace.module):
         try:
-            return cumulative_macs(trace, shape, dtype)
+            return measure(trace, shape, dtype)
         except (RuntimeError, ValueError, AssertionError):
             continue
     raise ValueError(

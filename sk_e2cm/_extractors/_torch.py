@@ -13,7 +13,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, fx, nn
 
-from ._cost import cumulative_macs, evenly_spaced
+from ._cost import evenly_spaced, measure
 from ._cut import cut
 from ._frozen import device_of, frozen_copy, picklable
 from ._live import INPUT, Cut, learn_cuts
@@ -281,7 +281,7 @@ class TorchExtractor(Extractor):
         """
         shape = tuple(int(side) for side in input_shape)
         if shape not in self._macs:
-            spent = cumulative_macs(self._trace, shape, self._dtype)
+            spent = measure(self._trace, shape, self._dtype).macs
             self._macs[shape] = np.array([spent[end] for end in self._ends])
         return self._macs[shape].copy()
 
