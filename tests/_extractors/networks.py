@@ -29,11 +29,11 @@ def chain() -> nn.Sequential:
 
 def in_place_chain() -> nn.Sequential:
     return nn.Sequential(
-        nn.ReLU(inplace=True),
+        nn.LeakyReLU(0.5, inplace=True),
         nn.Linear(4, 4),
-        nn.ReLU(inplace=True),
+        nn.LeakyReLU(0.5, inplace=True),
         nn.Linear(4, 4),
-        nn.ReLU(inplace=True),
+        nn.LeakyReLU(0.5, inplace=True),
         nn.Linear(4, 3),
     )
 

@@ -1,3 +1,4 @@
+import copy
 from itertools import combinations, pairwise
 
 import numpy as np
@@ -10,7 +11,6 @@ from sk_e2cm import TorchExtractor
 
 from .helpers import assert_right
 from .networks import (
-    Attention,
     Branching,
     Plain,
     SkipAcross,
@@ -33,12 +33,13 @@ class Products(nn.Module):
 class NeedsValues(nn.Module):
     """Cannot run without values: how many entries are positive is not in a shape."""
 
-    def __init__(self):
-        super().__init__()
-        self.head = nn.Linear(4, 3)
-
     def forward(self, x):
-        return self.head(x + x[x > 0].sum() * 0)
+        return x + 0 * x[x > 0].sum()
+
+
+class SelfAttention(nn.MultiheadAttention):
+    def forward(self, x):
+        return super().forward(x, x, x, need_weights=False)[0]
 
 
 def flops(run):
@@ -85,7 +86,7 @@ def towers(*widths):
         ),
         (token_network(), ["0", "1"], (5,), [0, 5 * 6 * 6, 6 * 5 * 2]),
         (Products(), ["first"], (5, 4), [5 * 4 * 6, 2 * 5 * 5 * 6]),
-        (NeedsValues(), [], (4,), [12]),
+        (nn.Sequential(NeedsValues(), nn.Linear(4, 3)), ["0"], (4,), [0, 12]),
         (
             nn.Sequential(nn.Linear(4, 4), Branching(), nn.Linear(4, 2)),
             ["0", "1"],
@@ -99,13 +100,21 @@ def test_multiply_adds_are_those_counted_by_hand(network, exits, shape, by_hand)
     assert macs.tolist() == np.cumsum(by_hand).tolist()
 
 
-def test_attention_is_counted():
+@pytest.mark.parametrize("before", [nn.Identity(), NeedsValues()])
+def test_attention_is_counted(before):
     n_tokens, width, hidden = 5, 8, 16
     projections = 4 * n_tokens * width * width
-    attention = 2 * n_tokens * n_tokens * width
+    products = 2 * n_tokens * n_tokens * width
     feed_forward = 2 * n_tokens * width * hidden
-    macs = TorchExtractor(Attention(), ["embed", "layer"]).macs((n_tokens, 4))
-    assert np.diff(macs)[0] == projections + attention + feed_forward
+    layers = [
+        SelfAttention(width, 2, batch_first=True),
+        nn.TransformerEncoderLayer(width, 2, hidden, batch_first=True),
+    ]
+    network = nn.Sequential(before, *layers, nn.Linear(width, 1))
+    macs = TorchExtractor(network, ["1", "2"]).macs((n_tokens, width))
+    attention = projections + products
+    by_hand = np.cumsum([attention, attention + feed_forward, n_tokens * width])
+    assert macs.tolist() == by_hand.tolist()
 
 
 def test_multiply_adds_are_half_of_the_operations_of_the_whole_network(residual):
@@ -118,6 +127,14 @@ def test_multiply_adds_of_large_networks_are_half_of_their_operations(large):
     macs = TorchExtractor(large, 1, input_shape=(3, 64, 64)).macs((3, 64, 64))
     whole = flops(lambda: large(torch.zeros(2, 3, 64, 64)))
     assert macs[-1] == whole / 2 / 2
+
+
+def test_the_cost_is_counted_without_computing_anything(residual):
+    devices = set()
+    network = copy.deepcopy(residual)
+    network.head.register_forward_hook(lambda *args: devices.add(args[2].device.type))
+    TorchExtractor(network, ["block1"]).macs((3, 32, 32))
+    assert devices == {"meta"}
 
 
 def test_what_comes_after_output_is_not_costed():

@@ -28,6 +28,12 @@ class Constants(Layers):
         return self.head(self.third(x + torch.ones(4)) * torch.tensor(2.0))
 
 
+class Unused(Layers):
+    def forward(self, x):
+        self.third(x)
+        return self.head(self.second(self.first(x)))
+
+
 def stages_of(network, names, output=""):
     trace = Trace(network.eval(), [*names, output])
     ends = [trace.node(name) for name in (*names, output)]
@@ -107,7 +113,7 @@ def test_weights_and_buffers_are_not_carried_from_stage_to_stage(make):
 
 
 @pytest.mark.parametrize(
-    ("make", "n_alive"), [(Plain, 1), (SkipAcross, 2), (TwoAlive, 3)]
+    ("make", "n_alive"), [(Plain, 1), (SkipAcross, 2), (TwoAlive, 3), (Unused, 1)]
 )
 def test_what_is_needed_later_is_alive_and_nothing_else(make, n_alive):
     trace = Trace(make().eval())

@@ -1,5 +1,6 @@
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
+from time import sleep
 
 import numpy as np
 import pytest
@@ -307,6 +308,24 @@ def test_threads_may_share_an_extractor(make):
             for actual in runs:
                 for output, value in zip(actual, outputs, strict=True):
                     assert_close(output, value)
+
+
+def test_one_thread_traces_at_a_time(monkeypatch):
+    tracing, most = [], 0
+    trace = fx.Tracer.trace
+
+    def watched(*args):
+        nonlocal most
+        tracing.append(args)
+        most = max(most, len(tracing))
+        sleep(0.01)
+        tracing.pop()
+        return trace(*args)
+
+    monkeypatch.setattr(fx.Tracer, "trace", watched)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: TorchExtractor(chain(), ["0"]), range(4)))
+    assert most == 1
 
 
 def test_extractors_may_be_made_in_several_threads():
