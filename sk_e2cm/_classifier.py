@@ -67,7 +67,7 @@ class E2CMClassifier(EarlyExitMixin, ClassifierMixin, BaseEstimator):
         threshold of 0.9 then means 90% sure at every exit.
 
     final : {"auto", "network", "class_means"} or classifier, default="auto"
-        Who answers for those who never left: the network's own output, the class
+        Who heads for those who never left: the network's own output, the class
         means of the last stage, or a scikit-learn classifier fitted on its
         features. "auto" is the network if it has one output for each class and is
         no less accurate on the data of the fit than the class means.
@@ -111,7 +111,7 @@ class E2CMClassifier(EarlyExitMixin, ClassifierMixin, BaseEstimator):
         may exceed 1.
 
     final_ : {"network", "class_means", "classifier"}
-        Who answers at the last stage.
+        Who heads at the last stage.
 
     extractor_ : extractor
         The extractor used.
@@ -277,7 +277,7 @@ class E2CMClassifier(EarlyExitMixin, ClassifierMixin, BaseEstimator):
         self.distance_scale_ = [exit_.scale for exit_ in exits]
         self.temperature_ = np.array([1 / exit_.inverse_temperature for exit_ in exits])
         self.final_ = final_name
-        self._answers = [*exits[:-1], final]
+        self._heads = [*exits[:-1], final]
         self._macs = macs
         return self
 

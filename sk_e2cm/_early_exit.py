@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.validation import check_is_fitted, check_memory, validate_data
 
 from ._exits import (
-    Answer,
+    Head,
     Step,
     check_thresholds,
     first_exit,
@@ -26,7 +26,7 @@ Floats = NDArray[np.float64]
 class EarlyExitMixin:
     """Prediction with early exits.
 
-    A subclass sets `extractor_`, `input_shape_`, `_macs`, `_answers` (one for each
+    A subclass sets `extractor_`, `input_shape_`, `_macs`, `_heads` (one for each
     stage) and `_labels` (one for each column of the probabilities) in ``fit``.
     `threshold`, `batch_size`, `device` and `memory` are read when they are needed,
     so they may be set anew on a fitted estimator.
@@ -35,7 +35,7 @@ class EarlyExitMixin:
     extractor_: Extractor
     input_shape_: tuple[int, ...]
     _macs: Floats
-    _answers: Sequence[Answer]
+    _heads: Sequence[Head]
     _labels: NDArray[Any]
 
     threshold: ArrayLike
@@ -52,7 +52,7 @@ class EarlyExitMixin:
         last may exceed 1.
         """
         check_is_fitted(self, "extractor_")
-        return stage_costs(self._macs, self._answers, self._thresholds())
+        return stage_costs(self._macs, self._heads, self._thresholds())
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
         """Predict labels; whoever is sure of one leaves the network early.
@@ -119,10 +119,10 @@ class EarlyExitMixin:
             Probabilities.
         """
         X = self._check_X(X)
-        proba = np.empty((len(X), len(self._answers), len(self._labels)))
+        proba = np.empty((len(X), len(self._heads), len(self._labels)))
         for rows, features in self._full_pass(self.extractor_)(X):
             for stage, (answer, f) in enumerate(
-                zip(self._answers, features, strict=True)
+                zip(self._heads, features, strict=True)
             ):
                 proba[rows, stage] = answer.proba(f)
         return proba
@@ -160,7 +160,7 @@ class EarlyExitMixin:
     def _staged(self, X: ArrayLike) -> Floats:
         """Return what is known after each stage, (n_stages, n_samples, n_classes)."""
         X = self._check_X(X)
-        proba = np.empty((len(self._answers), len(X), len(self._labels)))
+        proba = np.empty((len(self._heads), len(X), len(self._labels)))
         for start, step in self._steps(X, skip_closed=False):
             # For all later stages: those who stay are overwritten there.
             proba[step.stage :, start + step.rows] = step.proba
@@ -175,7 +175,7 @@ class EarlyExitMixin:
             for step in run_lazily(
                 extractor,
                 X[start : start + self.batch_size],
-                self._answers,
+                self._heads,
                 thresholds,
                 self.pooling,
                 skip_closed=skip_closed,
@@ -192,7 +192,7 @@ class EarlyExitMixin:
 
     def _thresholds(self) -> Floats:
         return check_thresholds(
-            self.threshold, len(self._answers) - 1, len(self._labels)
+            self.threshold, len(self._heads) - 1, len(self._labels)
         )
 
     def _check_X(self, X: ArrayLike) -> NDArray[Any]:

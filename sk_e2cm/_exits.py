@@ -14,7 +14,7 @@ from ._pooling import Features, Pooling, pool
 Floats = NDArray[np.float64]
 
 
-class Answer(Protocol):
+class Head(Protocol):
     """What a stage makes of its features."""
 
     @property
@@ -37,7 +37,7 @@ class Step(NamedTuple):
 def run_lazily(
     extractor: Extractor,
     X: NDArray[Any],
-    answers: Sequence[Answer],
+    heads: Sequence[Head],
     thresholds: Floats,
     pooling: Pooling,
     *,
@@ -56,11 +56,11 @@ def run_lazily(
     X : ndarray of shape (n_samples, ...)
         One batch.
 
-    answers : sequence of length J + 1
+    heads : sequence of length J + 1
         One for each stage.
 
     thresholds : ndarray of shape (J, n_classes)
-        See `leaving`.
+        See `is_confident`.
 
     pooling
         See `pool`.
@@ -82,11 +82,11 @@ def run_lazily(
         state, output = extractor.advance(state, stage)
         if stage < last and closed[stage]:
             continue
-        proba = answers[stage].proba(pool(output, pooling, name))
+        proba = heads[stage].proba(pool(output, pooling, name))
         if stage == last:
             leaves = np.ones(len(rows), dtype=bool)
         else:
-            leaves = leaving(proba, thresholds[stage])
+            leaves = is_confident(proba, thresholds[stage])
         yield Step(stage, rows, proba, leaves)
         if leaves.all():
             return
@@ -96,7 +96,7 @@ def run_lazily(
             state = extractor.keep(state, stay)
 
 
-def leaving(proba: Floats, thresholds: Floats) -> NDArray[np.bool_]:
+def is_confident(proba: Floats, thresholds: Floats) -> NDArray[np.bool_]:
     """Tell which samples are sure enough: max_k P_k >= T_k, for that k.
 
     Parameters
@@ -125,16 +125,16 @@ def first_exit(proba: Floats, thresholds: Floats) -> NDArray[np.intp]:
         As of the full path.
 
     thresholds : ndarray of shape (J, n_classes)
-        See `leaving`.
+        See `is_confident`.
 
     Returns
     -------
     ndarray of shape (n_samples,)
         From 0 to J.
     """
-    left = np.ones(proba.shape[:2], dtype=bool)  # the last stage always answers
+    left = np.ones(proba.shape[:2], dtype=bool)  # the last stage always heads
     for exit_, threshold in enumerate(thresholds):
-        left[:, exit_] = leaving(proba[:, exit_], threshold)
+        left[:, exit_] = is_confident(proba[:, exit_], threshold)
     return left.argmax(axis=1)
 
 
@@ -164,7 +164,7 @@ def check_thresholds(threshold: ArrayLike, n_exits: int, n_classes: int) -> Floa
     return np.broadcast_to(given, (n_exits, n_classes))
 
 
-def stage_costs(macs: Floats, answers: Sequence[Answer], thresholds: Floats) -> Floats:
+def stage_costs(macs: Floats, heads: Sequence[Head], thresholds: Floats) -> Floats:
     """Return what a sample costs that leaves at each stage.
 
     Parameters
@@ -172,7 +172,7 @@ def stage_costs(macs: Floats, answers: Sequence[Answer], thresholds: Floats) -> 
     macs : ndarray of shape (J + 1,)
         Cumulative multiply-adds of the network by stage.
 
-    answers : sequence of length J + 1
+    heads : sequence of length J + 1
         An exit that is not closed is paid for by all who pass it.
 
     thresholds : ndarray of shape (J, n_classes)
@@ -182,9 +182,9 @@ def stage_costs(macs: Floats, answers: Sequence[Answer], thresholds: Floats) -> 
     -------
     ndarray of shape (J + 1,)
         In fractions of the whole network; the last may exceed 1. Without a network
-        the answers' own arithmetic is the whole.
+        the heads' own arithmetic is the whole.
     """
-    own = np.array([answer.macs for answer in answers], dtype=np.float64)
+    own = np.array([answer.macs for answer in heads], dtype=np.float64)
     own[:-1][_is_closed(thresholds)] = 0.0
     spent = macs + own.cumsum()
     whole = macs[-1] or spent[-1]

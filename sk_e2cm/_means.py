@@ -22,7 +22,7 @@ _CANCELLED = 1e-8
 _SOFTEST, _SHARPEST = 1e-3, 1e4
 
 
-def product(a: Floats, b: Floats) -> Floats:
+def matmul(a: Floats, b: Floats) -> Floats:
     """Return a @ b, computed on torch's threads.
 
     Between the stages of a network NumPy's own would be in their way: both pools
@@ -74,14 +74,14 @@ class ClassSums:
         membership = np.zeros((len(groups), len(features)))
         membership[member, np.arange(len(features))] = sample_weight
         self.weight.reshape(-1)[groups] += membership.sum(axis=1)
-        self.first.reshape(n_folds * n_classes, -1)[groups] += product(
+        self.first.reshape(n_folds * n_classes, -1)[groups] += matmul(
             membership, shifted
         )
         if self.second is not None:
             for fold in np.unique(folds):
                 rows = folds == fold
                 weighted = shifted[rows] * sample_weight[rows, None]
-                self.second[fold] += product(weighted.T, shifted[rows])
+                self.second[fold] += matmul(weighted.T, shifted[rows])
 
     def merge(self, other: ClassSums) -> None:
         """Add what `other` has summed, about whatever shift.
@@ -164,7 +164,7 @@ class ClassMeans:
         """Return d_k = ||f - c_k||, shape (n_samples, n_classes)."""
         f = features - self._centre
         large = np.einsum("nd,nd->n", f, f)[:, None] + self._squares
-        squared = large - 2.0 * product(f, self._offsets.T)
+        squared = large - 2.0 * matmul(f, self._offsets.T)
         # Where nearly all has cancelled, the difference is taken first.
         for k in np.flatnonzero((squared < _CANCELLED * large).any(axis=0)):
             close = squared[:, k] < _CANCELLED * large[:, k]

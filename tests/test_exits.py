@@ -8,7 +8,7 @@ from sk_e2cm import Extractor
 from sk_e2cm._exits import (
     check_thresholds,
     first_exit,
-    leaving,
+    is_confident,
     run_lazily,
     stage_costs,
 )
@@ -106,14 +106,14 @@ def make_answers(extractor):
     ]
 
 
-def full_proba(extractor, X, answers):
+def full_proba(extractor, X, heads):
     features = full_features(extractor, X)
     return np.stack(
-        [answer.proba(f) for answer, f in zip(answers, features, strict=True)], axis=1
+        [answer.proba(f) for answer, f in zip(heads, features, strict=True)], axis=1
     )
 
 
-def leave(extractor, X, answers, thresholds, batch_size=None, **params):
+def leave(extractor, X, heads, thresholds, batch_size=None, **params):
     """Return where each sample has left, and with which probabilities."""
     thresholds = check_thresholds(thresholds, N_STAGES - 1, N_CLASSES)
     stage = np.full(len(X), -1)
@@ -121,7 +121,7 @@ def leave(extractor, X, answers, thresholds, batch_size=None, **params):
     batch_size = batch_size or len(X)
     for start in range(0, len(X), batch_size):
         batch = X[start : start + batch_size]
-        for step in run_lazily(extractor, batch, answers, thresholds, "auto", **params):
+        for step in run_lazily(extractor, batch, heads, thresholds, "auto", **params):
             left = start + step.rows[step.leaves]
             assert (stage[left] == -1).all()  # nobody leaves twice
             stage[left] = step.stage
@@ -153,14 +153,14 @@ def first_exit_by_loops(proba, thresholds):
 @pytest.mark.parametrize("threshold", THRESHOLDS.values(), ids=THRESHOLDS)
 @pytest.mark.parametrize("batch_size", [1, 37, 300])
 def test_the_lazy_path_agrees_with_the_full_path(extractor, threshold, batch_size):
-    X, answers = make_X(), make_answers(extractor)
-    proba = full_proba(extractor, X, answers)
+    X, heads = make_X(), make_answers(extractor)
+    proba = full_proba(extractor, X, heads)
     thresholds = check_thresholds(threshold, N_STAGES - 1, N_CLASSES)
     expected, margin = first_exit_by_loops(proba, thresholds)
     clear = margin > 1e-5
     assert clear.mean() > 0.99
 
-    stage, left_with = leave(extractor, X, answers, threshold, batch_size)
+    stage, left_with = leave(extractor, X, heads, threshold, batch_size)
     assert_array_equal(stage[clear], expected[clear])
     at_exit = proba[np.arange(300), stage]
     assert_allclose(left_with[clear], at_exit[clear], rtol=0, atol=1e-7)
@@ -198,27 +198,27 @@ def test_without_exits_everyone_leaves_at_the_only_stage():
 @pytest.mark.parametrize("batch_size", [37, 300])
 def test_a_stage_computes_those_who_have_not_left_before(threshold, batch_size):
     extractor = CountingExtractor(ToyExtractor(N_STAGES))
-    answers = make_answers(ToyExtractor(N_STAGES))
-    stage, _ = leave(extractor, make_X(), answers, threshold, batch_size)
+    heads = make_answers(ToyExtractor(N_STAGES))
+    stage, _ = leave(extractor, make_X(), heads, threshold, batch_size)
     expected = [(stage >= j).sum() for j in range(N_STAGES)]
     assert_array_equal(extractor.rows, expected)
 
 
 def test_the_loop_ends_when_nobody_is_left():
     extractor = CountingExtractor(ToyExtractor(N_STAGES))
-    answers = make_answers(ToyExtractor(N_STAGES))
+    heads = make_answers(ToyExtractor(N_STAGES))
     thresholds = np.array([[INF] * 3, [0.0] * 3, [0.0] * 3])
-    steps = list(run_lazily(extractor, make_X(), answers, thresholds, "auto"))
+    steps = list(run_lazily(extractor, make_X(), heads, thresholds, "auto"))
     assert [step.stage for step in steps] == [1]
     assert_array_equal(extractor.rows, [300, 300, 0, 0])
 
 
 def test_rows_are_those_of_the_batch():
-    answers = make_answers(ToyExtractor(N_STAGES))
+    heads = make_answers(ToyExtractor(N_STAGES))
     thresholds = check_thresholds(0.6, N_STAGES - 1, N_CLASSES)
     there = np.arange(300)
     for step in run_lazily(
-        ToyExtractor(N_STAGES), make_X(), answers, thresholds, "auto"
+        ToyExtractor(N_STAGES), make_X(), heads, thresholds, "auto"
     ):
         assert_array_equal(step.rows, there)
         assert step.proba.shape == (len(there), N_CLASSES)
@@ -239,28 +239,28 @@ def test_the_batch_is_not_written_to():
 
 def test_a_closed_exit_is_not_asked():
     extractor = ToyExtractor(N_STAGES)
-    answers = [Recorder(answer) for answer in make_answers(extractor)]
-    stage, _ = leave(extractor, make_X(), answers, [INF, 0.6, INF])
-    asked = [answer.asked for answer in answers]
+    heads = [Recorder(answer) for answer in make_answers(extractor)]
+    stage, _ = leave(extractor, make_X(), heads, [INF, 0.6, INF])
+    asked = [answer.asked for answer in heads]
     assert asked == [[], [300], [], [(stage > 1).sum()]]
 
 
 def test_a_closed_exit_is_asked_on_demand_but_nobody_leaves():
     extractor = ToyExtractor(N_STAGES)
-    answers = [Recorder(answer) for answer in make_answers(extractor)]
-    stage, _ = leave(extractor, make_X(), answers, [INF, 0.6, INF], skip_closed=False)
+    heads = [Recorder(answer) for answer in make_answers(extractor)]
+    stage, _ = leave(extractor, make_X(), heads, [INF, 0.6, INF], skip_closed=False)
     n_late = (stage > 1).sum()
-    assert [answer.asked for answer in answers] == [[300], [300], [n_late], [n_late]]
+    assert [answer.asked for answer in heads] == [[300], [300], [n_late], [n_late]]
     assert set(stage) == {1, 3}
 
 
 def test_an_exit_closed_for_some_classes_is_open():
     extractor = ToyExtractor(N_STAGES)
-    answers = [Recorder(answer) for answer in make_answers(extractor)]
+    heads = [Recorder(answer) for answer in make_answers(extractor)]
     thresholds = np.full((N_STAGES - 1, N_CLASSES), INF)
     thresholds[1, 2] = 0.5
-    stage, proba = leave(extractor, make_X(), answers, thresholds)
-    assert [len(answer.asked) for answer in answers] == [0, 1, 0, 1]
+    stage, proba = leave(extractor, make_X(), heads, thresholds)
+    assert [len(answer.asked) for answer in heads] == [0, 1, 0, 1]
     assert (proba[stage == 1].argmax(axis=1) == 2).all()
     assert 0 < (stage == 1).sum() < 300
 
@@ -283,15 +283,15 @@ def test_an_exit_closed_for_some_classes_is_open():
     ],
 )
 def test_the_threshold_of_the_predicted_class_decides(proba, thresholds, leaves):
-    assert leaving(np.array([proba]), np.array(thresholds)).tolist() == [leaves]
+    assert is_confident(np.array([proba]), np.array(thresholds)).tolist() == [leaves]
     assert first_exit(np.array([[proba, proba]]), np.array([thresholds])).tolist() == [
         0 if leaves else 1
     ]
 
 
 def test_a_probability_equal_to_the_threshold_leaves_the_loop():
-    answers = [Fixed(0.5, 0.25, 0.25), *[Fixed(1, 0, 0)] * 3]
-    stage, proba = leave(ToyExtractor(N_STAGES), make_X(5), answers, 0.5)
+    heads = [Fixed(0.5, 0.25, 0.25), *[Fixed(1, 0, 0)] * 3]
+    stage, proba = leave(ToyExtractor(N_STAGES), make_X(5), heads, 0.5)
     assert_array_equal(stage, 0)
     assert_array_equal(proba, [[0.5, 0.25, 0.25]] * 5)
 
@@ -358,16 +358,16 @@ def test_a_threshold_of_nan_is_refused(threshold):
     ],
 )
 def test_a_stage_costs_the_network_and_the_open_exits_up_to_it(thresholds, expected):
-    answers = [Fixed(macs=10), Fixed(macs=20), Fixed(macs=30)]
+    heads = [Fixed(macs=10), Fixed(macs=20), Fixed(macs=30)]
     macs = np.array([100.0, 200.0, 400.0])
     thresholds = check_thresholds(thresholds, 2, 3)
-    assert_allclose(stage_costs(macs, answers, thresholds), expected, rtol=1e-15)
+    assert_allclose(stage_costs(macs, heads, thresholds), expected, rtol=1e-15)
 
 
 def test_closed_exits_and_a_free_answer_cost_the_network():
-    answers = [Fixed(macs=10), Fixed(macs=20), Fixed(macs=0)]
+    heads = [Fixed(macs=10), Fixed(macs=20), Fixed(macs=0)]
     macs = np.array([100.0, 200.0, 400.0])
-    found = stage_costs(macs, answers, np.full((2, 3), INF))
+    found = stage_costs(macs, heads, np.full((2, 3), INF))
     assert_array_equal(found, [0.25, 0.5, 1.0])
 
 

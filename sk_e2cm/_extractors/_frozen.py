@@ -55,6 +55,11 @@ def frozen_copy(module: nn.Module, device: torch.device | None = None) -> nn.Mod
     return with_tensors(module, convert).eval()
 
 
+def share(module: nn.Module) -> nn.Module:
+    """Copy `module` but for its tensors, which the copy shares."""
+    return with_tensors(module, lambda tensor: tensor)
+
+
 def picklable(module: nn.Module) -> nn.Module:
     """Copy `module` for pickling: tensors become NumPy arrays, rebuilt on loading.
 
@@ -62,6 +67,9 @@ def picklable(module: nn.Module) -> nn.Module:
     not: ``joblib.hash`` of the result is a fingerprint of the content.
     """
     return with_tensors(module, _Stored)
+
+
+_CHANNELS_LAST = torch.channels_last
 
 
 class _Stored:
@@ -74,23 +82,27 @@ class _Stored:
         tensor = self.tensor.detach().cpu()
         if tensor.is_quantized or tensor.layout is not torch.strided:
             return tensor.__reduce_ex__(2)
-        # Bytes, since NumPy has no bfloat16.
-        flat = tensor.contiguous().reshape(-1).view(torch.uint8).numpy()
-        channels_last = tensor.dim() == 4 and not tensor.is_contiguous()
         is_parameter = isinstance(self.tensor, nn.Parameter)
-        return _restore, (flat, tensor.dtype, tensor.shape, channels_last, is_parameter)
+        is_4d = tensor.dim() == 4 and not tensor.is_contiguous()
+        channels_last = is_4d and tensor.is_contiguous(memory_format=_CHANNELS_LAST)
+        # Bytes, since NumPy has no bfloat16.
+        flat = tensor.clone(memory_format=torch.contiguous_format).reshape(-1)
+        data = flat.view(torch.uint8).numpy() if len(flat) else np.empty(0, np.uint8)
+        return _restore, (data, tensor.dtype, tensor.shape, channels_last, is_parameter)
 
 
 def _restore(
-    flat: NDArray[np.uint8],
+    data: NDArray[np.uint8],
     dtype: torch.dtype,
     shape: torch.Size,
     channels_last: bool,
     is_parameter: bool,
 ) -> Tensor:
-    tensor = torch.from_numpy(np.array(flat)).view(dtype).reshape(shape)
+    tensor = torch.empty(shape, dtype=dtype)
+    if len(data):
+        tensor = torch.from_numpy(np.array(data)).view(dtype).reshape(shape)
     if channels_last:
-        tensor = tensor.contiguous(memory_format=torch.channels_last)
+        tensor = tensor.contiguous(memory_format=_CHANNELS_LAST)
     return nn.Parameter(tensor, requires_grad=False) if is_parameter else tensor
 
 

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
-from itertools import pairwise
+from numbers import Integral
 from typing import Any, NamedTuple, Self
 
 import joblib
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
-from ._cost import evenly_spaced, measure
+from ._cost import measure
 from ._cut import cut
-from ._frozen import device_of, frozen_copy, picklable
-from ._live import INPUT, Cut, learn_cuts
+from ._frozen import device_of, frozen_copy, picklable, share
+from ._live import INPUT, Cut
+from ._places import evenly_spaced, exit_names, stage_ends
+from ._proof import learn_cuts
 from ._protocol import Extractor
 from ._trace import Trace
 
@@ -116,29 +118,24 @@ class TorchExtractor(Extractor):
         output: str | None = None,
         input_shape: tuple[int, ...] | None = None,
     ) -> None:
-        if not isinstance(module, nn.Module):
-            raise TypeError(
-                f"module must be a torch.nn.Module, got {type(module).__name__}."
-            )
-        n_exits: int | None = None
-        names: tuple[str, ...] = ()
-        if isinstance(exits, (int, np.integer)):
-            n_exits = int(exits)
-        else:
-            names = (exits,) if isinstance(exits, str) else tuple(exits)
+        _check_module(module)
+        names = exit_names(exits)
+        # What is pickled and hashed; what runs may keep notes on itself.
         self._module = frozen_copy(module)
-        trace = Trace(self._module, [*names, output or ""])
+        trace = Trace(share(self._module), [*names, output or ""])
         last = trace.node(output or "")
         self._dtype = trace.input_dtype()
-        if n_exits is not None:
-            names = evenly_spaced(trace, n_exits, last, input_shape, self._dtype)
-        self._ends = _ends(trace, names, last, output)
+        if isinstance(exits, Integral):
+            names = evenly_spaced(trace, int(exits), last, input_shape, self._dtype)
+        self._ends = stage_ends(trace, names, last, output)
         self._trace = trace
         self._exits = names
         self._output = output
-        # Their forwards, since a module's call costs more than a small layer.
+        # Forwards, since a module's call costs more than a small layer.
         stages = cut(trace.root, trace.graph, self._ends)
         self._stages = [stage.forward for stage in stages]
+        (whole,) = cut(trace.root, trace.graph, [last])
+        self._whole = (lambda X: whole.forward(X)[0]) if output else trace.module
         # Facts about (content, shape of input), found out when first asked for.
         self._cuts: dict[torch.Size, tuple[Cut, ...]] = {}
         self._macs: dict[tuple[int, ...], NDArray[np.float64]] = {}
@@ -158,6 +155,8 @@ class TorchExtractor(Extractor):
         TorchExtractor
             With exits ``"0"``, ``"1"``, ... after all modules but the last.
         """
+        for module in modules:
+            _check_module(module)
         # A shell of its own for each, so that one module may serve two stages.
         chain = nn.Sequential(*(nn.Sequential(module) for module in modules))
         return cls(chain, [str(i) for i in range(len(chain) - 1)])
@@ -199,7 +198,7 @@ class TorchExtractor(Extractor):
         shape = batch.shape[1:]
         if shape not in self._cuts:
             self._cuts[shape] = learn_cuts(
-                self._stages, self.stage_names, self._uncut, batch
+                self._stages, self.stage_names, self._whole, batch
             )
         return _Live((batch,), INPUT, self._cuts[shape])
 
@@ -244,7 +243,7 @@ class TorchExtractor(Extractor):
         state
             With ``len(rows)`` rows.
         """
-        index = torch.as_tensor(rows, device=self.device)
+        index = torch.tensor(np.ascontiguousarray(rows), device=self.device)
         return state._replace(values=state.cut.keep(state.values, index))
 
     def staged_transform(self, X: ArrayLike | Tensor) -> Iterator[Any]:
@@ -338,13 +337,6 @@ class TorchExtractor(Extractor):
         name = type(self._module).__name__
         return f"{type(self).__name__}({name}, exits={list(self._exits)}{output})"
 
-    def _uncut(self, X: Tensor) -> Any:
-        """Compute the last stage's output in one piece."""
-        if self._output is None:
-            return self._module(X)
-        (whole,) = cut(self._trace.root, self._trace.graph, self._ends[-1:])
-        return whole(X)[0]
-
     def _tensor(self, X: ArrayLike | Tensor) -> Tensor:
         # Always a copy: the first layer may work in place.
         tensor = X.detach() if isinstance(X, Tensor) else to_tensor(X)
@@ -369,28 +361,11 @@ def _rebuild(
 def _to_numpy(output: Tensor) -> NDArray[Any]:
     if output.dtype is torch.bfloat16:  # unknown to NumPy
         output = output.float()
-    return np.array(output.cpu())
+    return output.cpu().numpy().copy()
 
 
-def _ends(
-    trace: Trace, names: Sequence[str], last: fx.Node, output: str | None
-) -> list[fx.Node]:
-    """Return the last operation of every stage; refuse names that give no stages."""
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ValueError(f"exits names {', '.join(map(repr, twice))} more than once.")
-    order = {node: i for i, node in enumerate(trace.graph.nodes)}
-    ends = [*(trace.node(name) for name in names), last]
-    labels = [*map(repr, names), repr(output) if output else "the network's output"]
-    for i, (before, after) in enumerate(pairwise(ends)):
-        if before is after:
-            raise ValueError(
-                f"exit {labels[i]} and {labels[i + 1]} are the same value: no "
-                "computation lies between them. Leave one out."
-            )
-        if order[before] > order[after]:
-            raise ValueError(
-                f"exit {labels[i]} is computed after {labels[i + 1]}. Name the exits "
-                "in the order of execution, and before output."
-            )
-    return ends
+def _check_module(module: Any) -> None:
+    if not isinstance(module, nn.Module):
+        raise TypeError(
+            f"module must be a torch.nn.Module, got {type(module).__name__}."
+        )

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-# torch.fx replaces nn.Module.__call__ while it traces, for every thread.
-_TRACING = threading.Lock()
+# Held while torch.fx replaces nn.Module.__call__ for every thread, and while the
+# flop counter has hooks on every module.
+TORCH_PATCHED = threading.RLock()
 
 _MACHINERY = (
     str(Path(fx.__file__).parent),
@@ -48,13 +49,13 @@ class Trace:
         self.root = _OneInput(module)
         self._opaque: dict[nn.Module, str] = {}
         opened = {m for name in exits for m in self._around(name)}
-        with _TRACING:
-            while not self._attempt(opened):
+        with TORCH_PATCHED:
+            while not self._trace_once(opened):
                 pass
 
-    def _attempt(self, opened: Collection[nn.Module]) -> bool:
+    def _trace_once(self, opened: Collection[nn.Module]) -> bool:
         """Trace once; what stops it becomes a leaf for the next attempt."""
-        tracer = _Tracer(self._opaque, opened)
+        tracer = _Tracer(set(self.module.modules()), self._opaque, opened)
         try:
             self.graph = tracer.trace(self.root)
         except Exception as error:
@@ -169,13 +170,17 @@ class _Tracer(fx.Tracer):
     """Notes what every module returns, and in which module tracing stopped."""
 
     def __init__(
-        self, opaque: Collection[nn.Module], opened: Collection[nn.Module]
+        self,
+        registered: Collection[nn.Module],
+        opaque: Collection[nn.Module],
+        opened: Collection[nn.Module],
     ) -> None:
         super().__init__()
         self.opaque = opaque
         self.opened = opened
         self.returned: dict[nn.Module, list[Any]] = {}
         self.stopped: nn.Module | None = None
+        self.registered = registered
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         if m in self.opened:
@@ -192,7 +197,10 @@ class _Tracer(fx.Tracer):
         try:
             value = super().call_module(m, forward, args, kwargs)
         except Exception:
-            self.stopped = self.stopped or m  # the innermost is met first
+            # The innermost is met first. A module that nobody registered cannot be
+            # named, nor told apart from its copy in the next attempt.
+            if self.stopped is None and m in self.registered:
+                self.stopped = m
             raise
         self.returned.setdefault(m, []).append(value)
         return value

@@ -1,0 +1,158 @@
+"""A few rows, run to learn what is alive at the cuts and to prove the cuts right."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ._live import Cut, Rows, classify, same
+
+Stage = Callable[..., tuple[Any, ...]]
+
+
+@torch.no_grad()  # not inference mode, in which tensors do not count their writes
+def learn_cuts(
+    stages: Sequence[Stage],
+    names: Sequence[str],
+    whole: Callable[[Tensor], Any],
+    batch: Tensor,
+) -> tuple[Cut, ...]:
+    """Find out what is alive after each stage, and prove that dropping rows is right.
+
+    Parameters
+    ----------
+    stages : sequence of callable
+        Each takes the values that the one before it returned. The first of the
+        values is the exit's own.
+
+    names : sequence of str
+        What to call the stages.
+
+    whole : callable
+        The uncut network, up to the end of the last stage.
+
+    batch : tensor of shape (n_samples, ...)
+        Three of its rows are run.
+
+    Returns
+    -------
+    tuple of Cut
+        One for each stage.
+
+    Raises
+    ------
+    ValueError
+        If the network does not take such a batch, if a live value cannot be kept,
+        if an exit has no row for each sample, or if the stages with rows dropped
+        and reordered do not compute what the uncut network computes.
+    """
+    three = _three_rows(batch)
+    try:
+        expected = whole(three.clone())
+    except Exception as error:
+        raise ValueError(
+            f"The network does not take samples of shape {tuple(batch.shape[1:])} "
+            f"and type {batch.dtype}: {error}"
+        ) from error
+    cuts = []
+    a: tuple[Any, ...] = (three[:2].clone(),)
+    b: tuple[Any, ...] = (three.clone(),)
+    for stage, name in zip(stages, names, strict=True):
+        a, b = stage(*a), _run_watching_aliases(stage, name, b)
+        cuts.append(_cut_after(name, a, b))
+    _prove(stages, cuts, three, expected)
+    return tuple(cuts)
+
+
+def _three_rows(batch: Tensor) -> Tensor:
+    """Choose three rows that differ: equal rows would hide a mix-up."""
+    batch = batch.nan_to_num(0.0, 0.0, 0.0) if batch.is_floating_point() else batch
+    chosen: list[Tensor] = []
+    for row in chain(batch, batch[:1].flip(-1), batch[:1].roll(1, -1)):
+        if not any(torch.equal(row, other) for other in chosen):
+            chosen.append(row)
+        if len(chosen) == 3:
+            return torch.stack(chosen)
+    three = torch.stack([*chosen, *[chosen[0]] * (3 - len(chosen))])
+    if three.is_floating_point():  # a blank batch: move its rows apart
+        three = three + torch.linspace(0, 1, three.numel()).to(three).view_as(three)
+    return three
+
+
+def _run_watching_aliases(
+    stage: Stage, name: str, values: tuple[Any, ...]
+) -> tuple[Any, ...]:
+    """Run a stage; refuse it if it writes into memory that two live values share.
+
+    Once rows are dropped each value has memory of its own, and the other one would
+    miss the write.
+    """
+    tensors = [value for value in values if isinstance(value, Tensor)]
+    writes = [tensor._version for tensor in tensors]
+    after = stage(*values)
+    written = [
+        tensor.untyped_storage().data_ptr()
+        for tensor, before in zip(tensors, writes, strict=True)
+        if tensor._version != before
+    ]
+    if len(set(written)) < len(written):
+        raise ValueError(
+            f"The stage that ends with {name!r} writes in place into a value that is "
+            "alive twice before it. Choose another exit before this stage."
+        )
+    return after
+
+
+def _cut_after(name: str, two: tuple[Any, ...], three: tuple[Any, ...]) -> Cut:
+    own = three[0]
+    if not isinstance(own, Tensor):
+        raise ValueError(
+            f"{name!r} returns a {type(own).__name__} and not one tensor. Name a "
+            "module that returns the tensor you need."
+        )
+    rules = []
+    for i, (a, b) in enumerate(zip(two, three, strict=True)):
+        try:
+            rules.append(classify(a, b))
+        except ValueError as error:
+            what = f"A value that is alive after {name!r}" if i else f"{name!r}"
+            raise ValueError(
+                f"{what} {error}. Samples cannot leave there; choose another exit."
+            ) from None
+    match rules[0]:
+        case Rows(axis, per_sample=1):
+            return Cut(axis, tuple(rules))
+    raise ValueError(
+        f"{name!r} does not return one row for each sample: its shape is "
+        f"{tuple(two[0].shape)} for two samples and {tuple(own.shape)} for three."
+    )
+
+
+def _prove(
+    stages: Iterable[Stage], cuts: Sequence[Cut], three: Tensor, expected: Any
+) -> None:
+    """Run the stages with another choice of rows after each, and compare."""
+    message = (
+        "The stages do not compute what the uncut network computes once samples have "
+        "left. Choose other exits, or split the network by hand with "
+        "TorchExtractor.from_modules."
+    )
+    values: tuple[Any, ...] = (three.clone(),)
+    rows = torch.arange(3, device=three.device)
+    for stage, cut in zip(stages, cuts, strict=True):
+        # 3 rows, then 2, then 3 again: the number changes at every cut.
+        choice = [2, 0] if len(rows) == 3 else [1, 0, 1]
+        kept = torch.tensor(choice, device=three.device)
+        try:
+            values = cut.keep(stage(*values), kept)
+        except Exception as error:
+            raise ValueError(message) from error
+        rows = rows[kept]
+    if not isinstance(expected, Tensor) or not same(
+        values[0], expected.index_select(cuts[-1].axis, rows)
+    ):
+        raise ValueError(message)
