@@ -7,6 +7,7 @@ from numbers import Integral, Real
 from os import PathLike
 from typing import Any, Self
 
+import joblib
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
@@ -26,7 +27,7 @@ from ._exits import check_thresholds
 from ._extractors import Extractor
 from ._features import RawFeatures, row_hashes
 from ._final import choose_final
-from ._training import fit_exits, run_training_pass
+from ._training import N_FOLDS, fit_exits, run_training_pass
 from ._validation import check_classes, check_macs, check_training_data
 
 
@@ -35,7 +36,7 @@ class E2CMClassifier(EarlyExitMixin, ClassifierMixin, BaseEstimator):
 
     Fitting runs the network once over the data, without gradients, and takes the
     mean of each class at every exit. A sample then leaves at the first exit that is
-    sure of its class; what comes after is not computed for it.
+    confident of its class; what comes after is not computed for it.
 
     Parameters
     ----------
@@ -48,34 +49,34 @@ class E2CMClassifier(EarlyExitMixin, ClassifierMixin, BaseEstimator):
 
     pooling : {"auto", "none"}, int or callable, default="auto"
         How a feature map of shape (n, channels, height, width) becomes one row per
-        sample: averaged over a grid of this many cells along each axis. "auto"
-        takes the largest grid g <= 4 with channels * g * g <= 1024, else 1. "none"
-        flattens the map, as in the paper. A callable takes a stage's output and
-        returns an array or tensor of shape (n, n_features). Outputs of shape
-        (n, length, channels) are averaged along their length likewise; outputs with
-        two axes are taken as they are.
+        sample. An int averages over a grid of that many cells along each axis.
+        "auto" takes the largest grid g <= 4 with channels * g * g <= 1024, else 1.
+        "none" flattens the map, as in the paper. A callable takes the stage's output
+        and returns an array or tensor of shape (n, n_features). An output with three
+        axes is read as (n, length, channels), as of a transformer; for a Conv1d pass
+        "none" or a callable. Outputs with two axes are used as they are.
 
     threshold : float or array-like, default=0.9
-        A sample leaves where the largest probability reaches it. One number, one
-        for each exit, or one for each exit and class, shape (n_exits, n_classes).
-        ``numpy.inf`` closes an exit, and a closed exit costs nothing. Read anew at
-        every prediction.
+        A sample exits where its largest probability reaches the threshold. One
+        number, one per exit, or one per exit and class, shape (n_exits, n_classes).
+        ``numpy.inf`` closes an exit, and a closed exit costs nothing. Read at each
+        prediction, so it may be changed on a fitted estimator.
 
     calibration : {"temperature"} or None, default="temperature"
         None is the paper's probability. "temperature" fits one temperature per
-        stage by cross-fitting, to data that the class means have not seen; a
-        threshold of 0.9 then means 90% sure at every exit.
+        stage by cross-fitting, on data that the class means have not seen: a
+        threshold of 0.9 then asks for 90% at every exit.
 
     final : {"auto", "network", "class_means"} or classifier, default="auto"
-        Who heads for those who never left: the network's own output, the class
-        means of the last stage, or a scikit-learn classifier fitted on its
-        features. "auto" is the network if it has one output for each class and is
-        no less accurate on the data of the fit than the class means.
+        What predicts samples that took no exit: the network's own output, the class
+        means of the last stage, or a scikit-learn classifier fitted on its features
+        (its multiply-adds are counted if it is linear). "auto" is the network if it
+        has one output per class and is no less accurate on the data of the fit than
+        the class means.
 
     head_classes : array-like of shape (n_outputs,), default=None
-        The label that each output of the network stands for. By default the
-        outputs are the sorted labels of `y`; with text labels ``final="network"``
-        asks for it.
+        The label that each output of the network stands for. By default the outputs
+        are the sorted labels of `y`. Required for text labels if ``final="network"``.
 
     batch_size : int, default=128
         Samples run through the network at once.
@@ -84,9 +85,10 @@ class E2CMClassifier(EarlyExitMixin, ClassifierMixin, BaseEstimator):
         Where to run. None is where the extractor's weights are.
 
     memory : str, joblib.Memory or None, default=None
-        Where to cache the features of every stage. `fit`, `score`, `exit_proba` and
-        the scorers of `sk_e2cm.metrics` use it, so that a search over thresholds
-        runs the network once for each fold. Predictions never do.
+        Where to cache the features of every stage, so that a search over thresholds
+        runs the network once per fold. Used by `fit`, `score`, `exit_proba` and the
+        scorers of `sk_e2cm.metrics`, never by predictions. A `pooling` function is
+        told from others by its code, not by what that calls.
 
     verbose : int, default=0
         Whether `fit` prints its progress.
@@ -106,9 +108,9 @@ class E2CMClassifier(EarlyExitMixin, ClassifierMixin, BaseEstimator):
         For each stage; 1 is the paper's.
 
     stage_cost_ : ndarray of shape (n_exits + 1,)
-        What leaving at each stage costs, in fractions of the network's multiply-adds
-        up to its last stage. The open exits' own arithmetic is counted, so the last
-        may exceed 1.
+        Cost of exiting at each stage, in fractions of the network's multiply-adds up
+        to its last stage. Those of the open exits are included, so the last may
+        exceed 1.
 
     final_ : {"network", "class_means", "classifier"}
         Who heads at the last stage.
@@ -139,9 +141,10 @@ class E2CMClassifier(EarlyExitMixin, ClassifierMixin, BaseEstimator):
 
     The class means may come from the data that the network was trained on.
     Thresholds and reported accuracies should not: a network is optimistic there.
+
     Where the features of all stages exceed scikit-learn's ``working_memory``, the
     scales s_k, the temperatures and a classifier given as `final` are fitted on a
-    uniform subset; the class means always on all samples.
+    uniform subset of the samples; the class means always on all of them.
 
     References
     ----------
@@ -181,7 +184,7 @@ class E2CMClassifier(EarlyExitMixin, ClassifierMixin, BaseEstimator):
         "head_classes": ["array-like", None],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
         "device": [str, torch.device, None],
-        "memory": [str, PathLike, HasMethods("cache"), None],
+        "memory": [str, PathLike, joblib.Memory, None],
         "verbose": ["verbose"],
     }
 
@@ -227,7 +230,7 @@ class E2CMClassifier(EarlyExitMixin, ClassifierMixin, BaseEstimator):
             Labels.
 
         sample_weight : array-like of shape (n_samples,), default=None
-            Non-negative. A sample of weight 0 is as good as absent.
+            Non-negative; samples of weight 0 are ignored.
 
         Returns
         -------
@@ -243,20 +246,24 @@ class E2CMClassifier(EarlyExitMixin, ClassifierMixin, BaseEstimator):
         valid_X, valid_y, weight = check_training_data(self, X, y, sample_weight)
         classes, codes = np.unique(valid_y, return_inverse=True)
         hashes = row_hashes(valid_X)
-        check_classes(classes, codes, hashes, weight, self.calibration)
-        extractor: Extractor = self.extractor or RawFeatures()
+        calibrate = self.calibration is not None
+        check_classes(classes, codes, hashes, weight, calibrate=calibrate)
+        extractor: Extractor = (
+            RawFeatures() if self.extractor is None else self.extractor
+        )
         n_exits = len(extractor.stage_names) - 1
         check_thresholds(self.threshold, n_exits, len(classes))
 
         run = run_training_pass(
-            self._full_pass(extractor),
+            self._full_pass(extractor, self.pooling),
             valid_X,
             hashes,
             codes,
             weight,
+            n_folds=N_FOLDS if calibrate else 1,
             verbose=self.verbose,
         )
-        exits = fit_exits(run, calibrate=self.calibration is not None)
+        exits = fit_exits(run, calibrate=calibrate)
         macs = check_macs(extractor.macs(valid_X.shape[1:]), n_exits + 1)
         # Raw features that happen to be as many as the classes are no head.
         no_head = self.extractor is None and self.final == "auto"
@@ -272,6 +279,7 @@ class E2CMClassifier(EarlyExitMixin, ClassifierMixin, BaseEstimator):
         validate_data(self, X, skip_check_array=True)
         self.extractor_ = extractor
         self.input_shape_ = valid_X.shape[1:]
+        self._pooling = self.pooling
         self.classes_ = self._labels = classes
         self.class_means_ = [exit_.means for exit_ in exits]
         self.distance_scale_ = [exit_.scale for exit_ in exits]
@@ -282,7 +290,7 @@ class E2CMClassifier(EarlyExitMixin, ClassifierMixin, BaseEstimator):
         return self
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
-        """Return the probabilities with which each sample left.
+        """Return the probabilities of each sample at its exit.
 
         Parameters
         ----------
@@ -294,11 +302,11 @@ class E2CMClassifier(EarlyExitMixin, ClassifierMixin, BaseEstimator):
         ndarray of shape (n_samples, n_classes)
             In the order of `classes_`.
         """
-        _, proba = self._leave(X)
+        _, proba = self._exit_lazily(X)
         return proba
 
     def staged_predict_proba(self, X: ArrayLike) -> Iterator[NDArray[np.float64]]:
-        """Yield the probabilities that are known after each stage.
+        """Yield the probabilities known so far after each stage.
 
         Parameters
         ----------
@@ -335,9 +343,8 @@ class E2CMClassifier(EarlyExitMixin, ClassifierMixin, BaseEstimator):
         """
         if self.memory is None:
             return super().score(X, y, sample_weight)
-        proba = self.exit_proba(X)
-        left_with = proba[np.arange(len(proba)), self._exits_from(proba)]
-        labels = self._labels[left_with.argmax(axis=1)]
+        stage, proba = self._exit_from_full_path(X)
+        labels = self._labels_at(proba, stage)
         return float(accuracy_score(y, labels, sample_weight=sample_weight))
 
     def __sklearn_tags__(self) -> Tags:

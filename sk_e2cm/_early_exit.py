@@ -1,4 +1,4 @@
-"""What every estimator with early exits does once it is fitted."""
+"""Prediction with early exits, shared by all estimators."""
 
 from __future__ import annotations
 
@@ -19,43 +19,43 @@ from ._exits import (
 )
 from ._extractors import Extractor
 from ._features import FullPass, on_device
-
-Floats = NDArray[np.float64]
+from ._means import Floats
+from ._pooling import Pooling
 
 
 class EarlyExitMixin:
     """Prediction with early exits.
 
-    A subclass sets `extractor_`, `input_shape_`, `_macs`, `_heads` (one for each
-    stage) and `_labels` (one for each column of the probabilities) in ``fit``.
-    `threshold`, `batch_size`, `device` and `memory` are read when they are needed,
-    so they may be set anew on a fitted estimator.
+    A subclass sets `extractor_`, `input_shape_`, `_pooling`, `_macs`, `_heads` (one
+    per stage) and `_labels` (one per column of the probabilities) in ``fit``.
+    `threshold`, `batch_size`, `device` and `memory` are read at each call, so they
+    may be changed on a fitted estimator.
     """
 
     extractor_: Extractor
     input_shape_: tuple[int, ...]
+    _pooling: Pooling
     _macs: Floats
     _heads: Sequence[Head]
     _labels: NDArray[Any]
 
     threshold: ArrayLike
-    pooling: Any
     batch_size: int
     device: Any
     memory: Any
 
     @property
     def stage_cost_(self) -> Floats:
-        """What leaving at each stage costs, in fractions of the network's MACs.
+        """Cost of exiting at each stage, ndarray of shape (n_exits + 1,).
 
-        Shape (n_exits + 1,). The arithmetic of the open exits is included, so the
-        last may exceed 1.
+        In fractions of the network's multiply-adds, those of the open exits
+        included: the last may exceed 1.
         """
         check_is_fitted(self, "extractor_")
         return stage_costs(self._macs, self._heads, self._thresholds())
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
-        """Predict labels; whoever is sure of one leaves the network early.
+        """Predict labels, exiting early where possible.
 
         Parameters
         ----------
@@ -67,11 +67,11 @@ class EarlyExitMixin:
         ndarray of shape (n_samples,)
             The label of each sample.
         """
-        _, proba = self._leave(X)
+        _, proba = self._exit_lazily(X)
         return self._labels[proba.argmax(axis=1)]
 
     def predict_exit(self, X: ArrayLike) -> NDArray[np.intp]:
-        """Return the stage at which each sample leaves.
+        """Return the stage at which each sample exits.
 
         Parameters
         ----------
@@ -83,11 +83,11 @@ class EarlyExitMixin:
         ndarray of shape (n_samples,)
             From 0, the first exit, to the number of exits, the last stage.
         """
-        stage, _ = self._leave(X)
+        stage, _ = self._exit_lazily(X)
         return stage
 
     def staged_predict(self, X: ArrayLike) -> Iterator[NDArray[Any]]:
-        """Yield the labels that are known after each stage.
+        """Yield the labels predicted so far after each stage.
 
         Parameters
         ----------
@@ -97,16 +97,16 @@ class EarlyExitMixin:
         Yields
         ------
         ndarray of shape (n_samples,)
-            Whoever has left by this stage keeps the label it left with; the others
-            get what this stage says of them. The last equals ``predict(X)``.
+            Samples that have exited keep their label; the others get the label
+            that is most probable at this stage. The last equals ``predict(X)``.
         """
         for proba in self._staged(X):
             yield self._labels[proba.argmax(axis=1)]
 
     def exit_proba(self, X: ArrayLike) -> Floats:
-        """Return what every stage says of every sample, nobody leaving.
+        """Return the probabilities of all stages, without early exits.
 
-        The full path: each stage is computed for all samples, and `memory` is used.
+        Each stage is computed for all samples, and `memory` is used.
 
         Parameters
         ----------
@@ -116,15 +116,14 @@ class EarlyExitMixin:
         Returns
         -------
         ndarray of shape (n_samples, n_exits + 1, n_classes)
-            Probabilities.
+            Probabilities of the classes at every stage.
         """
         X = self._check_X(X)
         proba = np.empty((len(X), len(self._heads), len(self._labels)))
-        for rows, features in self._full_pass(self.extractor_)(X):
-            for stage, (answer, f) in enumerate(
-                zip(self._heads, features, strict=True)
-            ):
-                proba[rows, stage] = answer.proba(f)
+        full_pass = self._full_pass(self.extractor_, self._pooling)
+        for rows, features in full_pass(X):
+            for stage, head in enumerate(self._heads):
+                proba[rows, stage] = head.proba(features[stage])
         return proba
 
     def cost(self, X: ArrayLike) -> float:
@@ -138,16 +137,21 @@ class EarlyExitMixin:
         Returns
         -------
         float
-            In fractions of the network's multiply-adds.
+            Mean fraction of the network's multiply-adds.
         """
         return float(self.stage_cost_[self.predict_exit(X)].mean())
 
-    def _exits_from(self, proba: Floats) -> NDArray[np.intp]:
-        """Return where each sample would leave, given ``exit_proba(X)``."""
-        return first_exit(proba, self._thresholds())
+    def _exit_from_full_path(self, X: ArrayLike) -> tuple[NDArray[np.intp], Floats]:
+        """Return each sample's stage, and ``exit_proba(X)`` from which it follows."""
+        proba = self.exit_proba(X)
+        return first_exit(proba, self._thresholds()), proba
 
-    def _leave(self, X: ArrayLike) -> tuple[NDArray[np.intp], Floats]:
-        """Return each sample's stage and what it left with."""
+    def _labels_at(self, proba: Floats, stage: Any) -> NDArray[Any]:
+        """Return the label of each sample at its stage, given ``exit_proba(X)``."""
+        return self._labels[proba[np.arange(len(proba)), stage].argmax(axis=1)]
+
+    def _exit_lazily(self, X: ArrayLike) -> tuple[NDArray[np.intp], Floats]:
+        """Return each sample's stage and its probabilities there."""
         X = self._check_X(X)
         stage = np.empty(len(X), dtype=np.intp)
         proba = np.empty((len(X), len(self._labels)))
@@ -158,11 +162,11 @@ class EarlyExitMixin:
         return stage, proba
 
     def _staged(self, X: ArrayLike) -> Floats:
-        """Return what is known after each stage, (n_stages, n_samples, n_classes)."""
+        """Return the probabilities known after each stage, along the first axis."""
         X = self._check_X(X)
         proba = np.empty((len(self._heads), len(X), len(self._labels)))
         for start, step in self._steps(X, skip_closed=False):
-            # For all later stages: those who stay are overwritten there.
+            # For all later stages: samples that stay are overwritten there.
             proba[step.stage :, start + step.rows] = step.proba
         return proba
 
@@ -177,23 +181,21 @@ class EarlyExitMixin:
                 X[start : start + self.batch_size],
                 self._heads,
                 thresholds,
-                self.pooling,
+                self._pooling,
                 skip_closed=skip_closed,
             ):
                 yield start, step
 
-    def _full_pass(self, extractor: Extractor) -> FullPass:
+    def _full_pass(self, extractor: Extractor, pooling: Pooling) -> FullPass:
         return FullPass(
             on_device(extractor, self.device),
-            pooling=self.pooling,
+            pooling=pooling,
             batch_size=self.batch_size,
             memory=check_memory(self.memory),
         )
 
     def _thresholds(self) -> Floats:
-        return check_thresholds(
-            self.threshold, len(self._heads) - 1, len(self._labels)
-        )
+        return check_thresholds(self.threshold, len(self._heads) - 1, len(self._labels))
 
     def _check_X(self, X: ArrayLike) -> NDArray[Any]:
         check_is_fitted(self, "extractor_")

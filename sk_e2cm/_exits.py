@@ -1,4 +1,4 @@
-"""The lazy loop, and the decision to leave."""
+"""The lazy loop over the stages, and the decision to exit."""
 
 from __future__ import annotations
 
@@ -8,25 +8,24 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ._extractors._protocol import Extractor
+from ._extractors import Extractor
+from ._means import Floats
 from ._pooling import Features, Pooling, pool
-
-Floats = NDArray[np.float64]
 
 
 class Head(Protocol):
-    """What a stage makes of its features."""
+    """Turns the features of one stage into class probabilities."""
 
     @property
     def macs(self) -> int:
-        """Multiply-adds spent on one sample."""
+        """Multiply-adds for one sample."""
 
     def proba(self, features: Features) -> Floats:
         """Return probabilities of shape (n_samples, n_classes)."""
 
 
 class Step(NamedTuple):
-    """One stage of the loop: who was still there, and what it said of them."""
+    """One stage of the loop: the samples still there, and which of them exit."""
 
     stage: int
     rows: NDArray[np.intp]
@@ -43,10 +42,10 @@ def run_lazily(
     *,
     skip_closed: bool = True,
 ) -> Iterator[Step]:
-    """Run one batch stage by stage; who is sure of an answer leaves.
+    """Run one batch stage by stage; confident samples exit.
 
     A sample that has left is not computed again: it is dropped from the batch
-    before the next stage runs. The loop ends with the last sample.
+    before the next stage runs. The loop stops when no sample is left.
 
     Parameters
     ----------
@@ -66,13 +65,12 @@ def run_lazily(
         See `pool`.
 
     skip_closed : bool, default=True
-        Whether an exit that nobody can take is passed by. Otherwise it is asked
-        all the same.
+        Skip the heads of exits whose thresholds are all infinite.
 
     Yields
     ------
     Step
-        For each stage that was asked.
+        For each stage whose head was asked.
     """
     closed = skip_closed & _is_closed(thresholds)
     last = len(thresholds)
@@ -97,32 +95,32 @@ def run_lazily(
 
 
 def is_confident(proba: Floats, thresholds: Floats) -> NDArray[np.bool_]:
-    """Tell which samples are sure enough: max_k P_k >= T_k, for that k.
+    """Tell which samples reach the threshold of their most probable class.
 
     Parameters
     ----------
     proba : ndarray of shape (n_samples, n_classes)
-        One exit's.
+        Probabilities P_k at one exit.
 
     thresholds : ndarray of shape (n_classes,)
-        That exit's.
+        Thresholds T_k of that exit.
 
     Returns
     -------
     ndarray of shape (n_samples,)
-        Booleans.
+        Whether P_k >= T_k for k = argmax P.
     """
     label = proba.argmax(axis=1)
     return proba[np.arange(len(proba)), label] >= thresholds[label]
 
 
 def first_exit(proba: Floats, thresholds: Floats) -> NDArray[np.intp]:
-    """Return the stage at which each sample leaves, from everything all exits say.
+    """Return the stage at which each sample exits, from all probabilities.
 
     Parameters
     ----------
     proba : ndarray of shape (n_samples, J + 1, n_classes)
-        As of the full path.
+        From the full path.
 
     thresholds : ndarray of shape (J, n_classes)
         See `is_confident`.
@@ -132,7 +130,7 @@ def first_exit(proba: Floats, thresholds: Floats) -> NDArray[np.intp]:
     ndarray of shape (n_samples,)
         From 0 to J.
     """
-    left = np.ones(proba.shape[:2], dtype=bool)  # the last stage always heads
+    left = np.ones(proba.shape[:2], dtype=bool)  # at the last stage all exit
     for exit_, threshold in enumerate(thresholds):
         left[:, exit_] = is_confident(proba[:, exit_], threshold)
     return left.argmax(axis=1)
@@ -143,12 +141,12 @@ def _is_closed(thresholds: Floats) -> NDArray[np.bool_]:
 
 
 def check_thresholds(threshold: ArrayLike, n_exits: int, n_classes: int) -> Floats:
-    """Bring a user's threshold into the shape (n_exits, n_classes).
+    """Broadcast a user's threshold to the shape (n_exits, n_classes).
 
     Raises
     ------
     ValueError
-        If it is of another length, or NaN.
+        If it is NaN or has another shape.
     """
     given = np.asarray(threshold, dtype=np.float64)
     if np.isnan(given).any():
@@ -157,15 +155,15 @@ def check_thresholds(threshold: ArrayLike, n_exits: int, n_classes: int) -> Floa
         given = given[:, None]
     elif given.ndim != 0 and given.shape != (n_exits, n_classes):
         raise ValueError(
-            f"threshold has the shape {given.shape}. With {n_exits} exits and "
-            f"{n_classes} classes it must be one number, {n_exits} numbers (one per "
-            f"exit), or of shape ({n_exits}, {n_classes}) (per exit and class)."
+            f"threshold has shape {given.shape}. It must be a number, have shape "
+            f"({n_exits},), one per exit, or shape ({n_exits}, {n_classes}), one per "
+            "exit and class."
         )
     return np.broadcast_to(given, (n_exits, n_classes))
 
 
 def stage_costs(macs: Floats, heads: Sequence[Head], thresholds: Floats) -> Floats:
-    """Return what a sample costs that leaves at each stage.
+    """Return the cost of a sample that exits at each stage.
 
     Parameters
     ----------
@@ -173,7 +171,7 @@ def stage_costs(macs: Floats, heads: Sequence[Head], thresholds: Floats) -> Floa
         Cumulative multiply-adds of the network by stage.
 
     heads : sequence of length J + 1
-        An exit that is not closed is paid for by all who pass it.
+        A sample pays for every open exit up to the one it takes.
 
     thresholds : ndarray of shape (J, n_classes)
         Which exits are open.
@@ -181,10 +179,10 @@ def stage_costs(macs: Floats, heads: Sequence[Head], thresholds: Floats) -> Floa
     Returns
     -------
     ndarray of shape (J + 1,)
-        In fractions of the whole network; the last may exceed 1. Without a network
-        the heads' own arithmetic is the whole.
+        Fractions of the network's multiply-adds; the last may exceed 1. Without a
+        network, fractions of the heads' own.
     """
-    own = np.array([answer.macs for answer in heads], dtype=np.float64)
+    own = np.array([head.macs for head in heads], dtype=np.float64)
     own[:-1][_is_closed(thresholds)] = 0.0
     spent = macs + own.cumsum()
     whole = macs[-1] or spent[-1]

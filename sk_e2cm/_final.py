@@ -1,4 +1,4 @@
-"""The answer of the last stage, for whoever has not left before."""
+"""The head of the last stage, for samples that took no exit."""
 
 from __future__ import annotations
 
@@ -10,15 +10,13 @@ from scipy.special import softmax
 from sklearn.base import clone
 from sklearn.utils.validation import has_fit_parameter
 
-from ._means import ClassMeans
+from ._means import ClassMeans, Floats
 from ._pooling import Features
 from ._training import TrainingPass
 
-Floats = NDArray[np.float64]
-
 
 class NetworkHead:
-    """The network's own answer: its last stage gives one logit per column.
+    """The network's own head: its last stage gives one logit per column.
 
     Parameters
     ----------
@@ -51,7 +49,7 @@ class LastClassifier:
 
     @property
     def macs(self) -> int:
-        """Multiply-adds of a linear classifier; of others nothing is known."""
+        """Multiply-adds of a linear classifier; others are not counted."""
         return int(np.size(getattr(self.classifier, "coef_", ())))
 
     def proba(self, features: Features) -> Floats:
@@ -70,7 +68,7 @@ def choose_final(
     run: TrainingPass,
     classes: NDArray[Any],
 ) -> tuple[str, Final]:
-    """Return the name and the answer that `final` asks for, see `E2CMClassifier`.
+    """Return the name and the head that `final` asks for, see `E2CMClassifier`.
 
     Raises
     ------
@@ -85,8 +83,8 @@ def choose_final(
         return "classifier", _fit_classifier(final, run, len(classes))
     if final == "network" and head_classes is None and classes.dtype.kind not in "biuf":
         raise ValueError(
-            "y has text labels, and the network's outputs have none: their order "
-            "cannot be guessed. Pass head_classes= with one label for each output."
+            "The order of text labels in the network's output cannot be guessed. Pass "
+            "head_classes= with one label for each output."
         )
     mismatch = _mismatch(features.shape[1], head_classes, classes)
     if mismatch and (final == "network" or head_classes is not None):
@@ -135,8 +133,8 @@ def _is_normalized(features: Features) -> bool:
     )
 
 
-def _accuracy(answer: Final, run: TrainingPass) -> float:
-    right = answer.proba(run.features[-1]).argmax(axis=1) == run.classes
+def _accuracy(head: Final, run: TrainingPass) -> float:
+    right = head.proba(run.features[-1]).argmax(axis=1) == run.codes
     return float(np.average(right, weights=run.sample_weight))
 
 
@@ -157,5 +155,5 @@ def _fit_classifier(
             f"final={classifier!r} does not take sample_weight. Choose another "
             "classifier, or fit without weights."
         )
-    fitted.fit(run.features[-1], run.classes, **weights)
+    fitted.fit(run.features[-1], run.codes, **weights)
     return LastClassifier(fitted, n_classes)

@@ -10,16 +10,14 @@ from __future__ import annotations
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import brentq
 from scipy.special import softmax
+
+from ._calibration import fit_inverse_temperature
 
 Floats = NDArray[np.float64]
 
 # Below this share of its terms a difference has lost half of its digits.
 _CANCELLED = 1e-8
-
-# The range of the inverse temperature. The paper's own scale is 1.
-_SOFTEST, _SHARPEST = 1e-3, 1e4
 
 
 def matmul(a: Floats, b: Floats) -> Floats:
@@ -64,13 +62,13 @@ class ClassSums:
         self,
         features: NDArray[np.floating],
         folds: NDArray[np.intp],
-        classes: NDArray[np.intp],
+        codes: NDArray[np.intp],
         sample_weight: Floats,
     ) -> None:
         """Add a batch, features of shape (n_samples, n_features)."""
         n_folds, n_classes = self.weight.shape
         shifted = features - self.shift
-        groups, member = np.unique(folds * n_classes + classes, return_inverse=True)
+        groups, member = np.unique(folds * n_classes + codes, return_inverse=True)
         membership = np.zeros((len(groups), len(features)))
         membership[member, np.arange(len(features))] = sample_weight
         self.weight.reshape(-1)[groups] += membership.sum(axis=1)
@@ -126,7 +124,7 @@ class ClassSums:
 
 
 class ClassMeans:
-    """The classes' means at one stage, and what they say of a sample.
+    """Class means at one stage, and the probabilities they give.
 
     Parameters
     ----------
@@ -157,7 +155,7 @@ class ClassMeans:
 
     @property
     def macs(self) -> int:
-        """Multiply-adds spent on one sample."""
+        """Multiply-adds for one sample."""
         return self.means.size
 
     def distances(self, features: NDArray[np.floating]) -> Floats:
@@ -185,13 +183,13 @@ def fit_class_means(
     sums: ClassSums,
     features: NDArray[np.floating],
     folds: NDArray[np.intp],
-    classes: NDArray[np.intp],
+    codes: NDArray[np.intp],
     sample_weight: Floats,
     *,
     calibrate: bool,
     n_samples: float | None = None,
 ) -> ClassMeans:
-    """Make an exit from its sums and from the samples that were kept.
+    """Fit one exit from its sums and from the samples that were kept.
 
     The scale s_k is the mean over these samples. With `calibrate`, the temperature
     is fitted to distances from the means of the other folds: to data that the means
@@ -211,39 +209,5 @@ def fit_class_means(
         rows = folds == fold
         unseen = ClassMeans(sums.means(without_fold=fold), scale)
         logits[rows] = unseen.logits(features[rows])
-    beta = fit_inverse_temperature(logits, classes, sample_weight, n_samples)
+    beta = fit_inverse_temperature(logits, codes, sample_weight, n_samples)
     return ClassMeans(fitted.means, scale, beta)
-
-
-def fit_inverse_temperature(
-    logits: Floats,
-    classes: NDArray[np.intp],
-    sample_weight: Floats,
-    n_samples: float | None = None,
-) -> float:
-    """Return the beta with the least log loss of softmax(beta * logits).
-
-    Each class is given one sample's worth of the targets beforehand, which keeps
-    beta finite where the classes are separable (Platt, 1999, section 2.2).
-    `n_samples` says how many samples there are; by default their weights add up
-    to it.
-    """
-    n_classes = logits.shape[1]
-    logits = logits - logits.max(axis=1, keepdims=True)
-    weight = sample_weight / sample_weight.sum()
-    smooth = 1.0 / ((n_samples or sample_weight.sum()) + n_classes)
-    own = logits[np.arange(len(logits)), classes]
-    target = (1.0 - n_classes * smooth) * own + smooth * logits.sum(axis=1)
-    wanted = weight @ target
-
-    def slope(log_beta: float) -> float:
-        """Return the derivative of the loss, which is convex in beta."""
-        given = softmax(np.exp(log_beta) * logits, axis=1)
-        return float(weight @ np.einsum("nk,nk->n", given, logits) - wanted)
-
-    low, high = np.log(_SOFTEST), np.log(_SHARPEST)
-    if slope(low) >= 0:
-        return _SOFTEST
-    if slope(high) <= 0:
-        return _SHARPEST
-    return float(np.exp(brentq(slope, low, high, xtol=1e-13)))

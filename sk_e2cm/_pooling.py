@@ -71,7 +71,7 @@ def pool(output: Any, pooling: Pooling, stage_name: str) -> Features:
         raise ValueError(
             f"The output of stage {stage_name!r} contains NaN or infinity for "
             f"{len(bad)} of {n} samples (the first is number "
-            f"{bad[0]} of its batch). Check the network there, and the scale "
+            f"{bad[0]} of its batch). Check that layer and the scale "
             "of X."
         )
     return features

@@ -1,4 +1,4 @@
-"""The one pass over the training data, and the exits made from it."""
+"""The one pass over the training data, and the exits fitted from it."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ from ._features import FullPass
 from ._means import ClassMeans, ClassSums, fit_class_means
 from ._pooling import Features
 
-_N_FOLDS = 5
+N_FOLDS = 5
+
+# However small the working memory is.
 _FEWEST_KEPT = 100
 
 
 @dataclass
 class TrainingPass:
-    """What one run of the network over the training data leaves behind.
+    """Result of one run of the network over the training data.
 
     Parameters
     ----------
@@ -27,23 +29,23 @@ class TrainingPass:
         One per stage, over all samples.
 
     features : list of ndarray of shape (n_kept, n_features)
-        One per stage, of the samples that are kept.
+        One per stage, of the samples that were kept.
 
     kept : ndarray of shape (n_kept,)
-        Which samples these are.
+        The rows of these samples.
 
-    folds, classes, sample_weight : ndarray of shape (n_kept,)
-        Of the samples that are kept.
+    folds, codes, sample_weight : ndarray of shape (n_kept,)
+        Of the kept samples; codes are the indices of their classes.
 
     n_distinct : int
-        How many of the samples that are kept differ.
+        Number of distinct rows kept.
     """
 
     sums: list[ClassSums]
     features: list[Features]
     kept: NDArray[np.intp]
     folds: NDArray[np.intp]
-    classes: NDArray[np.intp]
+    codes: NDArray[np.intp]
     sample_weight: NDArray[np.float64]
     n_distinct: int
 
@@ -52,9 +54,10 @@ def run_training_pass(
     full_pass: FullPass,
     X: NDArray[Any],
     hashes: NDArray[np.uint64],
-    classes: NDArray[np.intp],
+    codes: NDArray[np.intp],
     sample_weight: NDArray[np.float64],
     *,
+    n_folds: int = N_FOLDS,
     verbose: int = 0,
 ) -> TrainingPass:
     """Run the network once; sum over all samples and keep the features of some.
@@ -63,33 +66,31 @@ def run_training_pass(
     uniform subset. Both the subset and the folds follow from the hash of each row,
     so that a sample of weight 2 and two equal samples are treated alike.
     """
-    n_classes = int(classes.max()) + 1
-    folds = (hashes % np.uint64(_N_FOLDS)).astype(np.intp)
+    n_classes = int(codes.max()) + 1
+    folds = (hashes % np.uint64(n_folds)).astype(np.intp)
     sums: list[ClassSums] = []
     features: list[Features] = []
     kept = np.empty(0, dtype=np.intp)
-    done = 0
     for rows, batch in full_pass(X):
         if not sums:
             sums = [
-                ClassSums(_N_FOLDS, n_classes, f.mean(axis=0, dtype=np.float64))
+                ClassSums(n_folds, n_classes, f.mean(axis=0, dtype=np.float64))
                 for f in batch
             ]
             kept = _affordable(hashes, n_bytes_each=sum(f[0].nbytes for f in batch))
             features = [np.empty((len(kept), f.shape[1]), f.dtype) for f in batch]
         here = (kept >= rows.start) & (kept < rows.stop)
         for summed, stored, f in zip(sums, features, batch, strict=True):
-            summed.add(f, folds[rows], classes[rows], sample_weight[rows])
+            summed.add(f, folds[rows], codes[rows], sample_weight[rows])
             stored[here] = f[kept[here] - rows.start]
-        done = rows.stop
         if verbose:
-            print(f"[sk_e2cm] {done} of {len(X)} samples", flush=True)
+            print(f"[sk_e2cm] {rows.stop} of {len(X)} samples", flush=True)
     return TrainingPass(
         sums,
         features,
         kept,
         folds[kept],
-        classes[kept],
+        codes[kept],
         sample_weight[kept],
         n_distinct=len(np.unique(hashes[kept])),
     )
@@ -104,13 +105,13 @@ def _affordable(hashes: NDArray[np.uint64], n_bytes_each: int) -> NDArray[np.int
 
 
 def fit_exits(run: TrainingPass, *, calibrate: bool) -> list[ClassMeans]:
-    """Make the class means of every stage from one training pass."""
+    """Fit the class means of every stage from one training pass."""
     return [
         fit_class_means(
             sums,
             features,
             run.folds,
-            run.classes,
+            run.codes,
             run.sample_weight,
             calibrate=calibrate,
             n_samples=run.n_distinct,

@@ -38,7 +38,8 @@ def check_classes(
     codes: NDArray[np.intp],
     hashes: NDArray[np.uint64],
     weight: NDArray[np.float64],
-    calibration: str | None,
+    *,
+    calibrate: bool,
 ) -> None:
     """Refuse a single class, and classes too small to be calibrated."""
     if len(classes) < 2:
@@ -46,16 +47,16 @@ def check_classes(
             f"y has {len(classes)} class, {classes.tolist()}, and at least two are "
             "needed. Samples of weight zero do not count."
         )
-    if calibration is None:
+    if not calibrate:
         return
     # Equal rows are one sample with the sum of their weights.
     codes_of_distinct, _ = np.unique(np.stack([codes, hashes.view(np.int64)]), axis=1)
     alone = (np.bincount(codes_of_distinct) == 1) & (np.bincount(codes, weight) <= 1)
     if alone.any():
         raise ValueError(
-            f"These classes have one sample only: {classes[alone][:5].tolist()}. "
-            "Calibration needs two, one for the mean and one that it has not seen. "
-            "Add samples, leave the class out, or use calibration=None."
+            "Calibration needs at least two distinct samples per class, and these "
+            f"classes have only one sample: {classes[alone][:5].tolist()}. Add "
+            "samples, leave the classes out, or use calibration=None."
         )
 
 

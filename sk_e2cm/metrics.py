@@ -11,6 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import accuracy_score
 from sklearn.pipeline import Pipeline
 
+from ._early_exit import EarlyExitMixin
+
 __all__ = ["accuracy_cost_scorer", "best_within_cost", "cheapest_within_drop"]
 
 Results = Mapping[str, Any]
@@ -70,24 +72,22 @@ def accuracy_cost_scorer(
         if len(estimator) > 1:
             X = estimator[:-1].transform(X)
         estimator = estimator[-1]
-    if not hasattr(estimator, "exit_proba"):
+    if not isinstance(estimator, EarlyExitMixin):
         raise TypeError(
-            f"accuracy_cost_scorer needs an estimator with early exits, got "
+            "accuracy_cost_scorer needs an estimator with early exits, got "
             f"{type(estimator).__name__}."
         )
-    proba = estimator.exit_proba(X)
-    stage = estimator._exits_from(proba)
-    left_with = proba[np.arange(len(proba)), stage]
+    stage, proba = estimator._exit_from_full_path(X)
 
-    def mean_right(proba: NDArray[np.float64]) -> float:
-        labels = estimator.classes_[proba.argmax(axis=1)]
+    def accuracy(stage: NDArray[np.intp] | int) -> float:
+        labels = estimator._labels_at(proba, stage)
         return float(accuracy_score(y, labels, sample_weight=sample_weight))
 
-    costs = estimator.stage_cost_[stage]
+    cost = np.average(estimator.stage_cost_[stage], weights=sample_weight)
     return {
-        "accuracy": mean_right(left_with),
-        "cost": float(np.average(costs, weights=sample_weight)),
-        "full_accuracy": mean_right(proba[:, -1]),
+        "accuracy": accuracy(stage),
+        "cost": float(cost),
+        "full_accuracy": accuracy(-1),
     }
 
 
@@ -103,7 +103,7 @@ def best_within_cost(max_cost: float) -> Callable[[Results], int]:
     -------
     callable
         Takes the ``cv_results_`` of a search scored by `accuracy_cost_scorer` and
-        returns the index of the best candidate; of equals the cheapest. It raises
+        returns the index of the best candidate; ties go to the cheapest. It raises
         ValueError if every candidate costs more.
 
     Examples
@@ -128,7 +128,7 @@ def cheapest_within_drop(max_drop: float) -> Callable[[Results], int]:
     -------
     callable
         Takes the ``cv_results_`` of a search scored by `accuracy_cost_scorer` and
-        returns the index of the best candidate; of equals the most accurate. It
+        returns the index of the best candidate; ties go to the most accurate. It
         raises ValueError if every candidate loses more. Where the results have no
         ``full_accuracy``, the most accurate candidate takes its place.
 

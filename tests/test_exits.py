@@ -217,9 +217,7 @@ def test_rows_are_those_of_the_batch():
     heads = make_answers(ToyExtractor(N_STAGES))
     thresholds = check_thresholds(0.6, N_STAGES - 1, N_CLASSES)
     there = np.arange(300)
-    for step in run_lazily(
-        ToyExtractor(N_STAGES), make_X(), heads, thresholds, "auto"
-    ):
+    for step in run_lazily(ToyExtractor(N_STAGES), make_X(), heads, thresholds, "auto"):
         assert_array_equal(step.rows, there)
         assert step.proba.shape == (len(there), N_CLASSES)
         there = there[~step.leaves]
@@ -331,10 +329,10 @@ def test_without_exits_there_are_no_thresholds(threshold):
     "shape", [(0,), (1,), (3,), (3, 2), (2, 1), (1, 3), (2, 4), (2, 3, 1)]
 )
 def test_thresholds_of_another_shape_are_refused(shape):
-    with pytest.raises(ValueError, match="threshold has the shape") as error:
+    with pytest.raises(ValueError, match="threshold has shape") as error:
         check_thresholds(np.ones(shape), n_exits=2, n_classes=3)
     assert str(shape) in str(error.value)
-    assert "2 exits and 3 classes" in str(error.value)
+    assert "(2, 3), one per exit and class" in str(error.value)
 
 
 @pytest.mark.parametrize("threshold", [np.nan, [0.5, np.nan], [[np.nan] * 3] * 2])

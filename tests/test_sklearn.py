@@ -44,7 +44,9 @@ def public_objects():
     for name in ("E2CMClassifier", "TorchExtractor", "Extractor"):
         yield f"sk_e2cm.{name}"
         for member, value in vars(getattr(sk_e2cm, name)).items():
-            if not member.startswith("_") and callable(value):
+            if not member.startswith("_") and callable(
+                getattr(value, "__func__", value)
+            ):
                 yield f"sk_e2cm.{name}.{member}"
     for method in ("predict", "predict_exit", "staged_predict", "exit_proba", "cost"):
         yield f"sk_e2cm.E2CMClassifier.{method}"

@@ -61,7 +61,7 @@ def test_all_features_are_kept_if_they_fit():
     assert_array_equal(run.kept, np.arange(500))
     for features, width in zip(run.features, WIDTHS, strict=True):
         assert_array_equal(features, X[:, :width])
-    assert_array_equal(run.classes, classes)
+    assert_array_equal(run.codes, classes)
     assert_array_equal(run.sample_weight, weight)
     assert_array_equal(run.folds, row_hashes(X) % np.uint64(N_FOLDS))
 
@@ -89,7 +89,7 @@ def test_what_is_kept_belongs_to_the_samples_that_are_kept(batch_size):
     run = train_within(100, data, batch_size=batch_size)
     for features, width in zip(run.features, WIDTHS, strict=True):
         assert_array_equal(features, X[run.kept, :width])
-    assert_array_equal(run.classes, classes[run.kept])
+    assert_array_equal(run.codes, classes[run.kept])
     assert_array_equal(run.sample_weight, weight[run.kept])
     assert_array_equal(run.folds, row_hashes(X)[run.kept] % np.uint64(N_FOLDS))
 
@@ -106,7 +106,7 @@ def test_the_subset_is_the_same_in_any_order_of_the_samples():
 def test_the_subset_has_every_fold_and_class_in_its_share():
     run = train_within(2000, make_data(n=6000))
     assert_allclose(np.bincount(run.folds) / len(run.kept), 1 / N_FOLDS, atol=0.03)
-    assert_allclose(np.bincount(run.classes) / len(run.kept), 1 / 3, atol=0.03)
+    assert_allclose(np.bincount(run.codes) / len(run.kept), 1 / 3, atol=0.03)
 
 
 def test_equal_samples_share_a_fold_and_are_kept_together():

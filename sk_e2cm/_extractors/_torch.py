@@ -34,8 +34,9 @@ class _Live(NamedTuple):
 class TorchExtractor(Extractor):
     """A trained torch network, frozen and cut into stages.
 
-    The module is copied once, in eval mode and without gradients; the one passed
-    in is left as it was. It is cut with ``torch.fx`` right here, never at predict.
+    The module is copied once, in eval mode and without gradients; the original is
+    left as it was. It is cut with ``torch.fx`` by the constructor, and once more for
+    each further device.
 
     Parameters
     ----------
@@ -85,14 +86,14 @@ class TorchExtractor(Extractor):
 
     Notes
     -----
-    A module that ``torch.fx`` cannot trace is kept whole. What is alive between
-    two stages besides the exit's own value is found out by running a few rows
-    once for every shape of input; the stages are then compared with the uncut
-    network, with rows dropped and reordered at every cut.
+    A module that ``torch.fx`` cannot trace is kept whole. What is alive between two
+    stages besides the exit's own value is found out by running three rows when a
+    shape of input is first met. The stages are then compared with the uncut network,
+    with rows dropped and reordered at every cut.
 
-    While a network is being cut, ``torch.fx`` changes how modules are called:
-    do not run networks in other threads at that moment. Afterwards any number
-    of threads may share one extractor. Copies, deep copies and clones are the
+    While a network is cut or its cost is counted, torch changes how modules are
+    called: do not run networks in other threads at that moment. Afterwards any
+    number of threads may share one extractor. Copies, deep copies and clones are the
     object itself. Pickles hold the module and the names, with weights on the CPU.
 
     Examples

@@ -32,7 +32,7 @@ class Trace:
         Frozen; the graph refers to its weights.
 
     exits : sequence of str
-        Names of modules that are traced into at any rate.
+        Names of modules whose surroundings are always traced into.
 
     Attributes
     ----------

@@ -69,14 +69,14 @@ class LooksUp(nn.Module):
 @pytest.fixture
 def _few_attempts(monkeypatch):
     attempts = iter(range(20))
-    attempt = Trace._attempt
+    attempt = Trace._trace_once
 
     def counted(self, opened):
         if next(attempts, None) is None:
             pytest.fail("tracing goes on for ever")
         return attempt(self, opened)
 
-    monkeypatch.setattr(Trace, "_attempt", counted)
+    monkeypatch.setattr(Trace, "_trace_once", counted)
 
 
 def raises(exits, network, message):
