@@ -9,6 +9,7 @@ import argparse
 import statistics
 import tempfile
 import time
+from pathlib import Path
 
 import matplotlib
 
@@ -31,8 +32,10 @@ PAPER = [0.11, 0.12, 0.13, 0.14, 0.15, 0.16, 0.17, 0.18, 0.20, 0.22]
 def main() -> None:
     """Train, fit, choose, measure, draw."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--picture", default="quickstart.png", help="where to save it")
-    picture = parser.parse_args().picture
+    parser.add_argument(
+        "--picture", default="build/quickstart.png", help="where to save it"
+    )
+    picture = Path(parser.parse_args().picture)
 
     train_set, (X, y), (X_test, y_test) = split_digits()
     started = time.perf_counter()
@@ -157,7 +160,7 @@ def summarize(rows: list[dict], chosen: float) -> None:
     )
 
 
-def draw(tables, searches, picture: str) -> None:
+def draw(tables, searches, picture: Path) -> None:
     """Draw accuracy against cost."""
     figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
     for (name, rows), marker in zip(tables.items(), "os", strict=True):
@@ -174,6 +177,7 @@ def draw(tables, searches, picture: str) -> None:
         title="Digits: early exits of a frozen network",
     )
     axes.legend(loc="lower right")
+    picture.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(picture, dpi=150)
 
 

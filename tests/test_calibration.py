@@ -6,7 +6,7 @@ from numpy.testing import assert_allclose
 
 from sk_e2cm._calibration import fit_inverse_temperature
 
-from .references import minimise
+from .references import minimise, smoothed_log_loss
 
 N_CLASSES = 4
 
