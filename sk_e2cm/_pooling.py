@@ -51,6 +51,7 @@ def pool(output: Any, pooling: Pooling, stage_name: str) -> Features:
     ndarray of shape (n, n_features)
         A copy or the output itself: valid until the next stage is computed.
     """
+    output = output if isinstance(output, Tensor) else np.asarray(output)
     n = len(output)
     if output.ndim > 2:
         if pooling == "none":

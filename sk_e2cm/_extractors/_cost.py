@@ -44,6 +44,7 @@ class Meter(fx.Interpreter):
         return value
 
 
+@torch.inference_mode(False)
 def measure(trace: Trace, input_shape: tuple[int, ...], dtype: torch.dtype) -> Meter:
     """Measure one sample of this shape, without computing anything if possible.
 
@@ -53,26 +54,28 @@ def measure(trace: Trace, input_shape: tuple[int, ...], dtype: torch.dtype) -> M
         If the network does not take this shape.
     """
     X = torch.zeros(1, *input_shape, dtype=dtype)
-    with TORCH_PATCHED:
-        try:
-            return Meter(_with_gradients(trace.root, "meta"), trace.graph, X.to("meta"))
-        except Exception:  # an operation that needs values, not shapes alone
-            device = device_of(trace.module)
-    try:
-        return Meter(_with_gradients(trace.root, device), trace.graph, X.to(device))
-    except Exception as error:
-        raise ValueError(
-            f"The network does not take samples of shape {tuple(input_shape)} and "
-            f"type {dtype}: {error}"
-        ) from error
+    here = device_of(trace.module)
+    # Shapes are enough for most operations, but some need values, and a few cannot
+    # work on what carries gradients.
+    for device, gradients in (("meta", True), (here, True), (here, False)):
+        root = _moved(trace.root, device, gradients)
+        with TORCH_PATCHED:
+            try:
+                return Meter(root, trace.graph, X.to(device))
+            except Exception as error:
+                failure = error
+    raise ValueError(
+        f"The network does not take samples of shape {tuple(input_shape)} and type "
+        f"{dtype}: {failure}"
+    ) from failure
 
 
-def _with_gradients(module: nn.Module, device: torch.device | str) -> nn.Module:
-    """Copy `module`; attention without gradients would hide its operations."""
+def _moved(module: nn.Module, device: torch.device | str, gradients: bool) -> nn.Module:
+    """Copy `module` to a device; attention hides its operations without gradients."""
 
     def convert(tensor: Tensor) -> Tensor:
         there = like(tensor, tensor.to(device))
         is_weight = isinstance(there, nn.Parameter) and there.is_floating_point()
-        return there.requires_grad_() if is_weight else there
+        return there.requires_grad_() if gradients and is_weight else there
 
     return with_tensors(module, convert)

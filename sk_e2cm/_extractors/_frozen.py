@@ -46,6 +46,7 @@ def like(original: Tensor, tensor: Tensor) -> Tensor:
     return tensor
 
 
+@torch.inference_mode(False)
 def frozen_copy(module: nn.Module, device: torch.device | None = None) -> nn.Module:
     """Copy `module` in eval mode, without gradients, on `device` if one is given."""
 

@@ -28,7 +28,7 @@ _UNEVEN = 0.6
 
 def exit_names(exits: Any) -> tuple[str, ...]:
     """Return the names given; none if `exits` is their number."""
-    if isinstance(exits, Integral):
+    if isinstance(exits, Integral) and not isinstance(exits, bool):
         return ()
     if isinstance(exits, str):
         return (exits,)

@@ -13,8 +13,11 @@ from ._live import Cut, Rows, classify, same
 
 Stage = Callable[..., tuple[Any, ...]]
 
+_LAST = torch.tensor([2])
 
-@torch.no_grad()  # not inference mode, in which tensors do not count their writes
+
+@torch.inference_mode(False)  # in which tensors do not count their writes
+@torch.no_grad()
 def learn_cuts(
     stages: Sequence[Stage],
     names: Sequence[str],
@@ -36,7 +39,7 @@ def learn_cuts(
         The uncut network, up to the end of the last stage.
 
     batch : tensor of shape (n_samples, ...)
-        Three of its rows are run.
+        Three of its rows are run: all of them, two, and one alone.
 
     Returns
     -------
@@ -47,8 +50,9 @@ def learn_cuts(
     ------
     ValueError
         If the network does not take such a batch, if a live value cannot be kept,
-        if an exit has no row for each sample, or if the stages with rows dropped
-        and reordered do not compute what the uncut network computes.
+        if an exit has no row for each sample, if a sample alone gives something
+        else than in a batch, or if the stages with rows dropped and reordered do
+        not compute what the uncut network computes.
     """
     three = _three_rows(batch)
     try:
@@ -59,11 +63,15 @@ def learn_cuts(
             f"and type {batch.dtype}: {error}"
         ) from error
     cuts = []
-    a: tuple[Any, ...] = (three[:2].clone(),)
-    b: tuple[Any, ...] = (three.clone(),)
+    one: tuple[Any, ...] = (three[2:].clone(),)
+    two: tuple[Any, ...] = (three[:2].clone(),)
+    all_three: tuple[Any, ...] = (three.clone(),)
     for stage, name in zip(stages, names, strict=True):
-        a, b = stage(*a), _run_watching_aliases(stage, name, b)
-        cuts.append(_cut_after(name, a, b))
+        all_three = _run_watching_aliases(stage, name, all_three)
+        two = stage(*two)
+        cut = _cut_after(name, two, all_three)
+        one = _run_alone(stage, name, one, cut.keep(all_three, _LAST.to(three.device)))
+        cuts.append(cut)
     _prove(stages, cuts, three, expected)
     return tuple(cuts)
 
@@ -107,6 +115,27 @@ def _run_watching_aliases(
     return after
 
 
+def _run_alone(
+    stage: Stage, name: str, values: tuple[Any, ...], expected: tuple[Any, ...]
+) -> tuple[Any, ...]:
+    """Run a stage for the last row alone; refuse another result than in the batch."""
+    try:
+        after = stage(*values)
+    except Exception as error:
+        raise ValueError(
+            f"{name!r} cannot be computed for one sample alone, as it must be when all "
+            f"others have left: {error}"
+        ) from error
+    for a, b in zip(after, expected, strict=True):
+        if isinstance(a, Tensor) and not same(a, b):
+            raise ValueError(
+                f"{name!r} gives another result for one sample alone than in a batch "
+                f"(shapes {tuple(a.shape)} and {tuple(b.shape)}): it mixes samples, or "
+                "squeezes an axis of length 1 away. Choose another exit, or mend it."
+            )
+    return after
+
+
 def _cut_after(name: str, two: tuple[Any, ...], three: tuple[Any, ...]) -> Cut:
     own = three[0]
     if not isinstance(own, Tensor):
@@ -114,6 +143,8 @@ def _cut_after(name: str, two: tuple[Any, ...], three: tuple[Any, ...]) -> Cut:
             f"{name!r} returns a {type(own).__name__} and not one tensor. Name a "
             "module that returns the tensor you need."
         )
+    if own.is_complex():
+        raise ValueError(f"{name!r} returns complex numbers; name a module before it.")
     rules = []
     for i, (a, b) in enumerate(zip(two, three, strict=True)):
         try:
@@ -121,7 +152,8 @@ def _cut_after(name: str, two: tuple[Any, ...], three: tuple[Any, ...]) -> Cut:
         except ValueError as error:
             what = f"A value that is alive after {name!r}" if i else f"{name!r}"
             raise ValueError(
-                f"{what} {error}. Samples cannot leave there; choose another exit."
+                f"{what} {error}. Samples cannot leave there: choose another exit, "
+                "or mend the network (batch_first? BatchNorm without statistics?)."
             ) from None
     match rules[0]:
         case Rows(axis, per_sample=1):

@@ -180,7 +180,8 @@ class TorchExtractor(Extractor):
 
     @cached_property
     def fingerprint(self) -> str:
-        return joblib.hash(self)
+        # The graph too: weights and names outlive a change of the code.
+        return joblib.hash((self, str(self._trace.graph)))
 
     def begin(self, X: ArrayLike | Tensor) -> _Live:
         """Return the state before the first stage.

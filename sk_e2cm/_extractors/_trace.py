@@ -59,7 +59,7 @@ class Trace:
         try:
             self.graph = tracer.trace(self.root)
         except Exception as error:
-            stopped = tracer.stopped or self.module
+            stopped = self.module if tracer.stopped is None else tracer.stopped
             where = _user_line(error)
             if stopped in opened or stopped is self.module:
                 raise ValueError(
@@ -103,7 +103,8 @@ class Trace:
 
         Otherwise the type of the weights.
         """
-        for user in self.input.users:
+        todo = list(self.input.users)
+        for user in todo:
             if user.target is nn.functional.embedding:
                 return torch.int64
             if user.op == "call_module":
@@ -111,6 +112,8 @@ class Trace:
                 first = next((m for m in modules if m._parameters), None)
                 if isinstance(first, (nn.Embedding, nn.EmbeddingBag)):
                     return torch.int64
+            else:  # views, slices, masks: the lookup may follow
+                todo.extend(u for u in user.users if u not in todo)
         floats = (p.dtype for p in self.module.parameters() if p.is_floating_point())
         return next(floats, torch.float32)
 

@@ -56,6 +56,22 @@ class Unregistered(nn.Module):
         return self.layers[0](x)
 
 
+class ViewOfTokens(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.lookup = nn.Embedding(5, 3)
+
+    def forward(self, x):
+        return self.lookup(x.t()[1:].clamp(min=1)).mean(0)
+
+
+class WithoutChildren(nn.Sequential):
+    """Its length is 0, so that as a condition it is false."""
+
+    def forward(self, x):
+        return x + 1 if x.sum() > 0 else x
+
+
 class LooksUp(nn.Module):
     def __init__(self):
         super().__init__()
@@ -145,6 +161,11 @@ def test_a_network_with_unregistered_layers_names_the_line():
     raises([], Unregistered(), r"Unregistered cannot .*return self\.layers\[0\]\(x\)")
 
 
+def test_an_untraceable_module_of_length_zero_is_computed_in_one_piece():
+    network = nn.Sequential(nn.Linear(4, 4), WithoutChildren(), nn.Linear(4, 2))
+    assert_right(TorchExtractor(network, ["0", "1"]), network, torch.rand(8, 4))
+
+
 def test_optional_inputs_take_their_defaults():
     network = OptionalInputs()
     extractor = TorchExtractor(network, ["second"])
@@ -203,6 +224,7 @@ def test_an_exit_that_returns_a_container_is_refused(container):
         (token_network(), torch.int64),
         (nn.Sequential(token_network(), nn.ReLU()).half(), torch.int64),
         (LooksUp(), torch.int64),
+        (nn.Sequential(ViewOfTokens(), nn.ReLU()), torch.int64),
     ],
 )
 def test_the_input_is_of_integers_where_it_is_looked_up(network, dtype):

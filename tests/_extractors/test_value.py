@@ -240,6 +240,12 @@ def test_one_other_number_makes_another_fingerprint(residual, name):
     assert TorchExtractor(network, ["block1"]).fingerprint != before
 
 
+def test_another_forward_makes_another_fingerprint(monkeypatch):
+    before = TorchExtractor(at_seed(0, Plain), ["first"]).fingerprint
+    monkeypatch.setattr(Plain, "forward", lambda self, x: self.third(self.first(x)))
+    assert TorchExtractor(at_seed(0, Plain), ["first"]).fingerprint != before
+
+
 def test_weights_that_are_tied_make_another_fingerprint_than_equal_ones():
     network = tied()
     extractor = TorchExtractor(network, ["0"])
