@@ -26,8 +26,8 @@ def matmul(a: Floats, b: Floats) -> Floats:
     Between the stages of a network NumPy's own would be in their way: both pools
     keep the cores busy while they wait.
     """
-    # Writeable, or torch warns: loaded means may be memory-mapped.
-    a, b = (np.require(x, requirements="W") for x in (a, b))
+    # Loaded means may be memory-mapped, and torch warns of what it must not write.
+    a, b = (x if x.flags.writeable else x.copy() for x in (a, b))
     return (torch.from_numpy(a) @ torch.from_numpy(b)).numpy()
 
 
