@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import namedtuple
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -263,3 +264,14 @@ class ReturnsWhatTheyAre(nn.Module):
         if self.container is Pair:
             return Pair(left, right)
         return self.container((left, right))
+
+
+class Function(nn.Module):
+    """A layer that computes `function`."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)

@@ -17,6 +17,7 @@ from .helpers import assert_close, assert_right, uncut
 from .networks import (
     ConstantAlive,
     FoldedAlive,
+    Function,
     Layers,
     LSTMStateAlive,
     MultipleOfRowCountAlive,
@@ -62,15 +63,6 @@ class Beside(Layers):
 
     def forward(self, x):
         return self.head(x) + 0 * self.use(self.second(self.first(x)), 0)
-
-
-class Function(nn.Module):
-    def __init__(self, function):
-        super().__init__()
-        self.function = function
-
-    def forward(self, x):
-        return self.function(x)
 
 
 class DictLeaf(nn.Module):

@@ -6,20 +6,11 @@ from torch import nn
 from sk_e2cm import E2CMClassifier, TorchExtractor
 
 from .helpers import assert_right
-from .networks import conv_chain
-
-
-class Apply(nn.Module):
-    def __init__(self, function):
-        super().__init__()
-        self.function = function
-
-    def forward(self, x):
-        return self.function(x)
+from .networks import Function, conv_chain
 
 
 def begin(function, X):
-    network = nn.Sequential(nn.Identity(), Apply(function), nn.Flatten())
+    network = nn.Sequential(nn.Identity(), Function(function), nn.Flatten())
     return TorchExtractor(network, ["0", "1"]).begin(X)
 
 

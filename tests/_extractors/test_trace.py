@@ -95,7 +95,7 @@ def _few_attempts(monkeypatch):
     monkeypatch.setattr(Trace, "_trace_once", counted)
 
 
-def raises(exits, network, message):
+def assert_refused(exits, network, message):
     with pytest.raises(ValueError, match=message):
         TorchExtractor(network, exits)
 
@@ -127,25 +127,35 @@ def test_an_exit_in_an_untraceable_module_names_the_line(name):
     file = re.escape(networks.__file__)
     code = re.escape("if x.abs().sum() > 1e9:")
     module = name.split(".")[0]
-    raises([name], WithBranch(), rf"'{module}' \(Branching\).*{file}:\d+.*{code}")
+    assert_refused(
+        [name], WithBranch(), rf"'{module}' \(Branching\).*{file}:\d+.*{code}"
+    )
 
 
 def test_a_network_that_itself_cannot_be_traced_names_the_line():
-    raises(["inner"], Branching(), r"^Branching cannot .*if x\.abs\(\)\.sum\(\) > 1e9")
+    assert_refused(
+        ["inner"], Branching(), r"^Branching cannot .*if x\.abs\(\)\.sum\(\) > 1e9"
+    )
 
 
 def test_an_exit_in_an_untraceable_module_under_another_name_names_the_line():
     network = SecondName(Branching(), "inner")
-    raises(["alias"], network, r"lies inside 'second' \(Branching\).*if x\.abs\(\)")
+    assert_refused(
+        ["alias"], network, r"lies inside 'second' \(Branching\).*if x\.abs\(\)"
+    )
 
 
 def test_an_exit_in_a_layer_of_torch_under_another_name_is_refused():
     network = SecondName(nn.TransformerEncoderLayer(4, 1, 8), "linear1")
-    raises(["alias"], network, r"'second' \(TransformerEncoderLayer\).*one piece")
+    assert_refused(
+        ["alias"], network, r"'second' \(TransformerEncoderLayer\).*one piece"
+    )
 
 
 def test_an_exit_in_an_untraceable_layer_of_torch_names_the_line():
-    raises(["layer.norm1"], Attention(), r"^'layer' \(Tr.*/transformer\.py:\d+, in ")
+    assert_refused(
+        ["layer.norm1"], Attention(), r"^'layer' \(Tr.*/transformer\.py:\d+, in "
+    )
 
 
 @pytest.mark.usefixtures("_few_attempts")
@@ -157,8 +167,10 @@ def test_a_module_with_unregistered_layers_is_computed_in_one_piece():
 
 @pytest.mark.usefixtures("_few_attempts")
 def test_a_network_with_unregistered_layers_names_the_line():
-    raises(["layers"], Unregistered(), "no module named 'layers'")
-    raises([], Unregistered(), r"Unregistered cannot .*return self\.layers\[0\]\(x\)")
+    assert_refused(["layers"], Unregistered(), "no module named 'layers'")
+    assert_refused(
+        [], Unregistered(), r"Unregistered cannot .*return self\.layers\[0\]\(x\)"
+    )
 
 
 def test_an_untraceable_module_of_length_zero_is_computed_in_one_piece():
@@ -173,16 +185,16 @@ def test_optional_inputs_take_their_defaults():
 
 
 def test_an_input_without_a_default_is_named():
-    raises(["first"], TwoInputs(), "TwoInputs cannot .* argument: 'mask'")
+    assert_refused(["first"], TwoInputs(), "TwoInputs cannot .* argument: 'mask'")
 
 
 @pytest.mark.parametrize("name", ["secnd", "second.0", "Second"])
 def test_an_unknown_name_is_answered_with_names_near_it(name):
-    raises([name], Plain(), rf"Plain has no module named '{name}'.*'second'")
+    assert_refused([name], Plain(), rf"Plain has no module named '{name}'.*'second'")
 
 
 def test_an_unknown_name_like_no_other_is_answered_with_all_names():
-    raises(["zzz"], Plain(), "'zzz'.*'first', 'second', 'third', 'head'")
+    assert_refused(["zzz"], Plain(), "'zzz'.*'first', 'second', 'third', 'head'")
 
 
 def test_an_unknown_output_is_refused_by_name():
@@ -191,19 +203,19 @@ def test_an_unknown_output_is_refused_by_name():
 
 
 def test_an_exit_that_is_used_twice_is_refused():
-    raises(["first"], SharedLayer(), "'first' is ambiguous.* 2 times")
+    assert_refused(["first"], SharedLayer(), "'first' is ambiguous.* 2 times")
 
 
 @pytest.mark.parametrize("name", ["second", "third"])
 def test_an_exit_that_is_never_called_is_refused(name):
-    raises([name], NeverCalled(), f"'{name}' is not available.*never calls it")
+    assert_refused([name], NeverCalled(), f"'{name}' is not available.*never calls it")
 
 
 @pytest.mark.parametrize("container", [tuple, list, dict, Pair])
 def test_a_network_that_returns_a_container_needs_output(container):
     network = ReturnsWhatTheyAre(container)
     name = container.__name__
-    raises(["linear"], network, f"the network returns a {name} .*output=")
+    assert_refused(["linear"], network, f"the network returns a {name} .*output=")
 
 
 @pytest.mark.parametrize("container", [tuple, list, dict, Pair])
