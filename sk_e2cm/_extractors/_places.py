@@ -76,16 +76,16 @@ def evenly_spaced(
         raise ValueError(f"exits={n_exits}: at least one exit is needed.")
     meter = _measure_plausibly(trace, input_shape, dtype)
     macs = meter.macs
-    places = {
+    within = {
         node: name
-        for node, name in _places(trace).items()
+        for node, name in places(trace).items()
         if node in meter.tensors and 0 < macs[node] < macs[last]
     }
     targets = macs[last] * np.arange(1, n_exits + 1) / (n_exits + 1)
     # One value alive is a place between blocks; within a block a skip is alive too.
     live = Liveness(trace.graph, last)
-    clean = {node: name for node, name in places.items() if len(live.after(node)) == 1}
-    for candidates, tolerance in ((clean, _UNEVEN * targets[0]), (places, np.inf)):
+    clean = {node: name for node, name in within.items() if len(live.after(node)) == 1}
+    for candidates, tolerance in ((clean, _UNEVEN * targets[0]), (within, np.inf)):
         # Of places at the same cost the last: it has seen most.
         by_cost = {macs[node]: name for node, name in candidates.items()}
         costs = np.array(sorted(by_cost))
@@ -99,7 +99,7 @@ def evenly_spaced(
     )
 
 
-def _places(trace: Trace) -> dict[fx.Node, str]:
+def places(trace: Trace) -> dict[fx.Node, str]:
     """Return the values that a module returns, in order, with the module's name.
 
     Of several modules that return the same value the outermost gives the name.

@@ -54,6 +54,8 @@ def learn_cuts(
         else than in a batch, or if the stages with rows dropped and reordered do
         not compute what the uncut network computes.
     """
+    if len(batch) == 0:
+        raise ValueError("X has no samples.")
     three = _three_rows(batch)
     try:
         expected = whole(three.clone())

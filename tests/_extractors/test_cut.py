@@ -4,6 +4,7 @@ from torch import nn
 
 from sk_e2cm import TorchExtractor
 from sk_e2cm._extractors._cut import Liveness, cut
+from sk_e2cm._extractors._places import places
 from sk_e2cm._extractors._trace import Trace
 
 from .helpers import assert_close, assert_right, uncut
@@ -146,3 +147,10 @@ def test_stages_share_the_weights_of_the_network():
     weights = {id(p) for p in network.parameters()}
     for stage in stages_of(network, ["second"]):
         assert {id(p) for p in stage.parameters()} <= weights
+
+
+def test_a_large_network_may_be_cut_at_every_place_at_once(large, images):
+    trace = Trace(large)
+    exits = [name for node, name in places(trace).items() if node is not trace.node("")]
+    assert len(exits) > 50
+    assert_right(TorchExtractor(large, exits), large, images)

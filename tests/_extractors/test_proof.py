@@ -43,6 +43,11 @@ def test_an_operation_that_asks_for_several_samples_is_refused():
         TorchExtractor(network, ["0", "1"]).begin(torch.rand(5, 4))
 
 
+def test_no_samples_are_refused():
+    with pytest.raises(ValueError, match="no samples"):
+        begin(torch.relu, torch.rand(0, 4))
+
+
 def test_complex_features_are_refused():
     with pytest.raises(ValueError, match="'1' returns complex numbers"):
         begin(torch.fft.fft, torch.rand(5, 4))
