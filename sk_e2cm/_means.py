@@ -68,18 +68,20 @@ class ClassSums:
         """Add a batch, features of shape (n_samples, n_features)."""
         n_folds, n_classes = self.weight.shape
         shifted = features - self.shift
-        groups, member = np.unique(folds * n_classes + codes, return_inverse=True)
-        membership = np.zeros((len(groups), len(features)))
-        membership[member, np.arange(len(features))] = sample_weight
-        self.weight.reshape(-1)[groups] += membership.sum(axis=1)
-        self.first.reshape(n_folds * n_classes, -1)[groups] += matmul(
-            membership, shifted
+        weighted = shifted * sample_weight[:, None]
+        groups = folds * n_classes + codes
+        order = groups.argsort()
+        present, starts = np.unique(groups[order], return_index=True)
+        self.weight.reshape(-1)[present] += np.add.reduceat(
+            sample_weight[order], starts
+        )
+        self.first.reshape(n_folds * n_classes, -1)[present] += np.add.reduceat(
+            weighted[order], starts
         )
         if self.second is not None:
             for fold in np.unique(folds):
                 rows = folds == fold
-                weighted = shifted[rows] * sample_weight[rows, None]
-                self.second[fold] += matmul(weighted.T, shifted[rows])
+                self.second[fold] += matmul(weighted[rows].T, shifted[rows])
 
     def merge(self, other: ClassSums) -> None:
         """Add what `other` has summed, about whatever shift.
