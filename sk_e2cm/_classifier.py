@@ -28,7 +28,7 @@ from ._extractors import Extractor
 from ._features import RawFeatures, row_hashes
 from ._final import choose_final
 from ._training import N_FOLDS, fit_exits, run_training_pass
-from ._validation import check_classes, check_macs, check_training_data
+from ._validation import check_classes, check_extractor, check_macs, check_training_data
 
 
 class E2CMClassifier(EarlyExitMixin, ClassifierMixin, BaseEstimator):
@@ -65,7 +65,7 @@ class E2CMClassifier(EarlyExitMixin, ClassifierMixin, BaseEstimator):
     calibration : {"temperature"} or None, default="temperature"
         None is the paper's probability. "temperature" fits one temperature per
         stage by cross-fitting, on data that the class means have not seen: a
-        threshold of 0.9 then asks for 90% at every exit.
+        threshold of 0.9 then asks for at least 90% at every exit.
 
     final : {"auto", "network", "class_means"} or classifier, default="auto"
         What predicts samples that took no exit: the network's own output, the class
@@ -113,7 +113,7 @@ class E2CMClassifier(EarlyExitMixin, ClassifierMixin, BaseEstimator):
         exceed 1.
 
     final_ : {"network", "class_means", "classifier"}
-        Who heads at the last stage.
+        What predicts at the last stage.
 
     extractor_ : extractor
         The extractor used.
@@ -168,7 +168,7 @@ class E2CMClassifier(EarlyExitMixin, ClassifierMixin, BaseEstimator):
     """
 
     _parameter_constraints = {
-        "extractor": [HasMethods(["begin", "advance", "keep", "macs"]), None],
+        "extractor": "no_validation",  # by fit, whose messages say more
         "metric": [StrOptions({"euclidean"})],
         "pooling": [
             StrOptions({"auto", "none"}),
@@ -243,14 +243,15 @@ class E2CMClassifier(EarlyExitMixin, ClassifierMixin, BaseEstimator):
             If the data, the parameters and the network do not fit together. What
             was fitted before is left as it was.
         """
+        extractor: Extractor = (
+            RawFeatures() if self.extractor is None else self.extractor
+        )
+        check_extractor(extractor)
         valid_X, valid_y, weight = check_training_data(self, X, y, sample_weight)
         classes, codes = np.unique(valid_y, return_inverse=True)
         hashes = row_hashes(valid_X)
         calibrate = self.calibration is not None
         check_classes(classes, codes, hashes, weight, calibrate=calibrate)
-        extractor: Extractor = (
-            RawFeatures() if self.extractor is None else self.extractor
-        )
         n_exits = len(extractor.stage_names) - 1
         check_thresholds(self.threshold, n_exits, len(classes))
 

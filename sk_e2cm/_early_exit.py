@@ -46,7 +46,7 @@ class EarlyExitMixin:
 
     @property
     def stage_cost_(self) -> Floats:
-        """Cost of exiting at each stage, ndarray of shape (n_exits + 1,).
+        """Cost of exiting at each stage.
 
         In fractions of the network's multiply-adds, those of the open exits
         included: the last may exceed 1.

@@ -65,7 +65,7 @@ def staged_features(
     for stage, name in enumerate(extractor.stage_names):
         state, output = extractor.advance(state, stage)
         # A copy: the next stage may overwrite this one's output.
-        features.append(np.array(pool(output, pooling, name)))
+        features.append(np.array(pool(output, pooling, name, len(X))))
     return features
 
 

@@ -31,7 +31,9 @@ _AVERAGE: dict[int, Callable[..., Tensor]] = {
 }
 
 
-def pool(output: Any, pooling: Pooling, stage_name: str) -> Features:
+def pool(
+    output: Any, pooling: Pooling, stage_name: str, n_samples: int | None = None
+) -> Features:
     """Make one row of finite features per sample from a stage's output.
 
     Parameters
@@ -44,7 +46,10 @@ def pool(output: Any, pooling: Pooling, stage_name: str) -> Features:
         See `E2CMClassifier`.
 
     stage_name : str
-        For the message.
+        For the messages.
+
+    n_samples : int, default=None
+        How many rows there must be.
 
     Returns
     -------
@@ -53,6 +58,11 @@ def pool(output: Any, pooling: Pooling, stage_name: str) -> Features:
     """
     output = output if isinstance(output, Tensor) else np.asarray(output)
     n = len(output)
+    if n_samples is not None and n != n_samples:
+        raise ValueError(
+            f"Stage {stage_name!r} returned {n} rows for {n_samples} samples. Does the "
+            "extractor's keep() drop the other rows?"
+        )
     if output.ndim > 2:
         if pooling == "none":
             output = output.reshape(n, -1)

@@ -9,8 +9,9 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_X_y
 from sklearn.utils.multiclass import check_classification_targets
+from torch import nn
 
-from ._compat import _check_sample_weight
+from ._compat import InvalidParameterError, _check_sample_weight
 
 
 def check_training_data(
@@ -31,6 +32,22 @@ def check_training_data(
     data = [X, y, weight]
     X, y, weight = data if used.all() else [a[used] for a in data]
     return X, y, weight
+
+
+def check_extractor(extractor: Any) -> None:
+    """Refuse what is no extractor; a bare network is the likeliest mistake."""
+    if isinstance(extractor, nn.Module):
+        raise InvalidParameterError(
+            f"extractor is a torch module, {type(extractor).__name__}. Cut it into "
+            "stages: TorchExtractor(network, exits=[...])."
+        )
+    needed = ("stage_names", "begin", "advance", "keep", "macs")
+    missing = [member for member in needed if not hasattr(extractor, member)]
+    if missing or isinstance(extractor, type):
+        raise InvalidParameterError(
+            f"extractor must be an object like sk_e2cm.Extractor; {extractor!r} "
+            f"lacks {missing or 'being an instance'}."
+        )
 
 
 def check_classes(

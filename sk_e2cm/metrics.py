@@ -50,7 +50,7 @@ def accuracy_cost_scorer(
     -------
     dict
         ``"accuracy"``; ``"cost"``, the mean fraction of the network's multiply-adds;
-        ``"full_accuracy"``, the accuracy if nobody left early.
+        ``"full_accuracy"``, the accuracy of this estimator with all exits closed.
 
     Notes
     -----
@@ -122,7 +122,7 @@ def cheapest_within_drop(max_drop: float) -> Callable[[Results], int]:
     Parameters
     ----------
     max_drop : float
-        Against the full network, of which nobody leaves early: 0.01 is one point.
+        Against the same estimator with all exits closed: 0.01 is one point.
 
     Returns
     -------

@@ -168,9 +168,25 @@ def test_an_extractor_whose_costs_make_no_sense():
         E2CMClassifier(Shrinking()).fit(X, y)
 
 
-def test_something_that_is_no_extractor():
-    with pytest.raises(ValueError, match="extractor"):
+def test_a_bare_network_in_the_place_of_an_extractor():
+    with pytest.raises(ValueError, match=r"torch module, Sequential\. Cut it"):
         E2CMClassifier(mlp()).fit(X, y)
+
+
+@pytest.mark.parametrize("extractor", [object(), "resnet18", TorchExtractor])
+def test_something_that_is_no_extractor(extractor):
+    with pytest.raises(ValueError, match="extractor must be an object like"):
+        E2CMClassifier(extractor).fit(X, y)
+
+
+def test_an_extractor_that_keeps_rows_that_have_left():
+    class Forgetful(ToyExtractor):
+        def keep(self, state, rows):
+            return state
+
+    clf = E2CMClassifier(Forgetful(), threshold=0.7).fit(X, X[:, 0] > 0)
+    with pytest.raises(ValueError, match=r"returned 40 rows for \d+ samples"):
+        clf.predict(X)
 
 
 def test_pooling_that_gives_no_row_per_sample():

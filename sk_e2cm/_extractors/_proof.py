@@ -33,7 +33,7 @@ def learn_cuts(
         values is the exit's own.
 
     names : sequence of str
-        What to call the stages.
+        What messages call the outputs of the stages.
 
     whole : callable
         The uncut network, up to the end of the last stage.
@@ -111,7 +111,7 @@ def _run_watching_aliases(
     ]
     if len(set(written)) < len(written):
         raise ValueError(
-            f"The stage that ends with {name!r} writes in place into a value that is "
+            f"The stage that ends with {name} writes in place into a value that is "
             "alive twice before it. Choose another exit before this stage."
         )
     return after
@@ -125,13 +125,13 @@ def _run_alone(
         after = stage(*values)
     except Exception as error:
         raise ValueError(
-            f"{name!r} cannot be computed for one sample alone, as it must be when all "
+            f"{name} cannot be computed for one sample alone, as it must be when all "
             f"others have left: {error}"
         ) from error
     for a, b in zip(after, expected, strict=True):
         if isinstance(a, Tensor) and not same(a, b):
             raise ValueError(
-                f"{name!r} gives another result for one sample alone than in a batch "
+                f"{name} gives another result for one sample alone than in a batch "
                 f"(shapes {tuple(a.shape)} and {tuple(b.shape)}): it mixes samples, or "
                 "squeezes an axis of length 1 away. Choose another exit, or mend it."
             )
@@ -142,26 +142,27 @@ def _cut_after(name: str, two: tuple[Any, ...], three: tuple[Any, ...]) -> Cut:
     own = three[0]
     if not isinstance(own, Tensor):
         raise ValueError(
-            f"{name!r} returns a {type(own).__name__} and not one tensor. Name a "
+            f"{name} returns a {type(own).__name__} and not one tensor. Name a "
             "module that returns the tensor you need."
         )
     if own.is_complex():
-        raise ValueError(f"{name!r} returns complex numbers; name a module before it.")
+        raise ValueError(f"{name} returns complex numbers; name a module before it.")
     rules = []
     for i, (a, b) in enumerate(zip(two, three, strict=True)):
         try:
             rules.append(classify(a, b))
         except ValueError as error:
-            what = f"A value that is alive after {name!r}" if i else f"{name!r}"
+            what = f"A value that is alive after {name}" if i else f"{name}"
             raise ValueError(
                 f"{what} {error}. Samples cannot leave there: choose another exit, "
-                "or mend the network (batch_first? BatchNorm without statistics?)."
+                "or mend the network (batch_first? BatchNorm without statistics? "
+                "noise?)."
             ) from None
     match rules[0]:
         case Rows(axis, per_sample=1):
             return Cut(axis, tuple(rules))
     raise ValueError(
-        f"{name!r} does not return one row for each sample: its shape is "
+        f"{name} does not return one row for each sample: its shape is "
         f"{tuple(two[0].shape)} for two samples and {tuple(own.shape)} for three."
     )
 

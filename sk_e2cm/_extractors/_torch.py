@@ -7,7 +7,6 @@ from functools import cached_property
 from numbers import Integral
 from typing import Any, NamedTuple, Self
 
-import joblib
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 
 from ._cost import measure
 from ._cut import cut
-from ._frozen import device_of, frozen_copy, picklable, share
+from ._frozen import content_hash, device_of, frozen_copy, picklable, share
 from ._live import INPUT, Cut
 from ._places import evenly_spaced, exit_names, stage_ends
 from ._proof import learn_cuts
@@ -45,8 +44,8 @@ class TorchExtractor(Extractor):
 
     exits : sequence of str, or int
         Where samples may leave: the names of modules in the order of execution,
-        dotted as in ``module.named_modules()``. A number asks for that many,
-        spaced evenly by cost.
+        dotted as in ``module.named_modules()``, or one name. A number asks for that
+        many, spaced evenly by cost.
 
     output : str, default=None
         The name of the last module run. What comes after it is neither computed
@@ -181,7 +180,7 @@ class TorchExtractor(Extractor):
     @cached_property
     def fingerprint(self) -> str:
         # The graph too: weights and names outlive a change of the code.
-        return joblib.hash((self, str(self._trace.graph)))
+        return content_hash((self, str(self._trace.graph)))
 
     def begin(self, X: ArrayLike | Tensor) -> _Live:
         """Return the state before the first stage.
@@ -200,7 +199,7 @@ class TorchExtractor(Extractor):
         shape = batch.shape[1:]
         if shape not in self._cuts:
             self._cuts[shape] = learn_cuts(
-                self._stages, self.stage_names, self._whole, batch
+                self._stages, self._labels(), self._whole, batch
             )
         return _Live((batch,), INPUT, self._cuts[shape])
 
@@ -338,6 +337,11 @@ class TorchExtractor(Extractor):
         output = f", output={self._output!r}" if self._output else ""
         name = type(self._module).__name__
         return f"{type(self).__name__}({name}, exits={list(self._exits)}{output})"
+
+    def _labels(self) -> list[str]:
+        """Return what messages call the outputs of the stages."""
+        last = repr(self._output) if self._output else "the network's output"
+        return [*map(repr, self._exits), last]
 
     def _tensor(self, X: ArrayLike | Tensor) -> Tensor:
         # Always a copy: the first layer may work in place.

@@ -62,10 +62,12 @@ class Trace:
             stopped = self.module if tracer.stopped is None else tracer.stopped
             where = _user_line(error)
             if stopped in opened or stopped is self.module:
+                is_whole = stopped is self.module
+                outside = "" if is_whole else ", or choose exits outside of it"
                 raise ValueError(
                     f"{self._describe(stopped)} cannot be cut into stages: torch.fx "
-                    f"stopped at {where}. Choose exits outside of it, or split the "
-                    "network by hand with TorchExtractor.from_modules."
+                    f"stopped at {where}. Split the network by hand with "
+                    f"TorchExtractor.from_modules{outside}."
                 ) from error
             # What stops one module of a class stops its sisters too: one attempt
             # for all of them.

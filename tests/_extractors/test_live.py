@@ -189,7 +189,7 @@ def test_an_exit_that_mixes_rows_is_refused_by_name(mix):
 
 @pytest.mark.parametrize("mix", [MEAN, SWAPPED, LAST, SORTED, RANDOM, UNTRACKED])
 def test_a_last_stage_that_mixes_rows_is_refused_by_name(mix):
-    with pytest.raises(ValueError, match=r"'output' .*mixes the samples of a batch"):
+    with pytest.raises(ValueError, match=r"^the network's output .*mixes the samples"):
         begun(Mixes(mix), ["first"])
 
 

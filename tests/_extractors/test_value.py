@@ -246,6 +246,18 @@ def test_another_forward_makes_another_fingerprint(monkeypatch):
     assert TorchExtractor(at_seed(0, Plain), ["first"]).fingerprint != before
 
 
+def test_a_class_that_cannot_be_imported_has_the_same_fingerprint_elsewhere():
+    cloudpickle = pytest.importorskip("cloudpickle")
+
+    class Local(Plain):
+        pass
+
+    extractor = TorchExtractor(Local(), ["first"])
+    sent = cloudpickle.loads(cloudpickle.dumps(extractor))
+    assert type(sent._module) is not type(extractor._module) or sent is not extractor
+    assert sent.fingerprint == extractor.fingerprint
+
+
 def test_weights_that_are_tied_make_another_fingerprint_than_equal_ones():
     network = tied()
     extractor = TorchExtractor(network, ["0"])
