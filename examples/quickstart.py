@@ -137,7 +137,10 @@ def time_ratio(clf, network, X, *, size: int, repeats: int = 5) -> float:
 
 def show(name: str, rows: list[dict], chosen: float) -> None:
     """Print a table; the chosen threshold has a star."""
-    print(f"Confidence: {name}. Share of the images leaving at each exit, in %.")
+    print(
+        f"Confidence: {name}. MACs and time relative to the full network; share of "
+        "the images leaving\nat each exit, in %; * chosen on held-out images."
+    )
     print("threshold  accuracy  MACs  time: one  all 449  exits 1 to 7, network's end")
     for row in rows:
         star = "*" if row["threshold"] == chosen else " "
