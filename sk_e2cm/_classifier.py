@@ -276,7 +276,7 @@ class E2CMClassifier(EarlyExitMixin, ClassifierMixin, BaseEstimator):
             classes,
         )
 
-        # From here on nothing fails, so that a failed fit leaves no trace.
+        # Nothing is set before this point, so that a failed fit leaves no trace.
         validate_data(self, X, skip_check_array=True)
         self.extractor_ = extractor
         self.input_shape_ = valid_X.shape[1:]

@@ -20,7 +20,6 @@ from ._trace import Trace
 # small data sets', then others.
 _SIDES = (224, 32, 28, 64, 96, 128, 8, 16, 256, 299, 384, 512)
 
-
 # Places between blocks are preferred if each lies within this share of a step from
 # where it should.
 _UNEVEN = 0.6
