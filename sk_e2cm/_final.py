@@ -10,6 +10,7 @@ from scipy.special import softmax
 from sklearn.base import clone
 from sklearn.utils.validation import has_fit_parameter
 
+from ._exits import Head
 from ._means import ClassMeans, Floats
 from ._pooling import Features
 from ._training import TrainingPass
@@ -58,16 +59,13 @@ class LastClassifier:
         return proba
 
 
-Final = NetworkHead | LastClassifier | ClassMeans
-
-
 def choose_final(
     final: Any,
     head_classes: ArrayLike | None,
     class_means: ClassMeans,
     run: TrainingPass,
     classes: NDArray[Any],
-) -> tuple[str, Final]:
+) -> tuple[str, Head]:
     """Return the name and the head that `final` asks for, see `E2CMClassifier`.
 
     Raises
@@ -133,7 +131,7 @@ def _is_normalized(features: Features) -> bool:
     )
 
 
-def _accuracy(head: Final, run: TrainingPass) -> float:
+def _accuracy(head: Head, run: TrainingPass) -> float:
     right = head.proba(run.features[-1]).argmax(axis=1) == run.codes
     return float(np.average(right, weights=run.sample_weight))
 

@@ -81,9 +81,8 @@ def pool(
         bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
         raise ValueError(
             f"The output of stage {stage_name!r} contains NaN or infinity for "
-            f"{len(bad)} of {n} samples (the first is number "
-            f"{bad[0]} of its batch). Check that layer and the scale "
-            "of X."
+            f"{len(bad)} of {n} samples (the first is number {bad[0]} of its batch). "
+            "Check that layer and the scale of X."
         )
     return features
 

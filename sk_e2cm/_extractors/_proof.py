@@ -13,8 +13,6 @@ from ._live import Cut, Rows, classify, same
 
 Stage = Callable[..., tuple[Any, ...]]
 
-_LAST = torch.tensor([2])
-
 
 @torch.inference_mode(False)  # in which tensors do not count their writes
 @torch.no_grad()
@@ -65,6 +63,7 @@ def learn_cuts(
             f"and type {batch.dtype}: {error}"
         ) from error
     cuts = []
+    last = torch.tensor([2], device=three.device)
     one: tuple[Any, ...] = (three[2:].clone(),)
     two: tuple[Any, ...] = (three[:2].clone(),)
     all_three: tuple[Any, ...] = (three.clone(),)
@@ -72,7 +71,7 @@ def learn_cuts(
         all_three = _run_watching_aliases(stage, name, all_three)
         two = stage(*two)
         cut = _cut_after(name, two, all_three)
-        one = _run_alone(stage, name, one, cut.keep(all_three, _LAST.to(three.device)))
+        one = _run_alone(stage, name, one, cut.keep(all_three, last))
         cuts.append(cut)
     _prove(stages, cuts, three, expected)
     return tuple(cuts)
@@ -152,7 +151,7 @@ def _cut_after(name: str, two: tuple[Any, ...], three: tuple[Any, ...]) -> Cut:
         try:
             rules.append(classify(a, b))
         except ValueError as error:
-            what = f"A value that is alive after {name}" if i else f"{name}"
+            what = f"A value that is alive after {name}" if i else name
             raise ValueError(
                 f"{what} {error}. Samples cannot leave there: choose another exit, "
                 "or mend the network (batch_first? BatchNorm without statistics? "

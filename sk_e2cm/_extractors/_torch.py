@@ -134,8 +134,10 @@ class TorchExtractor(Extractor):
         # Forwards, since a module's call costs more than a small layer.
         stages = cut(trace.root, trace.graph, self._ends)
         self._stages = [stage.forward for stage in stages]
-        (whole,) = cut(trace.root, trace.graph, [last])
-        self._whole = (lambda X: whole.forward(X)[0]) if output else trace.module
+        self._whole: Callable[[Tensor], Any] = trace.module
+        if output:
+            (whole,) = cut(trace.root, trace.graph, [last])
+            self._whole = lambda X: whole.forward(X)[0]
         # Facts about (content, shape of input), found out when first asked for.
         self._cuts: dict[torch.Size, tuple[Cut, ...]] = {}
         self._macs: dict[tuple[int, ...], NDArray[np.float64]] = {}

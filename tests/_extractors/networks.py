@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import namedtuple
 from collections.abc import Callable
 
@@ -53,6 +54,14 @@ def token_network() -> nn.Sequential:
     return nn.Sequential(
         nn.Embedding(10, 6), nn.Linear(6, 6), nn.Flatten(), nn.Linear(6 * 5, 2)
     )
+
+
+def normed(norm: Callable[[nn.Module], nn.Module]) -> nn.Sequential:
+    """Return a network whose first layer has one of torch's older norms."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        layer = norm(nn.Linear(4, 4))
+    return nn.Sequential(layer, nn.ReLU(), nn.Linear(4, 3))
 
 
 class Block(nn.Module):

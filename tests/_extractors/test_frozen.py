@@ -1,6 +1,5 @@
 import copy
 import pickle
-import warnings
 
 import joblib
 import pytest
@@ -18,7 +17,7 @@ from sk_e2cm._extractors._frozen import (
 )
 
 from .helpers import assert_close, at_seed
-from .networks import BufferRead, LSTMStateAlive, Plain, chain
+from .networks import BufferRead, LSTMStateAlive, Plain, chain, normed
 
 
 def pickled(module):
@@ -32,10 +31,7 @@ def pruned():
 
 
 def weight_normed():
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        layer = nn.utils.weight_norm(nn.Linear(4, 4))
-    return nn.Sequential(layer, nn.ReLU(), nn.Linear(4, 3))
+    return normed(nn.utils.weight_norm)
 
 
 def tied():
