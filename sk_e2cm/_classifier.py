@@ -91,7 +91,8 @@ class E2CMClassifier(EarlyExitMixin, ClassifierMixin, BaseEstimator):
         told from others by its code, not by what that calls.
 
     verbose : int, default=0
-        Whether `fit` prints its progress.
+        Whether passes over all stages (`fit`, `exit_proba`, `score` with `memory`)
+        draw a progress bar.
 
     Attributes
     ----------
@@ -262,7 +263,6 @@ class E2CMClassifier(EarlyExitMixin, ClassifierMixin, BaseEstimator):
             codes,
             weight,
             n_folds=N_FOLDS if calibrate else 1,
-            verbose=self.verbose,
         )
         exits = fit_exits(run, calibrate=calibrate)
         macs = check_macs(extractor.macs(valid_X.shape[1:]), n_exits + 1)

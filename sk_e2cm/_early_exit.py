@@ -43,6 +43,7 @@ class EarlyExitMixin:
     batch_size: int
     device: Any
     memory: Any
+    verbose: int
 
     @property
     def stage_cost_(self) -> Floats:
@@ -192,6 +193,7 @@ class EarlyExitMixin:
             pooling=pooling,
             batch_size=self.batch_size,
             memory=check_memory(self.memory),
+            verbose=self.verbose,
         )
 
     def _thresholds(self) -> Floats:

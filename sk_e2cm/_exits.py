@@ -80,7 +80,7 @@ def run_lazily(
         state, output = extractor.advance(state, stage)
         if stage < last and closed[stage]:
             continue
-        proba = heads[stage].proba(pool(output, pooling, name, len(rows)))
+        proba = heads[stage].proba(pool(output, pooling, name, rows))
         if stage == last:
             leaves = np.ones(len(rows), dtype=bool)
         else:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from sklearn.utils import gen_batches
 
 from ._extractors import Extractor
+from ._hashing import content_hash
 from ._pooling import Features, Pooling, pool
 
 
@@ -65,7 +66,7 @@ def staged_features(
     for stage, name in enumerate(extractor.stage_names):
         state, output = extractor.advance(state, stage)
         # A copy: the next stage may overwrite this one's output.
-        features.append(np.array(pool(output, pooling, name, len(X))))
+        features.append(np.array(pool(output, pooling, name, np.arange(len(X)))))
     return features
 
 
@@ -83,6 +84,9 @@ class FullPass:
     memory : joblib.Memory
         Features are stored by the content of the batch, of the extractor and of
         the pooling.
+
+    verbose : int, default=0
+        Whether to draw a progress bar.
     """
 
     def __init__(
@@ -92,10 +96,12 @@ class FullPass:
         pooling: Pooling,
         batch_size: int,
         memory: joblib.Memory,
+        verbose: int = 0,
     ) -> None:
         self.extractor = extractor
         self.pooling = pooling
         self.batch_size = batch_size
+        self.verbose = verbose
         self.compute = memory.cache(staged_features, ignore=["extractor", "pooling"])
         # Made once: weights are many, and an extractor may count its calls.
         self.key = _key(extractor, pooling) if memory.location else ""
@@ -103,6 +109,14 @@ class FullPass:
     def __call__(self, X: NDArray[Any]) -> Iterator[tuple[slice, list[Features]]]:
         for rows in gen_batches(len(X), self.batch_size):
             yield rows, self.compute(self.extractor, X[rows], self.pooling, self.key)
+            if self.verbose:
+                _draw_progress(rows.stop, len(X))
+
+
+def _draw_progress(done: int, total: int) -> None:
+    bar = "#" * (30 * done // total)
+    end = "\n" if done == total else ""
+    print(f"\r[sk_e2cm] {bar:-<30} {done} of {total} samples", end=end, flush=True)
 
 
 def _key(extractor: Extractor, pooling: Pooling) -> str:
@@ -117,7 +131,7 @@ def _key(extractor: Extractor, pooling: Pooling) -> str:
 def fingerprint_of(extractor: Extractor) -> str:
     """Return a key for the extractor's content, the same in every process."""
     fingerprint = getattr(extractor, "fingerprint", None)
-    return joblib.hash(extractor) if fingerprint is None else fingerprint
+    return content_hash(extractor) if fingerprint is None else fingerprint
 
 
 def row_hashes(X: NDArray[Any]) -> NDArray[np.uint64]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -32,15 +32,18 @@ _AVERAGE: dict[int, Callable[..., Tensor]] = {
 
 
 def pool(
-    output: Any, pooling: Pooling, stage_name: str, n_samples: int | None = None
+    output: Any,
+    pooling: Pooling,
+    stage_name: str,
+    rows: NDArray[np.intp] | None = None,
 ) -> Features:
     """Make one row of finite features per sample from a stage's output.
 
     Parameters
     ----------
     output : tensor or ndarray
-        Of shape (n, d), taken as it is, (n, length, channels), or
-        (n, channels, *sizes).
+        Of shape (n, d), taken as it is, (n, length, channels), (n, channels, *sizes),
+        or (n, side, side, channels).
 
     pooling : {"auto", "none"}, int or callable
         See `E2CMClassifier`.
@@ -48,8 +51,8 @@ def pool(
     stage_name : str
         For the messages.
 
-    n_samples : int, default=None
-        How many rows there must be.
+    rows : ndarray of shape (n,), default=None
+        Which samples of the batch these are. By default all of them.
 
     Returns
     -------
@@ -58,11 +61,14 @@ def pool(
     """
     output = output if isinstance(output, Tensor) else np.asarray(output)
     n = len(output)
-    if n_samples is not None and n != n_samples:
+    rows = np.arange(n) if rows is None else rows
+    if n != len(rows):
         raise ValueError(
-            f"Stage {stage_name!r} returned {n} rows for {n_samples} samples. Does the "
+            f"Stage {stage_name!r} returned {n} rows for {len(rows)} samples. Does the "
             "extractor's keep() drop the other rows?"
         )
+    if isinstance(output, Tensor) and output.is_quantized:
+        output = output.dequantize()
     if output.ndim > 2:
         if pooling == "none":
             output = output.reshape(n, -1)
@@ -78,7 +84,7 @@ def pool(
             "must return (n_samples, n_features)."
         )
     if not np.isfinite(features).all():
-        bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
+        bad = rows[~np.isfinite(features).all(axis=1)]
         raise ValueError(
             f"The output of stage {stage_name!r} contains NaN or infinity for "
             f"{len(bad)} of {n} samples (the first is number {bad[0]} of its batch). "
@@ -101,6 +107,13 @@ def _at_least_single(output: Tensor) -> Tensor:
     return output.float()
 
 
+def _has_channels_last(shape: Sequence[int]) -> bool:
+    """Tell tokens, and the square maps of Swin and its kin, by their shapes."""
+    if len(shape) == 4:
+        return shape[1] == shape[2] != shape[3]
+    return len(shape) == 3
+
+
 def _average_over_grid(output: Any, pooling: Any, stage_name: str) -> Tensor:
     if output.ndim - 2 not in _AVERAGE:
         raise ValueError(
@@ -109,8 +122,8 @@ def _average_over_grid(output: Any, pooling: Any, stage_name: str) -> Tensor:
         )
     if not isinstance(output, Tensor):
         output = to_tensor(output)
-    if output.ndim == 3:  # tokens: channels come last
-        output = output.movedim(2, 1)
+    if _has_channels_last(output.shape):
+        output = output.movedim(-1, 1)
     output = _at_least_single(output)
     channels, *sizes = output.shape[1:]
     grid = pooling

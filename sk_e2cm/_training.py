@@ -58,7 +58,6 @@ def run_training_pass(
     sample_weight: NDArray[np.float64],
     *,
     n_folds: int = N_FOLDS,
-    verbose: int = 0,
 ) -> TrainingPass:
     """Run the network once; sum over all samples and keep the features of some.
 
@@ -83,8 +82,6 @@ def run_training_pass(
         for summed, stored, f in zip(sums, features, batch, strict=True):
             summed.add(f, folds[rows], codes[rows], sample_weight[rows])
             stored[here] = f[kept[here] - rows.start]
-        if verbose:
-            print(f"[sk_e2cm] {rows.stop} of {len(X)} samples", flush=True)
     return TrainingPass(
         sums,
         features,

@@ -158,18 +158,3 @@ def test_temperatures_of_one_are_the_papers():
     plain, calibrated = (fit_exits(run, calibrate=c) for c in (False, True))
     assert [exit_.inverse_temperature for exit_ in plain] == [1, 1]
     assert all(exit_.inverse_temperature != 1 for exit_ in calibrated)
-
-
-def test_progress_is_printed_if_asked_for(capsys):
-    train(*make_data(), batch_size=200, verbose=1)
-    assert capsys.readouterr().out.splitlines() == [
-        "[sk_e2cm] 200 of 500 samples",
-        "[sk_e2cm] 400 of 500 samples",
-        "[sk_e2cm] 500 of 500 samples",
-    ]
-
-
-def test_nothing_is_printed_otherwise(capsys):
-    train(*make_data())
-    captured = capsys.readouterr()
-    assert captured.out == captured.err == ""

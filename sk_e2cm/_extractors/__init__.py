@@ -1,6 +1,7 @@
 """Extractors: what can be computed stage by stage."""
 
+from ._arrays import to_tensor
 from ._protocol import Extractor
-from ._torch import TorchExtractor, to_tensor
+from ._torch import TorchExtractor
 
 __all__ = ["Extractor", "TorchExtractor", "to_tensor"]

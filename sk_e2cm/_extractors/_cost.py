@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from math import prod
 from typing import Any
 
 import torch
@@ -10,7 +12,30 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from ._frozen import device_of, like, with_tensors
+from ._quantized import exact_twin, hidden_macs
 from ._trace import TORCH_PATCHED, Trace
+
+Shape = tuple[int, ...]
+
+
+def _matrix_vector(matrix: Shape, *_: Any, **__: Any) -> int:
+    return 2 * prod(matrix)
+
+
+def _recurrent(X: Shape, W_input: Shape, W_hidden: Shape, *_: Any, **__: Any) -> int:
+    return 2 * prod(X[:-1]) * (prod(W_input) + prod(W_hidden))
+
+
+def _bilinear(X: Shape, W: Shape, *_: Any, **__: Any) -> int:
+    return 2 * X[0] * prod(W)
+
+
+# Operations that torch's counter takes for free.
+_MORE_FLOPS = {
+    torch.ops.aten.mv: _matrix_vector,
+    torch.ops.aten.mkldnn_rnn_layer: _recurrent,
+    torch.ops.aten._trilinear: _bilinear,
+}
 
 
 class Meter(fx.Interpreter):
@@ -23,50 +48,67 @@ class Meter(fx.Interpreter):
         counter knows convolutions and matrix products, and takes a multiply-add
         for two operations.
 
-    tensors : set of fx.Node
-        The operations that return one tensor.
+    shapes : dict of fx.Node to tuple of int
+        For the operations that return one tensor, its shape for one sample.
     """
 
     def __init__(self, root: nn.Module, graph: fx.Graph, X: Tensor) -> None:
         super().__init__(root, graph=graph)
         self.macs: dict[fx.Node, float] = {}
-        self.tensors: set[fx.Node] = set()
-        self._counter = FlopCounterMode(display=False)
+        self.shapes: dict[fx.Node, Shape] = {}
+        self._hidden = 0.0
+        self._counter = FlopCounterMode(display=False, custom_mapping=_MORE_FLOPS)
         # The plain kernel, since those for one device each are not all counted.
         with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), self._counter:
             self.run(X)
 
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
-        self.macs[n] = self._counter.get_total_flops() / 2
+        if n.op == "call_module":
+            self._hidden += hidden_macs(self.fetch_attr(str(n.target)), value)
+        self.macs[n] = self._counter.get_total_flops() / 2 + self._hidden
         if isinstance(value, Tensor):
-            self.tensors.add(n)
+            self.shapes[n] = tuple(value.shape)
         return value
 
 
 @torch.inference_mode(False)
-def measure(trace: Trace, input_shape: tuple[int, ...], dtype: torch.dtype) -> Meter:
-    """Measure one sample of this shape, without computing anything if possible.
+def measure(trace: Trace, shapes: Iterable[Shape], dtype: torch.dtype) -> Meter:
+    """Measure one sample, without computing anything if possible.
+
+    Parameters
+    ----------
+    trace : Trace
+        Of the network.
+
+    shapes : iterable of tuple of int
+        The first one that the network takes is measured.
+
+    dtype : torch.dtype
+        Of the sample.
 
     Raises
     ------
     ValueError
-        If the network does not take this shape.
+        If the network takes none of the shapes.
     """
-    X = torch.zeros(1, *input_shape, dtype=dtype)
+    shapes = list(shapes)
     here = device_of(trace.module)
+    failure: Exception | None = None
     # Shapes are enough for most operations, but some need values, and a few cannot
     # work on what carries gradients.
     for device, gradients in (("meta", True), (here, True), (here, False)):
-        root = _moved(trace.root, device, gradients)
-        with TORCH_PATCHED:
-            try:
-                return Meter(root, trace.graph, X.to(device))
-            except Exception as error:
-                failure = error
+        root = _moved(exact_twin(trace.root), device, gradients)
+        for shape in shapes:
+            X = torch.zeros(1, *shape, dtype=dtype, device=device)
+            with TORCH_PATCHED:
+                try:
+                    return Meter(root, trace.graph, X)
+                except Exception as error:
+                    failure = error
     raise ValueError(
-        f"The network does not take samples of shape {tuple(input_shape)} and type "
-        f"{dtype}: {failure}"
+        f"The network does not take samples of shape "
+        f"{' or '.join(map(str, shapes))} and type {dtype}: {failure}"
     ) from failure
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
+
+Stage = Callable[..., tuple[Any, ...]]
 
 
 class Liveness:
@@ -32,6 +35,34 @@ class Liveness:
             for node, until in self._needed_until.items()
             if self.order[node] <= self.order[end] < until
         ]
+
+
+class Chain(NamedTuple):
+    """A network as stages and in one piece.
+
+    Parameters
+    ----------
+    stages : list of callable
+        Each takes the values that the one before it returned. The first of the
+        values is the exit's own.
+
+    whole : callable
+        The uncut network, up to the end of the last stage.
+    """
+
+    stages: list[Stage]
+    whole: Callable[[Tensor], Any]
+
+
+def chain(root: nn.Module, graph: fx.Graph, ends: Sequence[fx.Node]) -> Chain:
+    """Cut `graph` after each of `ends`, for the weights of `root`."""
+    # Forwards, since a module's call costs more than a small layer.
+    stages = [stage.forward for stage in cut(root, graph, ends)]
+    last = ends[-1]
+    if any(user.op == "output" and user.args == (last,) for user in last.users):
+        return Chain(stages, root)
+    (whole,) = cut(root, graph, [last])
+    return Chain(stages, lambda X: whole.forward(X)[0])
 
 
 def cut(

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
-from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
-import joblib.hashing
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -69,26 +67,6 @@ def picklable(module: nn.Module) -> nn.Module:
     Plain arrays give the same bytes in every process; torch's storages do not.
     """
     return with_tensors(module, _Stored)
-
-
-def content_hash(value: Any) -> str:
-    """Hash a value like ``joblib.hash``, with classes and functions by their names.
-
-    So the hash is the same where a class cannot be imported: in a worker, say, that
-    was sent a network whose class stands in a notebook.
-    """
-    return _NamingHasher("md5").hash(value)
-
-
-class _NamingHasher(joblib.hashing.NumpyHasher):
-    dispatch = joblib.hashing.NumpyHasher.dispatch.copy()
-
-    def save_global(self, obj: Any, name: str | None = None, **_: Any) -> None:
-        self.save((getattr(obj, "__module__", None), name or obj.__qualname__))
-
-    dispatch[type] = save_global
-    dispatch[FunctionType] = save_global
-    dispatch[BuiltinFunctionType] = save_global
 
 
 _CHANNELS_LAST = torch.channels_last

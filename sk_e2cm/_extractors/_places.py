@@ -73,12 +73,16 @@ def evenly_spaced(
     """Return the names of `n_exits` modules that split the cost up to `last` evenly."""
     if n_exits < 1:
         raise ValueError(f"exits={n_exits}: at least one exit is needed.")
-    meter = _measure_plausibly(trace, input_shape, dtype)
+    meter = measure_plausibly(trace, input_shape, dtype)
     macs = meter.macs
+    of_input = _descendants(trace.input)
     within = {
         node: name
         for node, name in places(trace).items()
-        if node in meter.tensors and 0 < macs[node] < macs[last]
+        # One sample has an axis of length 1 for its row, unless rows are mixed there.
+        if 1 in meter.shapes.get(node, ())
+        and node in of_input
+        and 0 < macs[node] < macs[last]
     }
     targets = macs[last] * np.arange(1, n_exits + 1) / (n_exits + 1)
     # One value alive is a place between blocks; within a block a skip is alive too.
@@ -112,34 +116,42 @@ def places(trace: Trace) -> dict[fx.Node, str]:
     return {node: at[node] for node in trace.graph.nodes if node in at}
 
 
-def _measure_plausibly(
+def _descendants(node: fx.Node) -> set[fx.Node]:
+    found: set[fx.Node] = set()
+    todo = [node]
+    while todo:
+        users = [user for user in todo.pop().users if user not in found]
+        found.update(users)
+        todo.extend(users)
+    return found
+
+
+def measure_plausibly(
     trace: Trace, input_shape: tuple[int, ...] | None, dtype: torch.dtype
 ) -> Meter:
-    """Measure at `input_shape`, or at the first shape that the network takes.
+    """Measure at `input_shape`, or at the first plausible shape that the network takes.
 
     Where the exits come to lie depends little on the size of the images.
     """
     if input_shape is not None:
-        return measure(trace, tuple(input_shape), dtype)
-    for shape in _plausible_shapes(trace.module):
-        try:
-            return measure(trace, shape, dtype)
-        except ValueError:
-            continue
-    raise ValueError(
-        "exits= as a number needs the shape of one sample to count the cost: pass "
-        "input_shape=, for instance input_shape=(3, 224, 224), or name the exits."
-    )
+        return measure(trace, [tuple(input_shape)], dtype)
+    try:
+        return measure(trace, _plausible_shapes(trace.module), dtype)
+    except ValueError as error:
+        raise ValueError(
+            "The shape of one sample is needed to count the cost: pass input_shape=, "
+            "for instance input_shape=(3, 224, 224)."
+        ) from error
 
 
-def _plausible_shapes(module: nn.Module) -> Iterator[tuple[int, ...]]:
-    for first in module.modules():
-        if isinstance(first, nn.Linear):
-            yield (first.in_features,)
-        elif isinstance(first, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
-            n_axes = len(first.kernel_size)
-            yield from ((first.in_channels, *[side] * n_axes) for side in _SIDES)
-        elif isinstance(first, nn.Embedding):
+def _plausible_shapes(network: nn.Module) -> Iterator[tuple[int, ...]]:
+    for first in map(vars, network.modules()):
+        if "in_features" in first:
+            yield (first["in_features"],)
+        elif "in_channels" in first:
+            n_axes = len(first["kernel_size"])
+            yield from ((first["in_channels"], *[side] * n_axes) for side in _SIDES)
+        elif "num_embeddings" in first:
             yield from ((side,) for side in _SIDES)
         else:
             continue

@@ -2,39 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from itertools import chain
+import itertools
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ._cut import Chain, Stage
 from ._live import Cut, Rows, classify, same
-
-Stage = Callable[..., tuple[Any, ...]]
 
 
 @torch.inference_mode(False)  # in which tensors do not count their writes
 @torch.no_grad()
-def learn_cuts(
-    stages: Sequence[Stage],
-    names: Sequence[str],
-    whole: Callable[[Tensor], Any],
-    batch: Tensor,
-) -> tuple[Cut, ...]:
+def learn_cuts(chain: Chain, names: Sequence[str], batch: Tensor) -> tuple[Cut, ...]:
     """Find out what is alive after each stage, and prove that dropping rows is right.
 
     Parameters
     ----------
-    stages : sequence of callable
-        Each takes the values that the one before it returned. The first of the
-        values is the exit's own.
+    chain : Chain
+        The stages, and the network that they should compute.
 
     names : sequence of str
         What messages call the outputs of the stages.
-
-    whole : callable
-        The uncut network, up to the end of the last stage.
 
     batch : tensor of shape (n_samples, ...)
         Three of its rows are run: all of them, two, and one alone.
@@ -56,7 +46,7 @@ def learn_cuts(
         raise ValueError("X has no samples.")
     three = _three_rows(batch)
     try:
-        expected = whole(three.clone())
+        expected = chain.whole(three.clone())
     except Exception as error:
         raise ValueError(
             f"The network does not take samples of shape {tuple(batch.shape[1:])} "
@@ -67,13 +57,13 @@ def learn_cuts(
     one: tuple[Any, ...] = (three[2:].clone(),)
     two: tuple[Any, ...] = (three[:2].clone(),)
     all_three: tuple[Any, ...] = (three.clone(),)
-    for stage, name in zip(stages, names, strict=True):
+    for stage, name in zip(chain.stages, names, strict=True):
         all_three = _run_watching_aliases(stage, name, all_three)
         two = stage(*two)
         cut = _cut_after(name, two, all_three)
         one = _run_alone(stage, name, one, cut.keep(all_three, last))
         cuts.append(cut)
-    _prove(stages, cuts, three, expected)
+    _prove(chain.stages, cuts, three, expected)
     return tuple(cuts)
 
 
@@ -81,7 +71,7 @@ def _three_rows(batch: Tensor) -> Tensor:
     """Choose three rows that differ: equal rows would hide a mix-up."""
     batch = batch.nan_to_num(0.0, 0.0, 0.0) if batch.is_floating_point() else batch
     chosen: list[Tensor] = []
-    for row in chain(batch, batch[:1].flip(-1), batch[:1].roll(1, -1)):
+    for row in itertools.chain(batch, batch[:1].flip(-1), batch[:1].roll(1, -1)):
         if not any(torch.equal(row, other) for other in chosen):
             chosen.append(row)
         if len(chosen) == 3:

@@ -33,8 +33,8 @@ class Extractor(ABC):
     Notes
     -----
     Two more members are used where they are there: ``fingerprint``, a string that
-    names the content, under which ``memory=`` stores features (``joblib.hash`` of
-    the extractor otherwise); and ``to(device)``, the extractor on another device.
+    names the content, under which ``memory=`` stores features (otherwise a hash of
+    what would be pickled); and ``to(device)``, the extractor on another device.
 
     Examples
     --------

@@ -12,13 +12,17 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
+from .._hashing import content_hash
+from ._arrays import to_numpy, to_tensor
 from ._cost import measure
-from ._cut import cut
-from ._frozen import content_hash, device_of, frozen_copy, picklable, share
+from ._cut import chain
+from ._frozen import device_of, frozen_copy, picklable, share
 from ._live import INPUT, Cut
-from ._places import evenly_spaced, exit_names, stage_ends
+from ._places import evenly_spaced, exit_names, measure_plausibly, stage_ends
 from ._proof import learn_cuts
 from ._protocol import Extractor
+from ._quantized import exact_twin
+from ._summary import summarize
 from ._trace import Trace
 
 
@@ -53,7 +57,8 @@ class TorchExtractor(Extractor):
 
     input_shape : tuple of int, default=None
         The shape of one sample, used only to count the cost when `exits` is a
-        number. By default, a shape that the network takes is looked for.
+        number and in `summary`. By default, a shape that the network takes is
+        looked for.
 
     Attributes
     ----------
@@ -124,6 +129,7 @@ class TorchExtractor(Extractor):
         self._module = frozen_copy(module)
         trace = Trace(share(self._module), [*names, output or ""])
         last = trace.node(output or "")
+        trace.refuse_dropout(last)
         self._dtype = trace.input_dtype()
         if isinstance(exits, Integral):
             names = evenly_spaced(trace, int(exits), last, input_shape, self._dtype)
@@ -131,13 +137,11 @@ class TorchExtractor(Extractor):
         self._trace = trace
         self._exits = names
         self._output = output
-        # Forwards, since a module's call costs more than a small layer.
-        stages = cut(trace.root, trace.graph, self._ends)
-        self._stages = [stage.forward for stage in stages]
-        self._whole: Callable[[Tensor], Any] = trace.module
-        if output:
-            (whole,) = cut(trace.root, trace.graph, [last])
-            self._whole = lambda X: whole.forward(X)[0]
+        self._input_shape = input_shape
+        self._stages, _ = self._proven = chain(trace.root, trace.graph, self._ends)
+        twin = exact_twin(trace.root)
+        if twin is not trace.root:
+            self._proven = chain(twin, trace.graph, self._ends)
         # Facts about (content, shape of input), found out when first asked for.
         self._cuts: dict[torch.Size, tuple[Cut, ...]] = {}
         self._macs: dict[tuple[int, ...], NDArray[np.float64]] = {}
@@ -160,8 +164,8 @@ class TorchExtractor(Extractor):
         for module in modules:
             _check_module(module)
         # A shell of its own for each, so that one module may serve two stages.
-        chain = nn.Sequential(*(nn.Sequential(module) for module in modules))
-        return cls(chain, [str(i) for i in range(len(chain) - 1)])
+        network = nn.Sequential(*(nn.Sequential(module) for module in modules))
+        return cls(network, [str(i) for i in range(len(network) - 1)])
 
     @property
     def exits(self) -> tuple[str, ...]:
@@ -182,7 +186,9 @@ class TorchExtractor(Extractor):
     @cached_property
     def fingerprint(self) -> str:
         # The graph too: weights and names outlive a change of the code.
-        return content_hash((self, str(self._trace.graph)))
+        graph = str(self._trace.graph)
+        module = picklable(self._module)
+        return content_hash((type(self), module, self._exits, self._output, graph))
 
     def begin(self, X: ArrayLike | Tensor) -> _Live:
         """Return the state before the first stage.
@@ -200,9 +206,7 @@ class TorchExtractor(Extractor):
         batch = self._tensor(X)
         shape = batch.shape[1:]
         if shape not in self._cuts:
-            self._cuts[shape] = learn_cuts(
-                self._stages, self._labels(), self._whole, batch
-            )
+            self._cuts[shape] = self._learn_cuts(batch)
         return _Live((batch,), INPUT, self._cuts[shape])
 
     @torch.inference_mode()
@@ -266,7 +270,7 @@ class TorchExtractor(Extractor):
         for stage in range(len(self._stages)):
             state, output = self.advance(state, stage)
             # A copy: the next stage may overwrite it.
-            yield output.clone() if isinstance(X, Tensor) else _to_numpy(output)
+            yield output.clone() if isinstance(X, Tensor) else to_numpy(output)
 
     def macs(self, input_shape: tuple[int, ...]) -> NDArray[np.float64]:
         """Count the multiply-adds from the input to the end of each stage.
@@ -283,9 +287,35 @@ class TorchExtractor(Extractor):
         """
         shape = tuple(int(side) for side in input_shape)
         if shape not in self._macs:
-            spent = measure(self._trace, shape, self._dtype).macs
+            spent = measure(self._trace, [shape], self._dtype).macs
             self._macs[shape] = np.array([spent[end] for end in self._ends])
         return self._macs[shape].copy()
+
+    def summary(self, input_shape: tuple[int, ...] | None = None) -> None:
+        """Print a table of the stages: module, output shape, cumulative multiply-adds.
+
+        Parameters
+        ----------
+        input_shape : tuple of int, default=None
+            The shape of one sample. By default the `input_shape` that the extractor
+            was made with, or else a shape that the network takes.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from sk_e2cm import TorchExtractor
+        >>> network = torch.nn.Sequential(
+        ...     torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+        >>> TorchExtractor(network, exits=["1"]).summary()
+        stage   module      output shape  multiply-adds  share
+        1       ReLU        (1, 8)                   32  0.571
+        output  Sequential  (1, 3)                   56  1.000
+        """
+        shape = input_shape or self._input_shape
+        meter = measure_plausibly(self._trace, shape, self._dtype)
+        names = (*self._exits, self._output or "")
+        modules = [self._module.get_submodule(name) for name in names]
+        print(summarize(meter, self.stage_names, modules, self._ends))
 
     def to(self, device: str | torch.device) -> TorchExtractor:
         """Return this extractor on another device.
@@ -314,7 +344,9 @@ class TorchExtractor(Extractor):
             ) from error
         if there not in self._elsewhere:
             moved = frozen_copy(self._module, there)
-            copy = type(self)(moved, self._exits, output=self._output)
+            copy = _rebuild(
+                type(self), moved, self._exits, self._output, self._input_shape
+            )
             copy._elsewhere = self._elsewhere
             self._elsewhere[there] = copy
         return self._elsewhere[there]
@@ -333,6 +365,7 @@ class TorchExtractor(Extractor):
             picklable(self._module),
             self._exits,
             self._output,
+            self._input_shape,
         )
 
     def __repr__(self) -> str:
@@ -340,10 +373,9 @@ class TorchExtractor(Extractor):
         name = type(self._module).__name__
         return f"{type(self).__name__}({name}, exits={list(self._exits)}{output})"
 
-    def _labels(self) -> list[str]:
-        """Return what messages call the outputs of the stages."""
-        last = repr(self._output) if self._output else "the network's output"
-        return [*map(repr, self._exits), last]
+    def _learn_cuts(self, batch: Tensor) -> tuple[Cut, ...]:
+        end = repr(self._output) if self._output else "the network's output"
+        return learn_cuts(self._proven, [*map(repr, self._exits), end], batch)
 
     def _tensor(self, X: ArrayLike | Tensor) -> Tensor:
         # Always a copy: the first layer may work in place.
@@ -351,25 +383,14 @@ class TorchExtractor(Extractor):
         return tensor.to(self.device, self._dtype, copy=True)
 
 
-def to_tensor(X: ArrayLike) -> Tensor:
-    """Copy an array, whatever its strides and byte order, into a tensor."""
-    array = np.array(X, order="C")
-    return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
-
-
 def _rebuild(
     cls: type[TorchExtractor],
     module: nn.Module,
     exits: tuple[str, ...],
     output: str | None,
+    input_shape: tuple[int, ...] | None,
 ) -> TorchExtractor:
-    return cls(module, exits, output=output)
-
-
-def _to_numpy(output: Tensor) -> NDArray[Any]:
-    if output.dtype is torch.bfloat16:  # unknown to NumPy
-        output = output.float()
-    return output.cpu().numpy().copy()
+    return cls(module, exits, output=output, input_shape=input_shape)
 
 
 def _check_module(module: Any) -> None:

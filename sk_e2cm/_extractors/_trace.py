@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import threading
 import traceback
 from collections.abc import Callable, Collection
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.nn import functional as F
 
 # Held while torch.fx replaces nn.Module.__call__ for every thread, and while the
 # flop counter has hooks on every module.
@@ -20,6 +23,15 @@ _MACHINERY = (
     str(Path(fx.__file__).parent),
     nn.Module.__call__.__code__.co_filename,
     __file__,
+)
+
+_DROPOUTS = (
+    F.dropout,
+    F.dropout1d,
+    F.dropout2d,
+    F.dropout3d,
+    F.alpha_dropout,
+    F.feature_alpha_dropout,
 )
 
 
@@ -78,6 +90,27 @@ class Trace:
         self.input = next(node for node in self.graph.nodes if node.op == "placeholder")
         self.returned = tracer.returned
         return True
+
+    def refuse_dropout(self, last: fx.Node) -> None:
+        """Raise an error if dropout is on, eval mode or not, before the end `last`."""
+        nodes = list(self.graph.nodes)
+        on = [_place(n) for n in nodes[: nodes.index(last) + 1] if self._drops(n)]
+        if on:
+            raise ValueError(
+                f"Dropout is on in {', '.join(on[:5])}, although the network is in "
+                "eval mode: its outputs are random. A function such as "
+                "torch.nn.functional.dropout needs training=self.training."
+            )
+
+    def _drops(self, node: fx.Node) -> bool:
+        if node.op == "call_module":
+            leaf = self.root.get_submodule(str(node.target))
+            return isinstance(leaf, nn.modules.dropout._DropoutNd) and leaf.training
+        if node.op != "call_function" or node.target not in _DROPOUTS:
+            return False
+        call = inspect.signature(node.target).bind(*node.args, **node.kwargs)
+        call.apply_defaults()
+        return bool(call.arguments["training"] and call.arguments["p"])
 
     def node(self, name: str) -> fx.Node:
         """Return the graph's node for what the module called `name` returns."""
@@ -188,7 +221,7 @@ class _Tracer(fx.Tracer):
         self.registered = registered
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        if m in self.opened:
+        if m in self.opened or (_is_encoder(m) and m not in self.opaque):
             return False
         return m in self.opaque or super().is_leaf_module(m, module_qualified_name)
 
@@ -199,6 +232,8 @@ class _Tracer(fx.Tracer):
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Any:
+        if _is_encoder(m):
+            forward = partial(_encode, m)
         try:
             value = super().call_module(m, forward, args, kwargs)
         except Exception:
@@ -209,6 +244,42 @@ class _Tracer(fx.Tracer):
             raise
         self.returned.setdefault(m, []).append(value)
         return value
+
+
+def _place(node: fx.Node) -> str:
+    """Name the module in whose forward a node was met."""
+    *_, name = node.meta["nn_module_stack"]
+    name = name.removeprefix("network").removeprefix(".")
+    return repr(name) if name else "the network"
+
+
+def _is_encoder(module: nn.Module) -> bool:
+    return type(module).forward is nn.TransformerEncoder.forward
+
+
+def _encode(
+    encoder: Any,
+    src: Any,
+    mask: Any = None,
+    src_key_padding_mask: Any = None,
+    is_causal: bool | None = None,
+) -> Any:
+    """Compute what ``nn.TransformerEncoder.forward`` does, without its branches.
+
+    These choose between faster ways to the same result, but for the rows of padding:
+    where torch packs the tokens it returns zeros there.
+    """
+    for layer in encoder.layers:
+        src = layer(
+            src,
+            src_mask=mask,
+            src_key_padding_mask=src_key_padding_mask,
+            is_causal=bool(is_causal),
+        )
+    packs = encoder.use_nested_tensor and mask is None
+    if packs and src_key_padding_mask is not None:
+        src = src.masked_fill(src_key_padding_mask.unsqueeze(-1), 0.0)
+    return src if encoder.norm is None else encoder.norm(src)
 
 
 def _user_line(error: Exception) -> str:

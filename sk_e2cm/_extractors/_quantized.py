@@ -1,0 +1,65 @@
+"""What torch's quantised layers need: they hide their weights, and dynamic ones mix.
+
+A dynamically quantised layer rounds its input by the range of the whole batch, so a
+sample's result depends a little on the others, in the network as it is. Whether
+samples may be dropped is therefore proved on a twin in which these layers compute
+with the same weights, but without rounding.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from torch import Tensor, nn
+
+
+def exact_twin(network: nn.Module) -> nn.Module:
+    """Return a copy without dynamic rounding, or `network` itself if it has none."""
+    twins = {
+        id(module): _exact(module)
+        for module in network.modules()
+        if type(module).__module__.startswith("torch.ao.nn.quantized.dynamic")
+        and type(module).__name__ in ("Linear", "LSTM", "GRU")
+    }
+    # deepcopy takes what its memo holds for the copy.
+    return copy.deepcopy(network, twins) if twins else network
+
+
+def _exact(layer: Any) -> nn.Module:
+    exact: nn.Module
+    if type(layer).__name__ == "Linear":
+        state = {"weight": layer.weight(), "bias": layer.bias()}
+        exact = nn.Linear(
+            layer.in_features, layer.out_features, bias=state["bias"] is not None
+        )
+    else:
+        state = {**layer.get_weight(), **layer.get_bias()}
+        exact = getattr(nn, type(layer).__name__)(
+            layer.input_size,
+            layer.hidden_size,
+            layer.num_layers,
+            bias=layer.bias,
+            batch_first=layer.batch_first,
+            bidirectional=layer.bidirectional,
+        )
+    exact.load_state_dict(
+        {
+            name: value.dequantize() if value.is_quantized else value
+            for name, value in state.items()
+            if value is not None
+        }
+    )
+    return exact.eval().requires_grad_(False)
+
+
+def hidden_macs(layer: Any, output: Any) -> float:
+    """Return the multiply-adds of a layer whose weights torch's counter cannot see.
+
+    Convolutions and linear layers use each of their weights once for every position
+    of the output.
+    """
+    weight = getattr(layer, "weight", None)
+    if not callable(weight) or not isinstance(output, Tensor):
+        return 0.0
+    return weight().numel() * output.numel() / weight().shape[0]

@@ -1,0 +1,46 @@
+"""A hash of what an object is, the same in every process."""
+
+from __future__ import annotations
+
+from types import BuiltinFunctionType, FunctionType
+from typing import Any
+
+import joblib.hashing
+import torch
+from torch import Tensor, nn
+
+
+def content_hash(value: Any) -> str:
+    """Hash a value like ``joblib.hash``, but for classes, functions and tensors.
+
+    Classes and functions are hashed by their names, so the hash is the same where
+    they cannot be imported: in a worker, say, that was sent a network whose class
+    stands in a notebook. Tensors are hashed by their numbers; torch's own pickles
+    differ between processes.
+    """
+    return _Hasher("md5").hash(value)
+
+
+class _Hasher(joblib.hashing.NumpyHasher):
+    dispatch = joblib.hashing.NumpyHasher.dispatch.copy()
+
+    def save_global(self, obj: Any, name: str | None = None, **_: Any) -> None:
+        self.save((getattr(obj, "__module__", None), name or obj.__qualname__))
+
+    def save_tensor(self, obj: Tensor) -> None:
+        values = obj.detach().cpu()
+        if values.is_quantized:
+            values = values.dequantize()
+        elif values.dtype is torch.bfloat16:  # unknown to NumPy
+            values = values.float()
+        self.save((str(obj.dtype), values.numpy()))
+
+    def save_script(self, obj: torch.ScriptObject) -> None:
+        self.save(obj.__getstate__())
+
+    dispatch[type] = save_global
+    dispatch[FunctionType] = save_global
+    dispatch[BuiltinFunctionType] = save_global
+    dispatch[Tensor] = save_tensor
+    dispatch[nn.Parameter] = save_tensor
+    dispatch[torch.ScriptObject] = save_script
