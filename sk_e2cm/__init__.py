@@ -2,13 +2,14 @@
 
 from . import metrics, testing
 from ._classifier import E2CMClassifier
-from ._extractors import Extractor, TorchExtractor
+from ._extractors import Extractor, PipelineExtractor, TorchExtractor
 
 __version__ = "0.1.0"
 
 __all__ = [
     "E2CMClassifier",
     "Extractor",
+    "PipelineExtractor",
     "TorchExtractor",
     "metrics",
     "testing",

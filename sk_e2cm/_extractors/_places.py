@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 from torch import fx, nn
 
@@ -20,8 +21,10 @@ from ._trace import Trace
 # small data sets', then others.
 _SIDES = (224, 32, 28, 64, 96, 128, 8, 16, 256, 299, 384, 512)
 
-# Places between blocks are preferred if each lies within this share of a step from
-# where it should.
+# In shares of a step: as near to where it should be each exit must lie for outer
+# modules to be preferred to inner ones, and for places between blocks to be preferred
+# to those within.
+_EVEN = 0.35
 _UNEVEN = 0.6
 
 
@@ -85,21 +88,52 @@ def evenly_spaced(
         and 0 < macs[node] < macs[last]
     }
     targets = macs[last] * np.arange(1, n_exits + 1) / (n_exits + 1)
-    # One value alive is a place between blocks; within a block a skip is alive too.
+    # One tensor alive is a place between blocks; within a block a skip is alive too.
     live = Liveness(trace.graph, last)
-    clean = {node: name for node, name in within.items() if len(live.after(node)) == 1}
-    for candidates, tolerance in ((clean, _UNEVEN * targets[0]), (within, np.inf)):
-        # Of places at the same cost the last: it has seen most.
-        by_cost = {macs[node]: name for node, name in candidates.items()}
-        costs = np.array(sorted(by_cost))
-        if len(costs) >= n_exits:
-            _, chosen = linear_sum_assignment((targets[:, None] - costs) ** 2)
-            if abs(costs[chosen] - targets).max() <= tolerance:
-                return tuple(by_cost[cost] for cost in costs[np.sort(chosen)])
+    between = {
+        node: name
+        for node, name in within.items()
+        if sum(value in meter.shapes for value in live.after(node)) == 1
+    }
+    # The shorter a name, the further out the module.
+    depths = sorted({name.count(".") for name in between.values()})
+    outermost = (
+        {node: name for node, name in between.items() if name.count(".") <= depth}
+        for depth in depths
+    )
+    for candidates, tolerance in (
+        *((outer, _EVEN) for outer in outermost),
+        (between, _UNEVEN),
+        (within, np.inf),
+    ):
+        names, error = _nearest(candidates, macs, targets)
+        if names and error <= tolerance * targets[0]:
+            return names
+    by_cost = {macs[node]: name for node, name in within.items()}
     raise ValueError(
         f"exits={n_exits}, but the network has only {len(by_cost)} places to "
         f"leave: {', '.join(by_cost.values()) or 'none'}."
     )
+
+
+def _nearest(
+    candidates: dict[fx.Node, str],
+    macs: dict[fx.Node, float],
+    targets: NDArray[np.float64],
+) -> tuple[tuple[str, ...], float]:
+    """Choose a place for each target cost; return their names and the largest error.
+
+    No names if the places are too few.
+    """
+    # Of places at the same cost the last: it has seen most.
+    by_cost = {macs[node]: name for node, name in candidates.items()}
+    costs = np.array(sorted(by_cost))
+    if len(costs) < len(targets):
+        return (), np.inf
+    _, chosen = linear_sum_assignment((targets[:, None] - costs) ** 2)
+    chosen.sort()
+    error = float(abs(costs[chosen] - targets).max())
+    return tuple(by_cost[cost] for cost in costs[chosen]), error
 
 
 def places(trace: Trace) -> dict[fx.Node, str]:
