@@ -28,7 +28,13 @@ from ._extractors import Extractor
 from ._features import RawFeatures, row_hashes
 from ._final import choose_final
 from ._training import N_FOLDS, fit_exits, run_training_pass
-from ._validation import check_classes, check_extractor, check_macs, check_training_data
+from ._validation import (
+    check_classes,
+    check_columns,
+    check_extractor,
+    check_macs,
+    check_training_data,
+)
 
 
 class E2CMClassifier(EarlyExitMixin, ClassifierMixin, BaseEstimator):
@@ -248,6 +254,7 @@ class E2CMClassifier(EarlyExitMixin, ClassifierMixin, BaseEstimator):
             RawFeatures() if self.extractor is None else self.extractor
         )
         check_extractor(extractor)
+        check_columns(extractor, X)
         valid_X, valid_y, weight = check_training_data(self, X, y, sample_weight)
         classes, codes = np.unique(valid_y, return_inverse=True)
         hashes = row_hashes(valid_X)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from os import PathLike, fspath
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from ._extractors import Extractor
 from ._features import FullPass, on_device
 from ._means import Floats
 from ._pooling import Pooling
+from ._validation import as_array
 
 
 class EarlyExitMixin:
@@ -188,11 +190,12 @@ class EarlyExitMixin:
                 yield start, step
 
     def _full_pass(self, extractor: Extractor, pooling: Pooling) -> FullPass:
+        is_path = isinstance(self.memory, PathLike)
         return FullPass(
             on_device(extractor, self.device),
             pooling=pooling,
             batch_size=self.batch_size,
-            memory=check_memory(self.memory),
+            memory=check_memory(fspath(self.memory) if is_path else self.memory),
             verbose=self.verbose,
         )
 
@@ -201,7 +204,9 @@ class EarlyExitMixin:
 
     def _check_X(self, X: ArrayLike) -> NDArray[Any]:
         check_is_fitted(self, "extractor_")
-        valid: NDArray[Any] = validate_data(self, X, reset=False, allow_nd=True)
+        valid: NDArray[Any] = validate_data(
+            self, as_array(X), reset=False, allow_nd=True
+        )
         if valid.shape[1:] != self.input_shape_:
             raise ValueError(
                 f"X has samples of shape {valid.shape[1:]}, but {type(self).__name__} "

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import marshal
 from collections.abc import Iterator
-from types import FunctionType
 from typing import Any
 
 import joblib
@@ -104,7 +102,9 @@ class FullPass:
         self.verbose = verbose
         self.compute = memory.cache(staged_features, ignore=["extractor", "pooling"])
         # Made once: weights are many, and an extractor may count its calls.
-        self.key = _key(extractor, pooling) if memory.location else ""
+        self.key = ""
+        if memory.location:
+            self.key = content_hash((fingerprint_of(extractor), pooling))
 
     def __call__(self, X: NDArray[Any]) -> Iterator[tuple[slice, list[Features]]]:
         for rows in gen_batches(len(X), self.batch_size):
@@ -117,15 +117,6 @@ def _draw_progress(done: int, total: int) -> None:
     bar = "#" * (30 * done // total)
     end = "\n" if done == total else ""
     print(f"\r[sk_e2cm] {bar:-<30} {done} of {total} samples", end=end, flush=True)
-
-
-def _key(extractor: Extractor, pooling: Pooling) -> str:
-    how: Any = pooling
-    if isinstance(pooling, FunctionType):
-        # By what it does: a lambda has no name, and a name may be given anew.
-        cells = [cell.cell_contents for cell in pooling.__closure__ or ()]
-        how = (marshal.dumps(pooling.__code__, 2), pooling.__defaults__, cells)
-    return joblib.hash((fingerprint_of(extractor), how))
 
 
 def fingerprint_of(extractor: Extractor) -> str:

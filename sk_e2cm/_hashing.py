@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import marshal
 from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
@@ -13,10 +14,10 @@ from torch import Tensor, nn
 def content_hash(value: Any) -> str:
     """Hash a value like ``joblib.hash``, but for classes, functions and tensors.
 
-    Classes and functions are hashed by their names, so the hash is the same where
-    they cannot be imported: in a worker, say, that was sent a network whose class
-    stands in a notebook. Tensors are hashed by their numbers; torch's own pickles
-    differ between processes.
+    Classes are hashed by their names and functions by their code, so the hash is the
+    same where they cannot be imported: in a worker, say, that was sent a network whose
+    class stands in a notebook. Tensors are hashed by their numbers; torch's own
+    pickles differ between processes.
     """
     return _Hasher("md5").hash(value)
 
@@ -24,8 +25,22 @@ def content_hash(value: Any) -> str:
 class _Hasher(joblib.hashing.NumpyHasher):
     dispatch = joblib.hashing.NumpyHasher.dispatch.copy()
 
+    def __init__(self, hash_name: str) -> None:
+        super().__init__(hash_name)
+        self._open: list[FunctionType] = []
+
     def save_global(self, obj: Any, name: str | None = None, **_: Any) -> None:
         self.save((getattr(obj, "__module__", None), name or obj.__qualname__))
+
+    def save_function(self, obj: FunctionType) -> None:
+        # By what it does: a lambda has no name, and a name may be given anew.
+        what: Any = (marshal.dumps(obj.__code__, 2), obj.__defaults__)
+        if obj in self._open:  # a function that refers to itself
+            self.save(what)
+            return
+        self._open.append(obj)
+        self.save((what, [cell.cell_contents for cell in obj.__closure__ or ()]))
+        self._open.pop()
 
     def save_tensor(self, obj: Tensor) -> None:
         values = obj.detach().cpu()
@@ -39,7 +54,7 @@ class _Hasher(joblib.hashing.NumpyHasher):
         self.save(obj.__getstate__())
 
     dispatch[type] = save_global
-    dispatch[FunctionType] = save_global
+    dispatch[FunctionType] = save_function
     dispatch[BuiltinFunctionType] = save_global
     dispatch[Tensor] = save_tensor
     dispatch[nn.Parameter] = save_tensor

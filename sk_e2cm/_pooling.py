@@ -83,6 +83,11 @@ def pool(
             f"for {n} samples, but one row of numbers for each is needed: pooling= "
             "must return (n_samples, n_features)."
         )
+    if features.dtype.kind not in "biuf":
+        raise ValueError(
+            f"The features of stage {stage_name!r} are no numbers but of type "
+            f"{features.dtype}."
+        )
     if not np.isfinite(features).all():
         bad = rows[~np.isfinite(features).all(axis=1)]
         raise ValueError(

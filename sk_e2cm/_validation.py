@@ -1,4 +1,4 @@
-"""What `fit` demands of its data and of the extractor."""
+"""What estimators demand of their data and of the extractor."""
 
 from __future__ import annotations
 
@@ -9,9 +9,41 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_X_y
 from sklearn.utils.multiclass import check_classification_targets
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 
 from ._compat import InvalidParameterError, _check_sample_weight
+from ._extractors import to_numpy
+
+
+def as_array(X: Any) -> Any:
+    """Return what scikit-learn can check, whatever device a tensor is on.
+
+    Raises
+    ------
+    TypeError
+        If X is a source of batches.
+
+    ValueError
+        If the samples differ in shape.
+    """
+    if isinstance(X, (Dataset, DataLoader)):
+        raise TypeError(
+            f"X must be an array or a tensor of all samples, got a {type(X).__name__}. "
+            "Stack its samples; a numpy.memmap need not fit into memory."
+        )
+    if isinstance(X, Tensor):
+        return to_numpy(X.detach())
+    if not isinstance(X, (list, tuple)):
+        return X
+    try:
+        return np.asarray(X)
+    except ValueError:
+        shapes = sorted({tuple(np.shape(sample)) for sample in X})
+        raise ValueError(
+            f"The samples of X have different shapes, such as {shapes[0]} and "
+            f"{shapes[-1]}. Bring them to one shape: crop, resize or pad."
+        ) from None
 
 
 def check_training_data(
@@ -21,7 +53,7 @@ def check_training_data(
     sample_weight: ArrayLike | None,
 ) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.float64]]:
     """Return valid data without the samples of weight zero."""
-    X, y = check_X_y(X, y, allow_nd=True, estimator=estimator)
+    X, y = check_X_y(as_array(X), y, allow_nd=True, estimator=estimator)
     check_classification_targets(y)
     weight = _check_sample_weight(
         sample_weight, X, dtype=np.float64, ensure_non_negative=True
@@ -47,6 +79,21 @@ def check_extractor(extractor: Any) -> None:
         raise InvalidParameterError(
             f"extractor must be an object like sk_e2cm.Extractor; {extractor!r} "
             f"lacks {missing or 'being an instance'}."
+        )
+
+
+def check_columns(extractor: Any, X: Any) -> None:
+    """Refuse a data frame with other columns than the extractor was fitted on.
+
+    Extractors get arrays, and would not notice.
+    """
+    expected = getattr(extractor, "feature_names_in_", None)
+    if expected is None or not hasattr(X, "columns"):
+        return
+    if list(X.columns) != list(expected):
+        raise ValueError(
+            f"X has the columns {list(X.columns)[:10]}, but the extractor was fitted "
+            f"on {list(expected)[:10]}, in this order."
         )
 
 

@@ -6,6 +6,7 @@ import torch
 from sklearn.exceptions import NotFittedError
 from sklearn.svm import LinearSVC
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from sk_e2cm import E2CMClassifier, TorchExtractor
 from sk_e2cm.testing import ToyExtractor
@@ -230,3 +231,26 @@ def test_a_failed_fit_on_other_data_leaves_the_estimator_as_it_was(clf):
 def test_tensors_are_taken_like_arrays(clf):
     clf.fit(torch.from_numpy(X), torch.from_numpy(y))
     np.testing.assert_array_equal(clf.predict(torch.from_numpy(X)), clf.predict(X))
+
+
+def test_a_tensor_may_carry_gradients_and_any_precision(clf):
+    given = torch.from_numpy(X).bfloat16().requires_grad_()
+    expected = clf.fit(given.detach().float(), y).predict_proba(given.detach().float())
+    np.testing.assert_array_equal(clf.fit(given, y).predict_proba(given), expected)
+
+
+@pytest.mark.parametrize("make", [np.zeros, torch.zeros])
+def test_samples_of_different_shapes(clf, make):
+    with pytest.raises(
+        ValueError, match=r"different shapes, such as \(4,\) and \(5,\)"
+    ):
+        clf.fit([make(4), make(5), make(4)], [0, 1, 0])
+    with pytest.raises(ValueError, match="different shapes"):
+        clf.fit(X, y).predict([make(4), make(5)])
+
+
+@pytest.mark.parametrize("wrap", [lambda data: data, DataLoader])
+def test_a_source_of_batches_in_the_place_of_an_array(clf, wrap):
+    data = TensorDataset(torch.from_numpy(X), torch.from_numpy(y))
+    with pytest.raises(TypeError, match=r"array .* of all samples, got a \w+\."):
+        clf.fit(wrap(data), y)

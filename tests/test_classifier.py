@@ -260,3 +260,17 @@ def test_verbose_says_how_far_the_pass_is(extractor, digits, capsys):
     X, y = digits
     E2CMClassifier(extractor, verbose=1, batch_size=100).fit(X[:250], y[:250])
     assert "250 of 250 samples" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("run", ["fit", "exit_proba"])
+def test_verbose_draws_a_bar(clf, digits, capsys, run):
+    X, y = (a[:250] for a in digits)
+    runs = {"fit": lambda: clf.fit(X, y), "exit_proba": lambda: clf.exit_proba(X)}
+    clf.set_params(batch_size=100)
+    runs[run]()
+    assert capsys.readouterr().out == ""
+    clf.set_params(verbose=1)
+    runs[run]()
+    drawn = capsys.readouterr().out
+    assert [bar.split()[2] for bar in drawn.split("\r")[1:]] == ["100", "200", "250"]
+    assert drawn.endswith(f"{'#' * 30} 250 of 250 samples\n")

@@ -5,9 +5,33 @@ import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
+from sk_e2cm._exits import run_lazily
 from sk_e2cm._pooling import pool
+from sk_e2cm.testing import ToyExtractor
 
 from .outputs import average_by_loops, make_output
+
+MARK = -7.0
+
+
+class FailsLate(ToyExtractor):
+    """Returns NaN at its last stage for the sample that is marked."""
+
+    def advance(self, state, stage):
+        state, output = super().advance(state, stage)
+        if stage == len(self.stage_names) - 1:
+            output = np.where(output[:, :1] == MARK, np.nan, output)
+        return state, output
+
+
+class SurelyTheFirst:
+    """Is certain of the samples whose first number is positive, of others is not."""
+
+    macs = 0
+
+    def proba(self, features):
+        sure = np.where(features[:, :1] > 0, 1.0, 0.5)
+        return np.hstack([sure, 1 - sure])
 
 
 @pytest.mark.parametrize(
@@ -196,3 +220,53 @@ def test_an_output_of_six_axes_is_refused():
 def test_an_output_of_six_axes_can_be_flattened():
     output = make_output(2, 1, 3, 1, 2, 1)
     assert_array_equal(pool(output, "none", "s"), output.reshape(2, -1))
+
+
+@pytest.mark.parametrize("pooling", ["auto", 1, 2, 100])
+@pytest.mark.parametrize("as_output", [np.asarray, torch.tensor])
+def test_square_maps_with_channels_last_are_pooled_over_their_squares(
+    as_output, pooling
+):
+    output = make_output(3, 5, 8, 8)
+    moved = np.ascontiguousarray(output.transpose(0, 2, 3, 1))
+    pooled = pool(as_output(moved), pooling, "s")
+    assert_allclose(pooled, pool(as_output(output), pooling, "s"), atol=1e-6)
+    grid = 4 if pooling == "auto" else min(pooling, 8)
+    assert_allclose(pooled, average_by_loops(output, grid), atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(3, 7, 5, 4), (3, 5, 5, 5), (3, 5, 4, 4)])
+def test_other_maps_have_their_channels_first(shape):
+    output = make_output(*shape)
+    assert_allclose(pool(output, 2, "s"), average_by_loops(output, 2), atol=1e-6)
+
+
+def test_a_sample_that_is_not_finite_is_named_by_its_number_in_the_batch():
+    output = make_output(3, 4)
+    output[1, 2] = np.nan
+    message = r"1 of 3 samples \(the first is number 6 of its batch\)"
+    with pytest.raises(ValueError, match=message):
+        pool(output, "auto", "s", np.array([2, 6, 9]))
+
+
+def test_after_others_have_left_it_is_named_by_the_same_number():
+    X = np.ones((8, 3))
+    X[[3, 5, 6], 0] = [-1, MARK, -2]
+    extractor = FailsLate(n_stages=3)
+    heads = [SurelyTheFirst()] * 3
+    steps = run_lazily(extractor, X, heads, np.full((2, 2), 0.9), "auto")
+    assert [list(next(steps).rows) for _ in range(2)] == [[*range(8)], [3, 5, 6]]
+    message = r"'part3'.*1 of 3 samples \(the first is number 5 of its batch\)"
+    with pytest.raises(ValueError, match=message):
+        next(steps)
+
+
+@pytest.mark.filterwarnings(r"ignore:torch\.quantize_per_tensor:UserWarning")
+@pytest.mark.parametrize("pooling", ["auto", "none", 2, lambda x: x.amax((2, 3))])
+def test_quantised_outputs_become_numbers(pooling):
+    values = torch.tensor(make_output(3, 5, 4, 6))
+    output = torch.quantize_per_tensor(values, 0.05, 3, torch.quint8)
+    pooled = pool(output, pooling, "s")
+    assert pooled.dtype == np.float32
+    rounded = (values / 0.05).round().clamp(-3, 252) * 0.05
+    assert_allclose(pooled, pool(rounded, pooling, "s"), atol=1e-6)

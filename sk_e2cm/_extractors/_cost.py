@@ -106,9 +106,10 @@ def measure(trace: Trace, shapes: Iterable[Shape], dtype: torch.dtype) -> Meter:
                     return Meter(root, trace.graph, X)
                 except Exception as error:
                     failure = error
+    reason, *_ = str(failure).split("\n\nWhile executing")  # added by torch.fx
     raise ValueError(
         f"The network does not take samples of shape "
-        f"{' or '.join(map(str, shapes))} and type {dtype}: {failure}"
+        f"{' or '.join(map(str, shapes))} and type {dtype}: {reason}"
     ) from failure
 
 

@@ -12,6 +12,19 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 
+def check_module(module: Any) -> None:
+    """Refuse what is no torch module, and compiled modules, which hide their parts."""
+    if not isinstance(module, nn.Module):
+        raise TypeError(
+            f"module must be a torch.nn.Module, got {type(module).__name__}."
+        )
+    if isinstance(module, torch.jit.ScriptModule) or hasattr(module, "_orig_mod"):
+        raise TypeError(
+            f"{type(module).__name__}: a compiled network cannot be cut. Pass it as it "
+            "was before torch.compile or torch.jit."
+        )
+
+
 def with_tensors(module: nn.Module, convert: Callable[[Tensor], Any]) -> nn.Module:
     """Copy `module` with ``convert(t)`` in the place of every tensor t.
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 from sklearn.exceptions import NotFittedError
-from sklearn.pipeline import FeatureUnion, Pipeline
+from sklearn.pipeline import FeatureUnion, Pipeline, make_pipeline
 from sklearn.utils.validation import check_is_fitted
 
 from .._compat import _safe_indexing
@@ -41,18 +40,25 @@ class PipelineExtractor(Extractor):
         One per stage.
 
     stage_names : tuple of str
-        The names of the steps, or the names of the classes.
+        The names of the steps, as in `make_pipeline` for a list.
 
     costs : ndarray of shape (n_transformers,)
         As passed.
 
+    feature_names_in_ : ndarray of str
+        The columns of the data frame that the transformers were fitted on, if it was
+        one. Estimators refuse others.
+
     fingerprint : str
-        Names the content: the same in every process.
+        Names the content; copies in other processes have the same.
 
     Raises
     ------
     NotFittedError
         If a transformer is not fitted.
+
+    TypeError
+        If a step is no transformer.
 
     ValueError
         If `costs` are not one number for each transformer.
@@ -63,11 +69,13 @@ class PipelineExtractor(Extractor):
 
     Notes
     -----
-    Estimators pass on arrays. Where the first transformer was fitted on a data frame,
-    its columns get their names back.
+    Estimators pass on arrays of finite numbers, so what reads text or fills in
+    missing values has to come before. Where the transformers were fitted on a data
+    frame, the columns get their names back.
 
-    Each row must be transformed independently of the others, as scikit-learn's
-    transformers do.
+    A transformer must treat each row by itself. Nearly all do; a function that looks
+    at the whole batch, to scale it for instance, gives other results once samples
+    have left.
 
     Examples
     --------
@@ -95,14 +103,22 @@ class PipelineExtractor(Extractor):
         self._names = tuple(name for name, _ in steps)
         self.costs = _check_costs(costs, self._names)
         self._side_by_side = isinstance(transformers, FeatureUnion)
+        # At once, since some transformers change as they are used: KD-trees for one.
+        self.fingerprint = content_hash(
+            (type(self), self.transformers, self._side_by_side)
+        )
 
     @property
     def stage_names(self) -> tuple[str, ...]:
         return self._names
 
-    @cached_property
-    def fingerprint(self) -> str:
-        return content_hash((type(self), self.transformers, self._side_by_side))
+    @property
+    def feature_names_in_(self) -> NDArray[Any]:
+        takers = self.transformers if self._side_by_side else self.transformers[:1]
+        for transformer in takers:
+            if hasattr(transformer, "feature_names_in_"):
+                return np.asarray(transformer.feature_names_in_)
+        raise AttributeError("The transformers were not fitted on a data frame.")
 
     def begin(self, X: NDArray[Any]) -> tuple[Any, NDArray[Any]]:
         """Return the state before the first stage.
@@ -117,8 +133,15 @@ class PipelineExtractor(Extractor):
         state
             What the next transformer takes, and the features so far.
         """
-        take_X = self.transformers if self._side_by_side else self.transformers[:1]
-        return _with_names(X, take_X), np.empty((len(X), 0))
+        # A copy: transformers with copy=False write to what they take.
+        X = copy.copy(X)
+        names = getattr(self, "feature_names_in_", np.empty(0))
+        # Where the columns are too few or too many, the transformer says so.
+        if np.shape(X)[1:] == names.shape and not hasattr(X, "columns"):
+            import pandas as pd  # there, since a transformer has met a data frame
+
+            X = pd.DataFrame(X, columns=names)
+        return X, np.empty((np.shape(X)[0], 0), dtype=bool)
 
     def advance(
         self, state: tuple[Any, NDArray[Any]], stage: int
@@ -143,11 +166,14 @@ class PipelineExtractor(Extractor):
         """
         X, so_far = state
         transformed = self.transformers[stage].transform(X)
-        features = _dense(transformed)
+        features = transformed
+        if sparse.issparse(transformed):
+            transformed = transformed.tocsr()  # other formats cannot drop rows
+            features = transformed.toarray()
         if self._side_by_side:
             features = np.hstack([so_far, features])
             return (X, features), features
-        return (transformed, so_far), features
+        return (transformed, so_far), np.asarray(features)
 
     def keep(
         self, state: tuple[Any, NDArray[Any]], rows: NDArray[np.intp]
@@ -186,8 +212,8 @@ class PipelineExtractor(Extractor):
         return self.costs.cumsum()
 
     def __repr__(self) -> str:
-        costs = self.costs.tolist()
-        return f"{type(self).__name__}({list(self.stage_names)}, costs={costs})"
+        steps, costs = list(self.transformers), self.costs.tolist()
+        return f"{type(self).__name__}({steps}, costs={costs})"
 
 
 def _steps(transformers: Any) -> list[tuple[str, Any]]:
@@ -201,7 +227,8 @@ def _steps(transformers: Any) -> list[tuple[str, Any]]:
     elif isinstance(transformers, Pipeline):
         named = transformers.steps
     else:
-        named = [(type(step).__name__.lower(), step) for step in transformers]
+        alone = hasattr(transformers, "transform")
+        named = make_pipeline(*[transformers] if alone else transformers).steps
     if not named:
         raise ValueError("PipelineExtractor needs at least one transformer.")
     for name, step in named:
@@ -211,10 +238,11 @@ def _steps(transformers: Any) -> list[tuple[str, Any]]:
 
 def _check_transformer(name: str, step: Any) -> None:
     if not hasattr(step, "transform"):
-        raise TypeError(
-            f"Step {name!r} is no transformer: {step!r}. A final estimator is left "
-            "out: pipeline[:-1]."
+        final = hasattr(step, "predict")
+        hint = (
+            "Leave a final estimator out: pipeline[:-1]." if final else "Leave it out."
         )
+        raise TypeError(f"Step {name!r} is no transformer: {step!r}. {hint}")
     try:
         check_is_fitted(step)
     except NotFittedError as error:
@@ -224,29 +252,15 @@ def _check_transformer(name: str, step: Any) -> None:
 
 
 def _check_costs(costs: ArrayLike, names: Sequence[str]) -> NDArray[np.float64]:
-    checked = np.array(costs, dtype=np.float64)
-    if (
-        checked.shape != (len(names),)
-        or not (np.isfinite(checked) & (checked >= 0)).all()
-    ):
+    try:
+        checked = np.array(costs, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError):
+        checked = np.empty(0)
+    valid = np.isfinite(checked) & (checked >= 0)
+    if checked.shape != (len(names),) or not valid.all():
         raise ValueError(
-            f"costs must be {len(names)} numbers, none negative, one for each of "
+            "costs must have one number, not negative, for each of "
             f"{', '.join(names)}; got {costs!r}."
         )
+    checked.flags.writeable = False
     return checked
-
-
-def _with_names(X: Any, transformers: Sequence[Any]) -> Any:
-    """Make a data frame of X if that is what a transformer was fitted on."""
-    for transformer in transformers:
-        if hasattr(transformer, "feature_names_in_") and not hasattr(X, "columns"):
-            import pandas as pd  # there, since the transformer has met a data frame
-
-            return pd.DataFrame(X, columns=transformer.feature_names_in_)
-    return X
-
-
-def _dense(transformed: Any) -> NDArray[Any]:
-    return np.asarray(
-        transformed.toarray() if sparse.issparse(transformed) else transformed
-    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -131,6 +131,25 @@ class Extractor(ABC):
             Cumulative, for one sample. Another unit of cost serves as well if the
             exits' own arithmetic, which is added in multiply-adds, is small in it.
         """
+
+    def staged_transform(self, X: NDArray[Any]) -> Iterator[Any]:
+        """Compute all stages for one batch, one after the other.
+
+        Parameters
+        ----------
+        X : ndarray of shape (n_samples, ...)
+            One batch. It is not written to.
+
+        Yields
+        ------
+        output : ndarray of shape (n_samples, ...)
+            The features of each stage.
+        """
+        state = self.begin(X)
+        for stage in range(len(self.stage_names)):
+            state, output = self.advance(state, stage)
+            # A copy: the next stage may overwrite it.
+            yield np.array(output)
 
     def __copy__(self) -> Self:
         """Return the object itself."""

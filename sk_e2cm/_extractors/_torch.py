@@ -16,7 +16,7 @@ from .._hashing import content_hash
 from ._arrays import to_numpy, to_tensor
 from ._cost import measure
 from ._cut import chain
-from ._frozen import device_of, frozen_copy, picklable, share
+from ._frozen import check_module, device_of, frozen_copy, picklable, share
 from ._live import INPUT, Cut
 from ._places import evenly_spaced, exit_names, measure_plausibly, stage_ends
 from ._proof import learn_cuts
@@ -123,7 +123,7 @@ class TorchExtractor(Extractor):
         output: str | None = None,
         input_shape: tuple[int, ...] | None = None,
     ) -> None:
-        _check_module(module)
+        check_module(module)
         names = exit_names(exits)
         # What is pickled and hashed; what runs may keep notes on itself.
         self._module = frozen_copy(module)
@@ -162,7 +162,7 @@ class TorchExtractor(Extractor):
             With exits ``"0"``, ``"1"``, ... after all modules but the last.
         """
         for module in modules:
-            _check_module(module)
+            check_module(module)
         # A shell of its own for each, so that one module may serve two stages.
         network = nn.Sequential(*(nn.Sequential(module) for module in modules))
         return cls(network, [str(i) for i in range(len(network) - 1)])
@@ -391,10 +391,3 @@ def _rebuild(
     input_shape: tuple[int, ...] | None,
 ) -> TorchExtractor:
     return cls(module, exits, output=output, input_shape=input_shape)
-
-
-def _check_module(module: Any) -> None:
-    if not isinstance(module, nn.Module):
-        raise TypeError(
-            f"module must be a torch.nn.Module, got {type(module).__name__}."
-        )

@@ -105,8 +105,9 @@ class Trace:
     def _drops(self, node: fx.Node) -> bool:
         if node.op == "call_module":
             leaf = self.root.get_submodule(str(node.target))
-            return isinstance(leaf, nn.modules.dropout._DropoutNd) and leaf.training
-        if node.op != "call_function" or node.target not in _DROPOUTS:
+            if isinstance(leaf, nn.modules.dropout._DropoutNd):
+                return leaf.training and leaf.p > 0
+        if node.target not in _DROPOUTS:
             return False
         call = inspect.signature(node.target).bind(*node.args, **node.kwargs)
         call.apply_defaults()
@@ -266,8 +267,8 @@ def _encode(
 ) -> Any:
     """Compute what ``nn.TransformerEncoder.forward`` does, without its branches.
 
-    These choose between faster ways to the same result, but for the rows of padding:
-    where torch packs the tokens it returns zeros there.
+    These choose between faster ways to the same result, but for the padding: where
+    torch packs the tokens, because all padding is at the end, it returns zeros there.
     """
     for layer in encoder.layers:
         src = layer(
@@ -278,7 +279,9 @@ def _encode(
         )
     packs = encoder.use_nested_tensor and mask is None
     if packs and src_key_padding_mask is not None:
-        src = src.masked_fill(src_key_padding_mask.unsqueeze(-1), 0.0)
+        padding = src_key_padding_mask.bool()
+        at_end = (padding[:, 1:] >= padding[:, :-1]).all(1, keepdim=True)
+        src = src.masked_fill((padding & at_end).unsqueeze(-1), 0.0)
     return src if encoder.norm is None else encoder.norm(src)
 
 

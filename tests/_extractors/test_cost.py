@@ -37,6 +37,35 @@ class NeedsValues(nn.Module):
         return x + 0 * x[x > 0].sum()
 
 
+class MatrixVector(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.vector = nn.Parameter(torch.randn(4))
+
+    def forward(self, x):
+        return x @ self.vector
+
+
+class Pairs(nn.Module):
+    """Multiplies every number of one half of a sample with every one of the other."""
+
+    def __init__(self):
+        super().__init__()
+        self.bilinear = nn.Bilinear(4, 6, 5)
+
+    def forward(self, x):
+        return self.bilinear(x[:, :4], x[:, 4:])
+
+
+class LastOfSequence(nn.Module):
+    def __init__(self, rnn):
+        super().__init__()
+        self.rnn = rnn
+
+    def forward(self, x):
+        return self.rnn(x)[0][:, -1]
+
+
 class SelfAttention(nn.MultiheadAttention):
     def forward(self, x):
         return super().forward(x, x, x, need_weights=False)[0]
@@ -294,3 +323,34 @@ def test_where_no_shape_is_found_input_shape_is_asked_for():
     with pytest.raises(ValueError, match="pass input_shape="):
         TorchExtractor(network, 1)
     assert TorchExtractor(network, 1, input_shape=(10,)).exits == ("1",)
+
+
+@pytest.mark.parametrize("before", [nn.Identity(), NeedsValues()])
+@pytest.mark.parametrize(
+    ("layer", "shape", "by_hand"),
+    [
+        (MatrixVector(), (4,), 4),
+        (MatrixVector(), (7, 4), 7 * 4),
+        (Pairs(), (10,), 5 * 4 * 6),
+    ],
+    ids=["vector", "matrix and vector", "bilinear"],
+)
+def test_operations_that_torch_counts_for_free_are_counted(
+    before, layer, shape, by_hand
+):
+    network = nn.Sequential(before, layer, nn.Unflatten(0, (1, -1)))
+    assert TorchExtractor(network, ["0"]).macs(shape).tolist() == [0, by_hand]
+
+
+@pytest.mark.parametrize("before", [nn.Identity(), NeedsValues()])
+@pytest.mark.parametrize(("kind", "n_gates"), [(nn.LSTM, 4), (nn.GRU, 3), (nn.RNN, 1)])
+@pytest.mark.parametrize("n_ways", [1, 2])
+def test_recurrent_layers_are_counted(before, kind, n_gates, n_ways):
+    n_steps, n_in, width = 5, 4, 6
+    rnn = kind(n_in, width, 2, batch_first=True, bidirectional=n_ways == 2)
+    n_out = n_ways * width
+    network = nn.Sequential(before, LastOfSequence(rnn), nn.Linear(n_out, 3))
+    weights = n_gates * width * (n_in + width + n_out + width)
+    by_hand = np.cumsum([0, n_ways * n_steps * weights, 3 * n_out])
+    macs = TorchExtractor(network, ["0", "1"]).macs((n_steps, n_in))
+    assert macs.tolist() == by_hand.tolist()

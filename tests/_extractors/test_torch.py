@@ -86,6 +86,13 @@ def test_what_is_no_module_is_refused(module):
         TorchExtractor(module, ["0"])
 
 
+@pytest.mark.parametrize("hide", [torch.compile, torch.jit.script])
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
+def test_a_compiled_network_is_refused(hide):
+    with pytest.raises(TypeError, match="a compiled network cannot be cut"):
+        TorchExtractor(hide(chain()), ["0"])
+
+
 @pytest.mark.parametrize(
     ("exits", "output", "message"),
     [

@@ -3,12 +3,13 @@ import re
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from sk_e2cm import TorchExtractor
 from sk_e2cm._extractors._trace import Trace
 
 from . import networks
-from .helpers import assert_right
+from .helpers import assert_close, assert_right, halving, uncut
 from .networks import (
     Attention,
     Branching,
@@ -80,6 +81,66 @@ class LooksUp(nn.Module):
 
     def forward(self, x):
         return self.head(nn.functional.embedding(x, self.table)).sum(1)
+
+
+class Encoder(nn.Module):
+    """An encoder over tokens, which may be masked, and a layer for each token."""
+
+    def __init__(self, *, padding=False, causal=False, norm=None, **options):
+        super().__init__()
+        options = {"batch_first": True, "norm_first": False, **options}
+        packs = options["batch_first"] and not options["norm_first"]
+        layer = nn.TransformerEncoderLayer(8, 2, 16, **options)
+        self.encoder = nn.TransformerEncoder(layer, 3, norm, enable_nested_tensor=packs)
+        self.embedding = nn.Embedding(10, 8)
+        self.head = nn.Linear(8, 3)
+        self.batch_first, self.padding = options["batch_first"], padding
+        mask = torch.ones(6, 6, dtype=torch.bool).triu(1) if causal else None
+        self.register_buffer("mask", mask)
+
+    def inputs(self, ids):
+        x = self.embedding(ids)
+        x = x if self.batch_first else x.transpose(0, 1)
+        return x, self.mask, ids == 0 if self.padding else None
+
+    def forward(self, ids):
+        x, mask, padding = self.inputs(ids)
+        return self.head(self.encoder(x, mask, padding))
+
+    def layer_by_layer(self, ids):
+        x, mask, padding = self.inputs(ids)
+        for layer in self.encoder.layers:
+            x = layer(x, mask, padding)
+            yield x
+
+
+class Drops(Layers):
+    """Drops numbers in whatever mode it is in, as `options` say."""
+
+    def __init__(self, **options):
+        super().__init__()
+        self.options = options
+
+    def forward(self, x):
+        x = self.second(F.dropout(self.first(x), **self.options))
+        return self.head(self.third(x))
+
+
+class KeepsDropping(Layers):
+    """Leaves its dropout on in eval mode, to sample from what it might predict."""
+
+    def __init__(self, dropout):
+        super().__init__()
+        self.dropout = dropout
+
+    def train(self, mode=True):
+        super().train(mode)
+        self.dropout.train()
+        return self
+
+    def forward(self, x):
+        x = self.dropout(self.second(self.first(x)))
+        return self.head(self.third(x))
 
 
 @pytest.fixture
@@ -241,3 +302,103 @@ def test_an_exit_that_returns_a_container_is_refused(container):
 )
 def test_the_input_is_of_integers_where_it_is_looked_up(network, dtype):
     assert Trace(network.eval()).input_dtype() is dtype
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
+@pytest.mark.parametrize("norm", [None, nn.LayerNorm(8)], ids=["", "norm"])
+@pytest.mark.parametrize("causal", [False, True], ids=["", "causal"])
+@pytest.mark.parametrize("padding", [False, True], ids=["", "padding"])
+@pytest.mark.parametrize("norm_first", [False, True], ids=["", "norm first"])
+@pytest.mark.parametrize("batch_first", [True, False], ids=["", "batch second"])
+def test_an_encoder_can_be_left_after_each_layer(
+    batch_first, norm_first, padding, causal, norm
+):
+    if norm is not None:
+        nn.init.normal_(norm.bias)  # what padding becomes where torch packs tokens
+    network = Encoder(
+        padding=padding,
+        causal=causal,
+        norm=norm,
+        batch_first=batch_first,
+        norm_first=norm_first,
+    ).eval()
+    extractor = TorchExtractor(network, [f"encoder.layers.{i}" for i in range(3)])
+    X = torch.randint(1, 10, (6, 6))
+    X[0, 4:] = X[3, 2:] = X[4, 5:] = 0
+    with torch.no_grad():
+        expected = [*network.layer_by_layer(X), network(X)]
+    if not batch_first:
+        expected = [value.transpose(0, 1) for value in expected]
+    for output, value in zip(extractor.staged_transform(X), expected, strict=True):
+        assert_close(output, value)
+    for (rows, output), value in zip(halving(extractor, X), expected, strict=True):
+        assert_close(output, value[rows])
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
+@pytest.mark.parametrize("first_seen", ["right", "left"])
+def test_padding_on_the_left_is_kept_as_torch_keeps_it(first_seen):
+    network = Encoder(padding=True).eval()
+    right = torch.tensor([[1, 2, 3, 4, 5, 6], [4, 5, 6, 0, 0, 0], [7, 8, 0, 0, 0, 0]])
+    batches = {"right": right, "left": right.flip(1)}
+    extractor = TorchExtractor(network, ["encoder.layers.0"])
+    extractor.begin(batches[first_seen])
+    for X in batches.values():
+        *_, output = extractor.staged_transform(X)
+        assert_close(output, uncut(network, [], X)[0])
+
+
+def test_the_layers_of_an_encoder_of_another_class_are_traced_by_its_own_forward():
+    class Reversed(nn.TransformerEncoder):
+        def forward(self, src):
+            for layer in reversed(self.layers):
+                src = layer(src)
+            return src
+
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    network = nn.Sequential(nn.Linear(4, 8), Reversed(layer, 2), nn.Linear(8, 2))
+    extractor = TorchExtractor(network, ["0", "1.layers.1", "1.layers.0"])
+    assert_right(extractor, network, torch.randn(6, 5, 4))
+
+
+@pytest.mark.parametrize(
+    ("network", "place"),
+    [
+        (Drops(p=0.1), "the network"),
+        (Drops(training=True), "the network"),
+        (nn.Sequential(nn.Linear(4, 4), nn.Sequential(Drops())), r"'1\.0'"),
+        (KeepsDropping(nn.Dropout()), "'dropout'"),
+        (KeepsDropping(nn.AlphaDropout()), "'dropout'"),
+        (nn.Sequential(KeepsDropping(nn.Dropout1d(0.1))), r"'0\.dropout'"),
+    ],
+)
+def test_dropout_that_is_on_in_eval_mode_is_refused_by_name(network, place):
+    message = rf"Dropout is on in {place}, although .* training=self\.training"
+    assert_refused([next(iter(dict(network.named_children())))], network, message)
+
+
+def test_all_places_where_dropout_is_on_are_named():
+    network = nn.Sequential(Drops(), nn.Linear(3, 4), KeepsDropping(nn.Dropout()))
+    assert_refused(["1"], network, r"Dropout is on in '0', '2\.dropout', although")
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        Drops(p=0.0),
+        Drops(training=False),
+        nn.Sequential(nn.Linear(4, 4), KeepsDropping(nn.Dropout(0.0))),
+        nn.Sequential(nn.Linear(4, 4), nn.Dropout(), nn.Linear(4, 2)),
+    ],
+)
+def test_dropout_that_drops_nothing_is_allowed(network):
+    first = next(name for name, _ in network.named_children())
+    assert_right(TorchExtractor(network, [first]), network, torch.randn(6, 4))
+
+
+@pytest.mark.parametrize("network", [Drops(), KeepsDropping(nn.Dropout())])
+def test_dropout_after_output_is_allowed(network):
+    extractor = TorchExtractor(network, [], output="first")
+    X = torch.randn(3, 4)
+    (output,) = extractor.staged_transform(X)
+    assert_close(output, network.first(X).detach())
