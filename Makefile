@@ -1,6 +1,6 @@
 # Everything runs in a virtual environment that make creates on first use.
 #   make test PYTHON=python3.13 VENV=.venv313   another interpreter
-#   make test PYTEST_ARGS="-m 'not slow'"       more options for pytest
+#   make test PYTEST_ARGS="-k pipeline"         more options for pytest
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -10,15 +10,21 @@ PY := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test check docs clean
+.PHONY: help demo demo-imagenet test test-all check docs networks clean
 
 help: ## Print this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
 
 demo: $(VENV)/.setup-examples ## Install the package and run examples/quickstart.py
 	$(PY) examples/quickstart.py
 
-test: $(VENV)/.setup-tests ## Run the whole test suite, doctests included
+demo-imagenet: $(VENV)/.setup-examples ## EfficientNet-Lite0 with ImageNet weights, on other data too
+	$(PY) examples/imagenet.py
+
+test: $(VENV)/.setup-tests ## Run the tests but for the slow ones, doctests included
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 -m "not slow" $(PYTEST_ARGS)
+
+test-all: $(VENV)/.setup-tests ## Run all tests
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 $(PYTEST_ARGS)
 
 check: $(VENV)/.setup-dev ## Lint, check the formatting, check the types
@@ -29,6 +35,9 @@ check: $(VENV)/.setup-dev ## Lint, check the formatting, check the types
 docs: $(VENV)/.setup-docs ## Build the HTML documentation; a warning is an error
 	rm -rf docs/generated
 	$(PY) -m sphinx -W --keep-going -b html docs docs/_build/html
+
+networks: $(VENV)/.setup-tests ## Measure the networks of the docs anew
+	$(PY) -m tests._extractors.zoo
 
 clean: ## Remove what builds and runs leave behind (the environment stays)
 	rm -rf build dist *.egg-info docs/_build docs/generated .coverage htmlcov
