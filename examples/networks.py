@@ -33,60 +33,41 @@ class Prepared(nn.Module):
 def load(spec: str, weights: str) -> Prepared:
     """Make ``torchvision:NAME`` or ``timm:NAME``.
 
-    `weights` is DEFAULT (downloaded), a file that `save` wrote, or NONE.
+    `weights` is DEFAULT (downloaded), NONE, or a file that `save` wrote.
     """
-    library, _, name = spec.partition(":")
-    if Path(weights).is_file():
-        return _saved(spec, torch.load(weights, weights_only=True))
-    if weights not in ("DEFAULT", "NONE"):
-        raise ValueError(f"--weights {weights!r} is neither DEFAULT, NONE nor a file.")
-    return _maker(library)(name, pretrained=weights == "DEFAULT")
-
-
-def save(network: Prepared, spec: str, path: str) -> None:
-    torch.save(
-        {"spec": spec, "side": network.side, "state": network.state_dict()}, path
-    )
-
-
-def _saved(spec: str, saved: dict) -> Prepared:
+    if weights in ("DEFAULT", "NONE"):
+        return make(spec, pretrained=weights == "DEFAULT")
+    saved = torch.load(Path(weights), weights_only=True)
     if saved["spec"] != spec:
-        raise ValueError(f"These are the weights of {saved['spec']}, not of {spec}.")
-    library, _, name = spec.partition(":")
-    state = saved["state"]
-    n_classes = list(state.values())[-1].shape[0]  # the bias of the head
-    network = _maker(library)(name, pretrained=False, num_classes=n_classes)
+        raise ValueError(f"{weights} has weights of {saved['spec']}, not of {spec}.")
+    network = make(spec, num_classes=saved["n_classes"])
     network.side = saved["side"]
-    network.load_state_dict(state)
+    network.load_state_dict(saved["state"])
     return network
 
 
-def _maker(library: str):
-    makers = {"torchvision": _torchvision, "timm": _timm}
-    if library not in makers:
-        raise ValueError(f"{library!r} is neither torchvision nor timm.")
-    return makers[library]
+def save(network: Prepared, spec: str, n_classes: int, path: str) -> None:
+    saved = {"spec": spec, "n_classes": n_classes, "side": network.side}
+    torch.save({**saved, "state": network.state_dict()}, path)
 
 
-def _torchvision(name: str, *, pretrained: bool, **options) -> Prepared:
-    from torchvision import models
+def make(spec: str, *, pretrained: bool = False, **options) -> Prepared:
+    library, _, name = spec.partition(":")
+    if library == "torchvision":
+        from torchvision import models
 
-    weights = models.get_model_weights(name).DEFAULT
-    network = models.get_model(name, weights=weights if pretrained else None, **options)
-    wants = weights.transforms()
-    return Prepared(
-        network.eval(), side=wants.crop_size[0], mean=wants.mean, std=wants.std
-    )
+        best = models.get_model_weights(name).DEFAULT
+        network = models.get_model(
+            name, weights=best if pretrained else None, **options
+        )
+        wants = best.transforms()
+        side, mean, std = wants.crop_size[0], wants.mean, wants.std
+    elif library == "timm":
+        import timm
 
-
-def _timm(name: str, *, pretrained: bool, **options) -> Prepared:
-    import timm
-
-    network = timm.create_model(name, pretrained=pretrained, **options)
-    wants = network.default_cfg
-    return Prepared(
-        network.eval(),
-        side=wants["input_size"][-1],
-        mean=wants["mean"],
-        std=wants["std"],
-    )
+        network = timm.create_model(name, pretrained=pretrained, **options)
+        wants = network.default_cfg
+        side, mean, std = wants["input_size"][-1], wants["mean"], wants["std"]
+    else:
+        raise ValueError(f"{spec!r} is neither torchvision:NAME nor timm:NAME.")
+    return Prepared(network, side=side, mean=mean, std=std).eval()

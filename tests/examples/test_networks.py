@@ -1,0 +1,112 @@
+"""Networks by name, which take images of bytes; nothing is downloaded."""
+
+import networks
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torchvision import models
+
+from sk_e2cm import E2CMClassifier, TorchExtractor
+
+SPEC = "torchvision:mobilenet_v3_small"
+WEIGHTS = models.MobileNet_V3_Small_Weights.DEFAULT
+
+
+def images(*shape):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return torch.randint(0, 256, shape, dtype=torch.uint8)
+
+
+@pytest.fixture(scope="module")
+def network():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = networks.make(SPEC, num_classes=4)
+    network.side = 40
+    return network
+
+
+def test_images_of_the_networks_size_are_scaled_as_torchvision_does():
+    x = images(2, 3, 24, 24)
+    transform = WEIGHTS.transforms(crop_size=24, resize_size=24)
+    prepared = networks.Prepared(nn.Identity(), side=24)
+    torch.testing.assert_close(prepared(x), transform(x))
+
+
+def test_images_of_any_size_become_squares_of_the_networks_size():
+    x = torch.full((2, 3, 10, 15), 99, dtype=torch.uint8)
+    prepared = networks.Prepared(nn.Identity(), side=24, mean=(0.5,) * 3, std=(2,) * 3)
+    expected = torch.full((2, 3, 24, 24), (99 / 255 - 0.5) / 2)
+    torch.testing.assert_close(prepared(x), expected)
+
+
+def test_grey_images_get_three_channels():
+    x = images(2, 1, 24, 24)
+    prepared = networks.Prepared(nn.Identity(), side=24)
+    torch.testing.assert_close(prepared(x), prepared(x.expand(-1, 3, -1, -1)))
+
+
+def test_a_network_is_ready_for_its_own_size():
+    network = networks.load(SPEC, "NONE")
+    assert not any(module.training for module in network.modules())
+    assert network.side == 224
+    np.testing.assert_allclose(network.mean.flatten() / 255, WEIGHTS.transforms().mean)
+    np.testing.assert_allclose(network.std.flatten() / 255, WEIGHTS.transforms().std)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_it_can_be_cut(network, channels):
+    X, y = images(16, channels, 28, 28).numpy(), np.arange(16) % 4
+    extractor = TorchExtractor(network, 3, input_shape=X.shape[1:])
+    clf = E2CMClassifier(extractor, threshold=np.inf, final="network").fit(X, y)
+    with torch.no_grad():
+        logits = network(torch.from_numpy(X))
+    assert clf.predict(X).tolist() == logits.argmax(dim=1).tolist()
+
+
+def test_what_was_saved_is_loaded(network, tmp_path):
+    path = str(tmp_path / "mine.pt")
+    networks.save(network, SPEC, 4, path)
+    loaded = networks.load(SPEC, path)
+    assert not loaded.training
+    x = images(2, 3, 28, 28)
+    with torch.no_grad():
+        assert torch.equal(loaded(x), network(x))
+
+
+def test_weights_of_another_network(network, tmp_path):
+    path = str(tmp_path / "mine.pt")
+    networks.save(network, SPEC, 4, path)
+    with pytest.raises(ValueError, match=r"weights of .*v3_small, not of .*resnet18"):
+        networks.load("torchvision:resnet18", path)
+
+
+def test_a_file_of_weights_that_does_not_exist(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        networks.load(SPEC, str(tmp_path / "nowhere.pt"))
+
+
+@pytest.mark.parametrize("spec", ["resnet18", "keras:resnet18", ""])
+def test_a_library_that_is_not_known(spec):
+    with pytest.raises(ValueError, match="neither torchvision:NAME nor timm:NAME"):
+        networks.load(spec, "NONE")
+
+
+def test_a_network_that_torchvision_does_not_have():
+    with pytest.raises(ValueError, match="resnet19"):
+        networks.load("torchvision:resnet19", "NONE")
+
+
+def test_timm(tmp_path):
+    timm = pytest.importorskip("timm")
+    spec, path = "timm:resnet10t", str(tmp_path / "mine.pt")
+    network = networks.make(spec, num_classes=4)
+    assert network.side == timm.get_pretrained_cfg("resnet10t").input_size[-1]
+    networks.save(network, spec, 4, path)
+    x = images(2, 1, 28, 28)
+    with torch.no_grad():
+        expected = network(x)
+        assert expected.shape == (2, 4)
+        assert torch.equal(networks.load(spec, path)(x), expected)
