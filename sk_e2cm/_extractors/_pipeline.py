@@ -121,18 +121,6 @@ class PipelineExtractor(Extractor):
         raise AttributeError("The transformers were not fitted on a data frame.")
 
     def begin(self, X: NDArray[Any]) -> tuple[Any, NDArray[Any]]:
-        """Return the state before the first stage.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            A batch.
-
-        Returns
-        -------
-        state
-            What the next transformer takes, and the features so far.
-        """
         # A copy: transformers with copy=False write to what they take.
         X = copy.copy(X)
         names = getattr(self, "feature_names_in_", np.empty(0))
@@ -146,24 +134,6 @@ class PipelineExtractor(Extractor):
     def advance(
         self, state: tuple[Any, NDArray[Any]], stage: int
     ) -> tuple[tuple[Any, NDArray[Any]], NDArray[Any]]:
-        """Compute one stage.
-
-        Parameters
-        ----------
-        state : state
-            As `begin`, `keep` or the stage before returned it.
-
-        stage : int
-            From 0 to the number of exits.
-
-        Returns
-        -------
-        state : state
-            The state after the stage.
-
-        output : ndarray of shape (n_samples, n_features)
-            The features.
-        """
         X, so_far = state
         transformed = self.transformers[stage].transform(X)
         features = transformed
@@ -178,37 +148,10 @@ class PipelineExtractor(Extractor):
     def keep(
         self, state: tuple[Any, NDArray[Any]], rows: NDArray[np.intp]
     ) -> tuple[Any, NDArray[Any]]:
-        """Reduce a state to some of its rows.
-
-        Parameters
-        ----------
-        state : state
-            As `advance` returned it.
-
-        rows : ndarray of int
-            The rows to keep, in this order.
-
-        Returns
-        -------
-        state
-            With ``len(rows)`` rows.
-        """
         X, so_far = state
         return _safe_indexing(X, rows), so_far[rows]
 
     def macs(self, input_shape: tuple[int, ...]) -> NDArray[np.float64]:
-        """Return the cost from the input to the end of each stage.
-
-        Parameters
-        ----------
-        input_shape : tuple of int
-            Not used: the costs are those of `costs`.
-
-        Returns
-        -------
-        ndarray of shape (n_stages,)
-            Cumulative, for one sample.
-        """
         return self.costs.cumsum()
 
     def __repr__(self) -> str:
