@@ -23,3 +23,18 @@ def to_numpy(output: Tensor) -> NDArray[Any]:
     if output.dtype is torch.bfloat16:  # unknown to NumPy
         output = output.float()
     return output.cpu().numpy().copy()
+
+
+def convert(tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Copy a tensor to a device and type; refuse to lose more than rounding does."""
+    if tensor.is_complex():
+        raise ValueError("X has complex numbers, which the network does not take.")
+    converted = tensor.to(device, dtype, copy=True)
+    kept = tensor.is_floating_point() == dtype.is_floating_point or tensor.itemsize == 1
+    if not kept and not torch.equal(converted.to(tensor.device, tensor.dtype), tensor):
+        raise ValueError(
+            f"X has numbers of type {tensor.dtype} that {dtype}, which the network "
+            "takes, cannot hold: fractions in the place of token ids, or whole numbers "
+            "too large."
+        )
+    return converted

@@ -62,6 +62,10 @@ class Meter(fx.Interpreter):
         with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), self._counter:
             self.run(X)
 
+    def fetch_args_kwargs_from_env(self, n: fx.Node) -> Any:
+        # The interpreter passes lists that cannot be changed, but some code does.
+        return _thawed(super().fetch_args_kwargs_from_env(n))
+
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
         if n.op == "call_module":
@@ -70,6 +74,14 @@ class Meter(fx.Interpreter):
         if isinstance(value, Tensor):
             self.shapes[n] = tuple(value.shape)
         return value
+
+
+def _thawed(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_thawed(item) for item in value]
+    if type(value) is tuple:
+        return tuple(_thawed(item) for item in value)
+    return value
 
 
 @torch.inference_mode(False)

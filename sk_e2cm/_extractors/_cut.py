@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
+# Takes the values that the stage before it returned. The first of the values that it
+# returns is the exit's own.
 Stage = Callable[..., tuple[Any, ...]]
 
 
@@ -37,32 +39,10 @@ class Liveness:
         ]
 
 
-class Chain(NamedTuple):
-    """A network as stages and in one piece.
-
-    Parameters
-    ----------
-    stages : list of callable
-        Each takes the values that the one before it returned. The first of the
-        values is the exit's own.
-
-    whole : callable
-        The uncut network, up to the end of the last stage.
-    """
-
-    stages: list[Stage]
-    whole: Callable[[Tensor], Any]
-
-
-def chain(root: nn.Module, graph: fx.Graph, ends: Sequence[fx.Node]) -> Chain:
+def stages_of(root: nn.Module, graph: fx.Graph, ends: Sequence[fx.Node]) -> list[Stage]:
     """Cut `graph` after each of `ends`, for the weights of `root`."""
     # Forwards, since a module's call costs more than a small layer.
-    stages = [stage.forward for stage in cut(root, graph, ends)]
-    last = ends[-1]
-    if any(user.op == "output" and user.args == (last,) for user in last.users):
-        return Chain(stages, root)
-    (whole,) = cut(root, graph, [last])
-    return Chain(stages, lambda X: whole.forward(X)[0])
+    return [stage.forward for stage in cut(root, graph, ends)]
 
 
 def cut(
@@ -100,6 +80,9 @@ def _stage(
     def copy_of(value: fx.Node) -> fx.Node:
         if value not in copies:  # a weight or constant, read where it is used
             copies[value] = stage.node_copy(value)
+            if str(value.target).startswith("_tensor_constant"):
+                # Made anew by each forward of the network, which may write to it.
+                copies[value] = stage.call_method("clone", (copies[value],))
         return copies[value]
 
     for node in body:

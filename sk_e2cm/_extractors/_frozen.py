@@ -11,6 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ._quantized import comes_back_broken
+
 
 def check_module(module: Any) -> None:
     """Refuse what is no torch module, and compiled modules, which hide their parts."""
@@ -25,15 +27,20 @@ def check_module(module: Any) -> None:
         )
 
 
-def with_tensors(module: nn.Module, convert: Callable[[Tensor], Any]) -> nn.Module:
+def with_tensors(
+    module: nn.Module,
+    convert: Callable[[Tensor], Any],
+    others: Mapping[int, Any] | None = None,
+) -> nn.Module:
     """Copy `module` with ``convert(t)`` in the place of every tensor t.
 
     Parameters, buffers and plain tensor attributes are converted once each, so
-    what was tied stays tied. `module` itself is left as it is.
+    what was tied stays tied. `module` itself is left as it is. `others` takes the
+    place of further parts, by their ids.
     """
     # deepcopy takes whatever the memo holds as the copy, and so never meets a
     # tensor: pruned weights, for one, refuse to be copied.
-    memo: dict[int, Any] = {}
+    memo: dict[int, Any] = dict(others or {})
     for submodule in module.modules():
         for tensor in _tensors(vars(submodule)):
             if id(tensor) not in memo:
@@ -66,7 +73,26 @@ def frozen_copy(module: nn.Module, device: torch.device | None = None) -> nn.Mod
     def convert(tensor: Tensor) -> Tensor:
         return like(tensor, tensor.detach().to(device=device, copy=True))
 
-    return with_tensors(module, convert).eval()
+    try:
+        return with_tensors(module, convert).eval()
+    except Exception as error:
+        raise TypeError(
+            f"{_uncopied(module)} cannot be copied, and the network has to be, so that "
+            f"yours stays as it is: {error}"
+        ) from error
+
+
+def _uncopied(module: nn.Module) -> str:
+    """Name what stands in the way of a copy, as far as can be told."""
+    for name, part in reversed(list(module.named_modules())):
+        for attribute, value in vars(part).items():
+            if isinstance(value, (Tensor, nn.Module)) or attribute.startswith("_"):
+                continue
+            try:
+                copy.deepcopy(value)
+            except Exception:
+                return f"The attribute {'.'.join(filter(None, (name, attribute)))!r}"
+    return type(module).__name__
 
 
 def share(module: nn.Module) -> nn.Module:
@@ -79,10 +105,28 @@ def picklable(module: nn.Module) -> nn.Module:
 
     Plain arrays give the same bytes in every process; torch's storages do not.
     """
-    return with_tensors(module, _Stored)
+    others = {id(m): _StoredModule(m) for m in module.modules() if comes_back_broken(m)}
+    return with_tensors(module, _Stored, others)
 
 
 _CHANNELS_LAST = torch.channels_last
+
+
+class _StoredModule:
+    """Stands in a pickle for a module that torch itself would load half made."""
+
+    def __init__(self, module: Any) -> None:
+        self.module = module
+
+    def __reduce__(self) -> tuple[Callable[..., nn.Module], tuple[Any, ...]]:
+        return _restore_module, (type(self.module), self.module.__getstate__())
+
+
+def _restore_module(kind: Any, state: Any) -> nn.Module:
+    module: Any = kind.__new__(kind)
+    nn.Module.__init__(module)
+    module.__setstate__(state)
+    return module
 
 
 class _Stored:

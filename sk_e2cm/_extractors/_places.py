@@ -112,7 +112,7 @@ def evenly_spaced(
     by_cost = {macs[node]: name for node, name in within.items()}
     raise ValueError(
         f"exits={n_exits}, but the network has only {len(by_cost)} places to "
-        f"leave: {', '.join(by_cost.values()) or 'none'}."
+        f"leave: {', '.join(by_cost.values()) or 'none'}.{trace.untraced()}"
     )
 
 

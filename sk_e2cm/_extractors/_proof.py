@@ -3,28 +3,41 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ._cut import Chain, Stage
+from ._cut import Stage
+from ._frozen import share
 from ._live import Cut, Rows, classify, same
+
+# Rows that differ by less, relative to their size, could hide that they are mixed.
+_ALIKE = 0.1
 
 
 @torch.inference_mode(False)  # in which tensors do not count their writes
 @torch.no_grad()
-def learn_cuts(chain: Chain, names: Sequence[str], batch: Tensor) -> tuple[Cut, ...]:
+def learn_cuts(
+    stages: Sequence[Stage],
+    names: Sequence[str],
+    uncut: Callable[[Tensor], list[Any]],
+    batch: Tensor,
+) -> tuple[Cut, ...]:
     """Find out what is alive after each stage, and prove that dropping rows is right.
 
     Parameters
     ----------
-    chain : Chain
-        The stages, and the network that they should compute.
+    stages : sequence of callable
+        Each takes the values that the one before it returned. The first of the
+        values is the exit's own.
 
     names : sequence of str
         What messages call the outputs of the stages.
+
+    uncut : callable
+        Returns the outputs of all stages as the uncut network computes them.
 
     batch : tensor of shape (n_samples, ...)
         Three of its rows are run: all of them, two, and one alone.
@@ -39,14 +52,14 @@ def learn_cuts(chain: Chain, names: Sequence[str], batch: Tensor) -> tuple[Cut, 
     ValueError
         If the network does not take such a batch, if a live value cannot be kept,
         if an exit has no row for each sample, if a sample alone gives something
-        else than in a batch, or if the stages with rows dropped and reordered do
-        not compute what the uncut network computes.
+        else than in a batch, or if the stages, with rows dropped and reordered or
+        not, do not compute what the uncut network computes.
     """
     if len(batch) == 0:
         raise ValueError("X has no samples.")
     three = _three_rows(batch)
     try:
-        expected = chain.whole(three.clone())
+        expected = uncut(three.clone())
     except Exception as error:
         raise ValueError(
             f"The network does not take samples of shape {tuple(batch.shape[1:])} "
@@ -57,29 +70,57 @@ def learn_cuts(chain: Chain, names: Sequence[str], batch: Tensor) -> tuple[Cut, 
     one: tuple[Any, ...] = (three[2:].clone(),)
     two: tuple[Any, ...] = (three[:2].clone(),)
     all_three: tuple[Any, ...] = (three.clone(),)
-    for stage, name in zip(chain.stages, names, strict=True):
+    for stage, name, value in zip(stages, names, expected, strict=True):
         all_three = _run_watching_aliases(stage, name, all_three)
         two = stage(*two)
         cut = _cut_after(name, two, all_three)
+        _check_traced(name, all_three[0], value)
         one = _run_alone(stage, name, one, cut.keep(all_three, last))
         cuts.append(cut)
-    _prove(chain.stages, cuts, three, expected)
+    _prove(stages, cuts, three, expected[-1])
     return tuple(cuts)
 
 
+def _check_traced(name: str, traced: Tensor, expected: Any) -> None:
+    """Refuse a stage that is not what the network itself computes."""
+    if isinstance(expected, Tensor) and expected.is_nested:
+        return  # tokens packed by torch; what comes of them is compared at the end
+    if not isinstance(expected, Tensor) or not same(traced, expected):
+        raise ValueError(
+            f"{name} is another value in the uncut network than in the one traced by "
+            "torch.fx. Is it changed in place after it was computed, or does the way "
+            "to it depend on types or contexts (isinstance, autocast)? Choose another "
+            "exit, or split the network by hand with TorchExtractor.from_modules."
+        )
+
+
 def _three_rows(batch: Tensor) -> Tensor:
-    """Choose three rows that differ: equal rows would hide a mix-up."""
+    """Choose three rows that differ: rows that are alike would hide a mix-up."""
     batch = batch.nan_to_num(0.0, 0.0, 0.0) if batch.is_floating_point() else batch
     chosen: list[Tensor] = []
     for row in itertools.chain(batch, batch[:1].flip(-1), batch[:1].roll(1, -1)):
-        if not any(torch.equal(row, other) for other in chosen):
+        if not any(_alike(row, other) for other in chosen):
             chosen.append(row)
         if len(chosen) == 3:
             return torch.stack(chosen)
     three = torch.stack([*chosen, *[chosen[0]] * (3 - len(chosen))])
-    if three.is_floating_point():  # a blank batch: move its rows apart
-        three = three + torch.linspace(0, 1, three.numel()).to(three).view_as(three)
-    return three
+    return _moved_apart(three)
+
+
+def _alike(row: Tensor, other: Tensor) -> bool:
+    if not row.is_floating_point():
+        return torch.equal(row, other)
+    return bool((row - other).abs().max() <= _ALIKE * row.abs().max())
+
+
+def _moved_apart(three: Tensor) -> Tensor:
+    """Make the rows of a batch differ that is blank, or nearly the same everywhere."""
+    steps = torch.arange(three.numel(), device=three.device).view_as(three)
+    if three.is_floating_point():
+        scale = three.abs().max().clamp(min=1.0)
+        return three + scale * (steps / three.numel()).to(three.dtype)
+    # Of token ids only 0 and 1 are sure to exist, beside those that are there.
+    return torch.where((steps + steps // three[0].numel()) % 3 == 0, three == 0, three)
 
 
 def _run_watching_aliases(
@@ -180,3 +221,25 @@ def _prove(
         values[0], expected.index_select(cuts[-1].axis, rows)
     ):
         raise ValueError(message)
+
+
+def run_uncut(network: nn.Module, names: Sequence[str], X: Tensor) -> list[Any]:
+    """Run the network as it is; return what the modules of these names return.
+
+    The name "" stands for the whole network.
+    """
+    # A copy, thrown away, with hooks that would be in the way elsewhere.
+    network = share(network)
+    seen: dict[str, Any] = {}
+    for name in filter(None, names):
+        network.get_submodule(name).register_forward_hook(_note(seen, name))
+    seen[""] = network(X)
+    return [seen.get(name) for name in names]
+
+
+def _note(seen: dict[str, Any], name: str) -> Callable[..., None]:
+    def note(module: nn.Module, inputs: Any, output: Any) -> None:
+        # A copy: the network may go on to change it in place.
+        seen[name] = output.clone() if isinstance(output, Tensor) else output
+
+    return note

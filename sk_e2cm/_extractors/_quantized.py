@@ -53,6 +53,15 @@ def _exact(layer: Any) -> nn.Module:
     return exact.eval().requires_grad_(False)
 
 
+def comes_back_broken(module: nn.Module) -> bool:
+    """Tell whether loading a pickle leaves out what ``nn.Module.__init__`` does.
+
+    So it is with statically quantised convolutions, whose state is not a module's.
+    """
+    has_own_state = type(module).__setstate__ is not nn.Module.__setstate__
+    return has_own_state and type(module).__module__.startswith("torch.ao.nn")
+
+
 def hidden_macs(layer: Any, output: Any) -> float:
     """Return the multiply-adds of a layer whose weights torch's counter cannot see.
 
@@ -60,6 +69,7 @@ def hidden_macs(layer: Any, output: Any) -> float:
     of the output.
     """
     weight = getattr(layer, "weight", None)
-    if not callable(weight) or not isinstance(output, Tensor):
+    is_quantized = type(layer).__module__.startswith("torch.ao.nn")
+    if not (is_quantized and callable(weight) and isinstance(output, Tensor)):
         return 0.0
     return weight().numel() * output.numel() / weight().shape[0]

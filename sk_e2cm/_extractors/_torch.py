@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from numbers import Integral
 from typing import Any, NamedTuple, Self
 
@@ -13,13 +13,13 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from .._hashing import content_hash
-from ._arrays import to_numpy, to_tensor
+from ._arrays import convert, to_numpy, to_tensor
 from ._cost import measure
-from ._cut import chain
+from ._cut import stages_of
 from ._frozen import check_module, device_of, frozen_copy, picklable, share
 from ._live import INPUT, Cut
 from ._places import evenly_spaced, exit_names, measure_plausibly, stage_ends
-from ._proof import learn_cuts
+from ._proof import learn_cuts, run_uncut
 from ._protocol import Extractor
 from ._quantized import exact_twin
 from ._summary import summarize
@@ -138,10 +138,11 @@ class TorchExtractor(Extractor):
         self._exits = names
         self._output = output
         self._input_shape = input_shape
-        self._stages, _ = self._proven = chain(trace.root, trace.graph, self._ends)
-        twin = exact_twin(trace.root)
-        if twin is not trace.root:
-            self._proven = chain(twin, trace.graph, self._ends)
+        self._stages = stages_of(trace.root, trace.graph, self._ends)
+        self._twin = exact_twin(self._module)
+        self._proven = self._stages
+        if self._twin is not self._module:
+            self._proven = stages_of(exact_twin(trace.root), trace.graph, self._ends)
         # Facts about (content, shape of input), found out when first asked for.
         self._cuts: dict[torch.Size, tuple[Cut, ...]] = {}
         self._macs: dict[tuple[int, ...], NDArray[np.float64]] = {}
@@ -185,10 +186,9 @@ class TorchExtractor(Extractor):
 
     @cached_property
     def fingerprint(self) -> str:
-        # The graph too: weights and names outlive a change of the code.
-        graph = str(self._trace.graph)
-        module = picklable(self._module)
-        return content_hash((type(self), module, self._exits, self._output, graph))
+        # The code too: weights and names outlive a change of it.
+        module, code = picklable(self._module), self._trace.code()
+        return content_hash((type(self), module, self._exits, self._output, code))
 
     def begin(self, X: ArrayLike | Tensor) -> _Live:
         """Return the state before the first stage.
@@ -374,13 +374,15 @@ class TorchExtractor(Extractor):
         return f"{type(self).__name__}({name}, exits={list(self._exits)}{output})"
 
     def _learn_cuts(self, batch: Tensor) -> tuple[Cut, ...]:
-        end = repr(self._output) if self._output else "the network's output"
-        return learn_cuts(self._proven, [*map(repr, self._exits), end], batch)
+        names = (*self._exits, self._output or "")
+        labels = [repr(name) if name else "the network's output" for name in names]
+        uncut = partial(run_uncut, self._twin, names)
+        return learn_cuts(self._proven, labels, uncut, batch)
 
     def _tensor(self, X: ArrayLike | Tensor) -> Tensor:
         # Always a copy: the first layer may work in place.
         tensor = X.detach() if isinstance(X, Tensor) else to_tensor(X)
-        return tensor.to(self.device, self._dtype, copy=True)
+        return convert(tensor, self.device, self._dtype)
 
 
 def _rebuild(

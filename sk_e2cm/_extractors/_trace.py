@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import operator
 import threading
 import traceback
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 # Held while torch.fx replaces nn.Module.__call__ for every thread, and while the
@@ -33,6 +34,10 @@ _DROPOUTS = (
     F.alpha_dropout,
     F.feature_alpha_dropout,
 )
+
+
+# A network that converts its input by itself takes what is in it as numbers.
+_CASTS = ("long", "int", "to", "type", "type_as")
 
 
 class Trace:
@@ -134,21 +139,37 @@ class Trace:
             )
         return values[0].node
 
+    def untraced(self) -> str:
+        """Say which module is kept in one piece, and why, if there is one."""
+        for module, where in self._opaque.items():
+            return f" {self._describe(module)} cannot be traced, stopped at {where}."
+        return ""
+
+    def code(self) -> Any:
+        """Return what the network does with its weights, as far as it is known."""
+        constants = {k: v for k, v in vars(self.root).items() if isinstance(v, Tensor)}
+        opaque = {type(module) for module in self._opaque}
+        functions = {
+            kind.__qualname__: [f for f in vars(kind).values() if callable(f)]
+            for kind in opaque
+        }
+        return str(self.graph), constants, functions
+
     def input_dtype(self) -> torch.dtype:
-        """Return int64 where the input is looked up in an embedding.
+        """Return int64 where the input serves to look something up.
 
         Otherwise the type of the weights.
         """
         todo = list(self.input.users)
         for user in todo:
-            if user.target is nn.functional.embedding:
+            if user.target in (F.embedding, F.one_hot) or _indexes(user, self.input):
                 return torch.int64
             if user.op == "call_module":
                 modules = self.root.get_submodule(str(user.target)).modules()
                 first = next((m for m in modules if m._parameters), None)
                 if isinstance(first, (nn.Embedding, nn.EmbeddingBag)):
                     return torch.int64
-            else:  # views, slices, masks: the lookup may follow
+            elif user.target not in _CASTS:  # views, slices: the lookup may follow
                 todo.extend(u for u in user.users if u not in todo)
         floats = (p.dtype for p in self.module.parameters() if p.is_floating_point())
         return next(floats, torch.float32)
@@ -201,7 +222,7 @@ class _OneInput(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, X: torch.Tensor) -> Any:
+    def forward(self, X: Tensor) -> Any:
         return self.network(X)
 
 
@@ -226,6 +247,13 @@ class _Tracer(fx.Tracer):
             return False
         return m in self.opaque or super().is_leaf_module(m, module_qualified_name)
 
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        # An assertion holds, or the uncut network fails on the first few rows.
+        user = _users_frames(traceback.extract_stack())[-1]
+        if (user.line or "").startswith("assert"):
+            return True
+        return super().to_bool(obj)
+
     def call_module(
         self,
         m: nn.Module,
@@ -235,6 +263,8 @@ class _Tracer(fx.Tracer):
     ) -> Any:
         if _is_encoder(m):
             forward = partial(_encode, m)
+        if m not in self.registered and not m.state_dict():
+            return forward(*args, **kwargs)  # made on the way, such as nn.ReLU()(x)
         try:
             value = super().call_module(m, forward, args, kwargs)
         except Exception:
@@ -247,6 +277,14 @@ class _Tracer(fx.Tracer):
         return value
 
 
+def _indexes(user: fx.Node, value: fx.Node) -> bool:
+    """Tell whether `user` is ``something[value]``."""
+    if user.target not in (operator.getitem, "__getitem__"):
+        return False
+    index = user.args[1]
+    return index is value or (isinstance(index, tuple) and value in index)
+
+
 def _place(node: fx.Node) -> str:
     """Name the module in whose forward a node was met."""
     *_, name = node.meta["nn_module_stack"]
@@ -255,7 +293,8 @@ def _place(node: fx.Node) -> str:
 
 
 def _is_encoder(module: nn.Module) -> bool:
-    return type(module).forward is nn.TransformerEncoder.forward
+    is_encoder = isinstance(module, nn.TransformerEncoder)
+    return is_encoder and type(module).forward is nn.TransformerEncoder.forward
 
 
 def _encode(
@@ -287,10 +326,15 @@ def _encode(
 
 def _user_line(error: Exception) -> str:
     """Say where, in code that is neither torch.fx nor ours, an error arose."""
-    frames = traceback.extract_tb(error.__traceback__)
-    users = [f for f in frames if not f.filename.startswith(_MACHINERY)]
+    users = _users_frames(traceback.extract_tb(error.__traceback__))
     if not users:
         return f"an error: {error}"
     frame = users[-1]
     place = f"{frame.filename}:{frame.lineno}, in {frame.name}: {frame.line!r}"
     return f"{place} ({error})"
+
+
+def _users_frames(
+    frames: Iterable[traceback.FrameSummary],
+) -> list[traceback.FrameSummary]:
+    return [f for f in frames if not f.filename.startswith(_MACHINERY)]

@@ -1,5 +1,6 @@
 import copy
 import pickle
+import threading
 
 import joblib
 import pytest
@@ -245,3 +246,10 @@ def test_the_device_is_that_of_the_weights_or_the_cpu(module):
 
 def test_the_device_may_be_that_of_buffers():
     assert device_of(nn.BatchNorm1d(2, affine=False).to("meta")).type == "meta"
+
+
+def test_what_cannot_be_copied_is_named():
+    network = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
+    network[1].lock = threading.Lock()
+    with pytest.raises(TypeError, match=r"The attribute '1\.lock' cannot be copied"):
+        frozen_copy(network)

@@ -402,3 +402,68 @@ def test_dropout_after_output_is_allowed(network):
     X = torch.randn(3, 4)
     (output,) = extractor.staged_transform(X)
     assert_close(output, network.first(X).detach())
+
+
+class Categories(nn.Module):
+    """Looks up the first column of a table and takes the others as they are."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.first = nn.Embedding(5, 4), nn.Linear(7, 6)
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x):
+        kinds = self.embed(x[:, 0].long())
+        return self.head(torch.relu(self.first(torch.cat([kinds, x[:, 1:]], dim=1))))
+
+
+def test_a_column_that_the_network_looks_up_by_itself_leaves_the_others_as_they_are():
+    network, X = Categories(), torch.randn(6, 4)
+    X[:, 0] = torch.arange(6) % 5
+    assert_right(TorchExtractor(network, ["first"]), network, X)
+
+
+def test_fractions_in_the_place_of_token_ids_are_refused():
+    extractor = TorchExtractor(networks.token_network(), ["0"])
+    with pytest.raises(ValueError, match=r"cannot hold: fractions"):
+        extractor.begin(torch.full((3, 5), 0.5))
+
+
+def test_complex_samples_are_refused():
+    extractor = TorchExtractor(networks.chain(), ["0"])
+    with pytest.raises(ValueError, match="complex numbers"):
+        extractor.begin(torch.rand(3, 4).cfloat())
+
+
+def test_whole_numbers_too_large_for_the_network_are_refused():
+    extractor = TorchExtractor(networks.chain(), ["0"])
+    with pytest.raises(ValueError, match=r"cannot hold: .* too large"):
+        extractor.begin(torch.full((3, 4), 2**24 + 1))
+
+
+@pytest.mark.parametrize(
+    "look_up",
+    [lambda ids: F.one_hot(ids, 10).float(), lambda ids: torch.eye(10)[ids]],
+    ids=["one_hot", "index"],
+)
+def test_token_ids_may_be_looked_up_without_an_embedding(look_up):
+    network = nn.Sequential(networks.Function(look_up), nn.Linear(10, 4), nn.Flatten())
+    X = torch.randint(0, 10, (6, 5))
+    assert_right(TorchExtractor(network, ["0", "1"]), network, X)
+
+
+def test_layers_made_in_the_forward_pass_are_traced():
+    class MakesItsActivation(Layers):
+        def forward(self, x):
+            return self.head(nn.ReLU()(self.second(self.first(x))))
+
+    network = MakesItsActivation()
+    assert_right(TorchExtractor(network, ["second"]), network, torch.randn(6, 4))
+
+
+def test_too_few_places_say_what_could_not_be_traced():
+    network = nn.Sequential(nn.Flatten(), Branching())
+    with pytest.raises(
+        ValueError, match=r"places to leave: .* '1' \(Branching\) cannot"
+    ):
+        TorchExtractor(network, 3, input_shape=(4,))

@@ -125,7 +125,7 @@ def here():
     extractors = {name: at_seed(0, make) for name, make in EXTRACTORS.items()}
     generator = torch.Generator().manual_seed(1)
     X = {
-        name: 9 * torch.rand(4, *SHAPES.get(name, (4,)), generator=generator)
+        name: (9 * torch.rand(4, *SHAPES.get(name, (4,)), generator=generator)).floor()
         for name in extractors
     }
     return extractors, X
@@ -241,6 +241,28 @@ def test_another_forward_makes_another_fingerprint(monkeypatch):
     before = TorchExtractor(at_seed(0, Plain), ["first"]).fingerprint
     monkeypatch.setattr(Plain, "forward", lambda self, x: self.third(self.first(x)))
     assert TorchExtractor(at_seed(0, Plain), ["first"]).fingerprint != before
+
+
+SOURCE = """
+class Tail(nn.Linear):
+    def forward(self, x):
+        return super().forward(x * {scale} if x.sum() < 1e9 else x)
+
+class Network(nn.Sequential):
+    def forward(self, x):
+        return self[1](self[0](x) + {shift} * torch.ones(4))
+"""
+
+
+@pytest.mark.parametrize("edited", [{"shift": 2.0}, {"scale": 2.0}], ids=str)
+def test_code_that_was_edited_makes_another_fingerprint(edited):
+    def made(**numbers):
+        scope = {"nn": nn, "torch": torch}
+        exec(SOURCE.format(**{"shift": 1.0, "scale": 1.0, **numbers}), scope)
+        layers = at_seed(0, lambda: [nn.Linear(4, 4), scope["Tail"](4, 4)])
+        return TorchExtractor(scope["Network"](*layers), ["0"]).fingerprint
+
+    assert made() == made() != made(**edited)
 
 
 def test_a_class_that_cannot_be_imported_has_the_same_fingerprint_elsewhere():
