@@ -82,7 +82,7 @@ def parse(arguments) -> argparse.Namespace:
     add("--final", default="auto", choices=FINAL, help="what answers at the end")
     add("--max-drop", type=float, default=0.01, help="of accuracy, for the threshold")
     add("--fit-samples", type=int, default=20_000, help="for the class means")
-    add("--batch-size", type=int, default=128)
+    add("--batch-size", type=int, default=128, help="try 32 for large maps on a CPU")
     add("--device", help="cpu, cuda, ...; default: cpu")
     add("--cache", default=datasets.home() / "features", help="of features; a folder")
     add("--picture", type=Path, default=Path("build/bench_your_own.png"))

@@ -70,4 +70,5 @@ def make(spec: str, *, pretrained: bool = False, **options) -> Prepared:
         side, mean, std = wants["input_size"][-1], wants["mean"], wants["std"]
     else:
         raise ValueError(f"{spec!r} is neither torchvision:NAME nor timm:NAME.")
-    return Prepared(network, side=side, mean=mean, std=std).eval()
+    prepared = Prepared(network, side=side, mean=mean, std=std).eval()
+    return prepared.to(memory_format=torch.channels_last)  # quicker on CPUs
