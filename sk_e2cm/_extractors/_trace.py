@@ -36,7 +36,7 @@ _DROPOUTS = (
 )
 
 
-# A network that converts its input by itself takes what is in it as numbers.
+# A network that converts a part of its input by itself takes the rest as numbers.
 _CASTS = ("long", "int", "to", "type", "type_as")
 
 
@@ -169,7 +169,8 @@ class Trace:
                 first = next((m for m in modules if m._parameters), None)
                 if isinstance(first, (nn.Embedding, nn.EmbeddingBag)):
                     return torch.int64
-            elif user.target not in _CASTS:  # views, slices: the lookup may follow
+            elif user.target not in _CASTS or list(self.input.users) == [user]:
+                # A view, a slice, or a cast of all of it: the lookup may follow.
                 todo.extend(u for u in user.users if u not in todo)
         floats = (p.dtype for p in self.module.parameters() if p.is_floating_point())
         return next(floats, torch.float32)

@@ -354,3 +354,17 @@ def test_recurrent_layers_are_counted(before, kind, n_gates, n_ways):
     by_hand = np.cumsum([0, n_ways * n_steps * weights, 3 * n_out])
     macs = TorchExtractor(network, ["0", "1"]).macs((n_steps, n_in))
     assert macs.tolist() == by_hand.tolist()
+
+
+def test_code_that_changes_the_lists_it_is_given_is_counted():
+    video = pytest.importorskip("torchvision.models.video")
+    network = video.swin3d_t(num_classes=10)
+    extractor = TorchExtractor(network, 2, input_shape=(3, 8, 32, 32))
+    whole = flops(lambda: network.eval()(torch.zeros(1, 3, 8, 32, 32)))
+    assert extractor.macs((3, 8, 32, 32))[-1] == whole / 2
+
+
+def test_a_method_called_weight_is_not_taken_for_a_quantised_layers():
+    network = nn.Sequential(nn.Linear(4, 4), Branching())
+    network[1].weight = lambda: torch.zeros(9, 9)
+    assert TorchExtractor(network, ["0"]).macs((4,)).tolist() == [16, 32]

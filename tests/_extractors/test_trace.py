@@ -423,6 +423,15 @@ def test_a_column_that_the_network_looks_up_by_itself_leaves_the_others_as_they_
     assert_right(TorchExtractor(network, ["first"]), network, X)
 
 
+def test_ids_that_the_network_casts_stay_exact_whatever_its_precision():
+    cast = networks.Function(lambda ids: ids.long())
+    layers = [nn.Embedding(3000, 4), nn.Flatten(), nn.Linear(20, 3)]
+    network = nn.Sequential(cast, *layers).bfloat16()
+    X = torch.randint(2900, 3000, (6, 5))
+    *_, output = TorchExtractor(network, ["1"]).staged_transform(X)
+    assert_close(output, uncut(network, [], X)[0], 1e-2)
+
+
 def test_fractions_in_the_place_of_token_ids_are_refused():
     extractor = TorchExtractor(networks.token_network(), ["0"])
     with pytest.raises(ValueError, match=r"cannot hold: fractions"):
