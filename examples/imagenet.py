@@ -41,7 +41,12 @@ FINALS = {
 def main(arguments=None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     add = parser.add_argument
-    add("--samples", type=int, default=10_000, help="for the class means; half to test")
+    add(
+        "--samples",
+        type=int,
+        default=10_000,
+        help="for the means; as many to test at most",
+    )
     add("--side", type=int, default=96, help="of the scaled images, for transfer")
     add("--max-drop", type=float, default=0.01, help="of accuracy, for the threshold")
     add("--cache", type=Path, default=datasets.home() / "features")

@@ -58,6 +58,7 @@ def time_ratio(early, full, X, *, size: int, n_batches: int, repeats: int = 5) -
 
     The two are taken in turn on the same batches; of all repeats it is the median.
     """
+    size = min(size, len(X))
     starts = np.linspace(0, len(X) - size, n_batches).astype(int)
     batches = [np.array(X[start : start + size]) for start in starts]
     ratios = []

@@ -60,7 +60,9 @@ class E2CMClassifier(EarlyExitMixin, ClassifierMixin, BaseEstimator):
         "none" flattens the map, as in the paper. A callable takes the stage's output
         and returns an array or tensor of shape (n, n_features). An output with three
         axes is read as (n, length, channels), as of a transformer; for a Conv1d pass
-        "none" or a callable. Outputs with two axes are used as they are.
+        "none" or a callable. A map whose first two sides are equal, unlike the third,
+        is read as (n, side, side, channels), as of a Swin transformer. Outputs with
+        two axes are used as they are.
 
     threshold : float or array-like, default=0.9
         A sample exits where its largest probability reaches the threshold. One
@@ -90,7 +92,7 @@ class E2CMClassifier(EarlyExitMixin, ClassifierMixin, BaseEstimator):
     device : str, torch.device or None, default=None
         Where to run. None is where the extractor's weights are.
 
-    memory : str, joblib.Memory or None, default=None
+    memory : str, path, joblib.Memory or None, default=None
         Where to cache the features of every stage, so that a search over thresholds
         runs the network once per fold. Used by `fit`, `score`, `exit_proba` and the
         scorers of `sk_e2cm.metrics`, never by predictions. A `pooling` function is

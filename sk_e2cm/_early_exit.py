@@ -22,7 +22,7 @@ from ._extractors import Extractor
 from ._features import FullPass, on_device
 from ._means import Floats
 from ._pooling import Pooling
-from ._validation import as_array
+from ._validation import as_array, check_columns
 
 
 class EarlyExitMixin:
@@ -204,6 +204,7 @@ class EarlyExitMixin:
 
     def _check_X(self, X: ArrayLike) -> NDArray[Any]:
         check_is_fitted(self, "extractor_")
+        check_columns(self.extractor_, X)
         valid: NDArray[Any] = validate_data(
             self, as_array(X), reset=False, allow_nd=True
         )

@@ -34,7 +34,11 @@ class _Hasher(joblib.hashing.NumpyHasher):
 
     def save_function(self, obj: FunctionType) -> None:
         # By what it does: a lambda has no name, and a name may be given anew.
-        what: Any = (marshal.dumps(obj.__code__, 2), obj.__defaults__)
+        what: Any = (
+            marshal.dumps(obj.__code__, 2),
+            obj.__defaults__,
+            obj.__kwdefaults__,
+        )
         if obj in self._open:  # a function that refers to itself
             self.save(what)
             return

@@ -35,7 +35,7 @@ def pool(
     output: Any,
     pooling: Pooling,
     stage_name: str,
-    rows: NDArray[np.intp] | None = None,
+    rows: NDArray[np.intp],
 ) -> Features:
     """Make one row of finite features per sample from a stage's output.
 
@@ -51,8 +51,8 @@ def pool(
     stage_name : str
         For the messages.
 
-    rows : ndarray of shape (n,), default=None
-        Which samples of the batch these are. By default all of them.
+    rows : ndarray of shape (n,)
+        Which samples of the batch these are.
 
     Returns
     -------
@@ -61,7 +61,6 @@ def pool(
     """
     output = output if isinstance(output, Tensor) else np.asarray(output)
     n = len(output)
-    rows = np.arange(n) if rows is None else rows
     if n != len(rows):
         raise ValueError(
             f"Stage {stage_name!r} returned {n} rows for {len(rows)} samples. Does the "

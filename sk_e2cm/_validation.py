@@ -39,11 +39,18 @@ def as_array(X: Any) -> Any:
     try:
         return np.asarray(X)
     except ValueError:
-        shapes = sorted({tuple(np.shape(sample)) for sample in X})
         raise ValueError(
-            f"The samples of X have different shapes, such as {shapes[0]} and "
-            f"{shapes[-1]}. Bring them to one shape: crop, resize or pad."
+            f"The samples of X have different shapes{_two_shapes(X)}. Bring them to "
+            "one shape: crop, resize or pad."
         ) from None
+
+
+def _two_shapes(X: Any) -> str:
+    try:
+        shapes = sorted({tuple(np.shape(sample)) for sample in X})
+    except ValueError:  # the samples themselves are lists of unequal lists
+        return ""
+    return f", such as {shapes[0]} and {shapes[-1]}"
 
 
 def check_training_data(

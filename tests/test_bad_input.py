@@ -249,6 +249,11 @@ def test_samples_of_different_shapes(clf, make):
         clf.fit(X, y).predict([make(4), make(5)])
 
 
+def test_samples_of_unequal_lists(clf):
+    with pytest.raises(ValueError, match="different shapes"):
+        clf.fit([[1, [2, 3]], [1, 2]], [0, 1])
+
+
 @pytest.mark.parametrize("wrap", [lambda data: data, DataLoader])
 def test_a_source_of_batches_in_the_place_of_an_array(clf, wrap):
     data = TensorDataset(torch.from_numpy(X), torch.from_numpy(y))

@@ -128,7 +128,10 @@ def test_functions_are_told_by_what_they_do():
     assert content_hash(one) == content_hash(same) != content_hash(lambda x: x + 2)
 
 
-@pytest.mark.parametrize("keep", [lambda n: lambda x, n=n: n, lambda n: lambda x: n])
+@pytest.mark.parametrize(
+    "keep",
+    [lambda n: lambda x, n=n: n, lambda n: lambda x, *, n=n: n, lambda n: lambda x: n],
+)
 def test_functions_are_told_by_what_they_hold(keep):
     assert content_hash(keep(1)) == content_hash(keep(1)) != content_hash(keep(2))
 

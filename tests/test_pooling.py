@@ -5,13 +5,18 @@ import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
+from sk_e2cm import _pooling
 from sk_e2cm._exits import run_lazily
-from sk_e2cm._pooling import pool
 from sk_e2cm.testing import ToyExtractor
 
 from .outputs import average_by_loops, make_output
 
 MARK = -7.0
+
+
+def pool(output, pooling, stage_name):
+    """Pool a whole batch."""
+    return _pooling.pool(output, pooling, stage_name, np.arange(len(output)))
 
 
 class FailsLate(ToyExtractor):
@@ -246,7 +251,7 @@ def test_a_sample_that_is_not_finite_is_named_by_its_number_in_the_batch():
     output[1, 2] = np.nan
     message = r"1 of 3 samples \(the first is number 6 of its batch\)"
     with pytest.raises(ValueError, match=message):
-        pool(output, "auto", "s", np.array([2, 6, 9]))
+        _pooling.pool(output, "auto", "s", np.array([2, 6, 9]))
 
 
 def test_after_others_have_left_it_is_named_by_the_same_number():

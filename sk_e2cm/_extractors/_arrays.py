@@ -17,7 +17,7 @@ def to_tensor(X: ArrayLike) -> Tensor:
 
 
 def to_numpy(output: Tensor) -> NDArray[Any]:
-    """Copy a tensor of any kind into an array."""
+    """Copy a tensor into an array, bfloat16 and quantised ones as floats."""
     if output.is_quantized:
         output = output.dequantize()
     if output.dtype is torch.bfloat16:  # unknown to NumPy

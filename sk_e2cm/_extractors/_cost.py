@@ -107,10 +107,11 @@ def measure(trace: Trace, shapes: Iterable[Shape], dtype: torch.dtype) -> Meter:
     shapes = list(shapes)
     here = device_of(trace.module)
     failure: Exception | None = None
+    exact = exact_twin(trace.root)
     # Shapes are enough for most operations, but some need values, and a few cannot
     # work on what carries gradients.
     for device, gradients in (("meta", True), (here, True), (here, False)):
-        root = _moved(exact_twin(trace.root), device, gradients)
+        root = _moved(exact, device, gradients)
         for shape in shapes:
             X = torch.zeros(1, *shape, dtype=dtype, device=device)
             with TORCH_PATCHED:

@@ -75,6 +75,8 @@ def frozen_copy(module: nn.Module, device: torch.device | None = None) -> nn.Mod
 
     try:
         return with_tensors(module, convert).eval()
+    except torch.OutOfMemoryError:
+        raise
     except Exception as error:
         raise TypeError(
             f"{_uncopied(module)} cannot be copied, and the network has to be, so that "
@@ -84,9 +86,10 @@ def frozen_copy(module: nn.Module, device: torch.device | None = None) -> nn.Mod
 
 def _uncopied(module: nn.Module) -> str:
     """Name what stands in the way of a copy, as far as can be told."""
+    of_torch = vars(nn.Module())
     for name, part in reversed(list(module.named_modules())):
         for attribute, value in vars(part).items():
-            if isinstance(value, (Tensor, nn.Module)) or attribute.startswith("_"):
+            if isinstance(value, Tensor) or attribute in of_torch:
                 continue
             try:
                 copy.deepcopy(value)

@@ -27,7 +27,7 @@ class Rows:
         if self.per_sample > 1:
             within = torch.arange(self.per_sample, device=rows.device)
             rows = (rows[:, None] * self.per_sample + within).flatten()
-        if value.dim() > 3 and self.axis == 0 and not value.is_contiguous():
+        if value.dim() > 3 and self.axis == 0 and value.stride(1) == 1:
             # index_select gives up the channels-last format, but is the quickest.
             return value.movedim(1, -1).index_select(0, rows).movedim(-1, 1)
         return value.index_select(self.axis, rows)

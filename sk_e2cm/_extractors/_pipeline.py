@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ class PipelineExtractor(Extractor):
 
     Parameters
     ----------
-    transformers : Pipeline, FeatureUnion or list of transformers
+    transformers : Pipeline, FeatureUnion, transformer or list of transformers
         Fitted. In a Pipeline, or a list, each takes what the one before it returned.
         In a FeatureUnion each takes X, and the features of a stage are those of all
         transformers so far, side by side. There is one stage per transformer.
@@ -61,7 +61,8 @@ class PipelineExtractor(Extractor):
         If a step is no transformer.
 
     ValueError
-        If `costs` are not one number for each transformer.
+        If there are no transformers, if `costs` are not one number for each, or if a
+        FeatureUnion has ``transformer_weights``.
 
     See Also
     --------
@@ -155,8 +156,9 @@ class PipelineExtractor(Extractor):
         return self.costs.cumsum()
 
     def __repr__(self) -> str:
-        steps, costs = list(self.transformers), self.costs.tolist()
-        return f"{type(self).__name__}({steps}, costs={costs})"
+        kind = "FeatureUnion" if self._side_by_side else "Pipeline"
+        steps = list(zip(self._names, self.transformers, strict=True))
+        return f"{type(self).__name__}({kind}({steps}), costs={self.costs.tolist()})"
 
 
 def _steps(transformers: Any) -> list[tuple[str, Any]]:
@@ -170,7 +172,7 @@ def _steps(transformers: Any) -> list[tuple[str, Any]]:
     elif isinstance(transformers, Pipeline):
         named = transformers.steps
     else:
-        alone = hasattr(transformers, "transform")
+        alone = not isinstance(transformers, Iterable)
         named = make_pipeline(*[transformers] if alone else transformers).steps
     if not named:
         raise ValueError("PipelineExtractor needs at least one transformer.")

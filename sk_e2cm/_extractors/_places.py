@@ -167,6 +167,10 @@ def measure_plausibly(
 
     Where the exits come to lie depends little on the size of the images.
     """
+    if isinstance(input_shape, Integral):
+        raise TypeError(
+            f"input_shape must be a tuple such as (3, 224, 224), got {input_shape}."
+        )
     if input_shape is not None:
         return measure(trace, [tuple(input_shape)], dtype)
     try:

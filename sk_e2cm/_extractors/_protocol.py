@@ -29,12 +29,14 @@ class Extractor(ABC):
     See Also
     --------
     TorchExtractor : A torch network, cut into stages.
+    PipelineExtractor : Fitted scikit-learn transformers as stages.
 
     Notes
     -----
-    Two more members are used where they are there: ``fingerprint``, a string that
+    Three more members are used where they are there: ``fingerprint``, a string that
     names the content, under which ``memory=`` stores features (otherwise a hash of
-    what would be pickled); and ``to(device)``, the extractor on another device.
+    what would be pickled); ``to(device)``, the extractor on another device; and
+    ``feature_names_in_``, the columns that X must have if it is a data frame.
 
     Examples
     --------

@@ -79,9 +79,14 @@ class TorchExtractor(Extractor):
 
     Raises
     ------
+    TypeError
+        If `module` is no torch module, is compiled or cannot be copied, or if `exits`
+        are neither names nor a number.
+
     ValueError
         If a name is unknown, given twice, out of order, used more than once in a
-        forward pass, or inside what cannot be traced.
+        forward pass, or inside what cannot be traced; if dropout is left on; if there
+        are fewer places than `exits`, or no shape is found at which to count.
 
     See Also
     --------
@@ -161,7 +166,15 @@ class TorchExtractor(Extractor):
         -------
         TorchExtractor
             With exits ``"0"``, ``"1"``, ... after all modules but the last.
+
+        Raises
+        ------
+        ValueError
+            If there are no modules.
         """
+        modules = list(modules)
+        if not modules:
+            raise ValueError("from_modules needs at least one module.")
         for module in modules:
             check_module(module)
         # A shell of its own for each, so that one module may serve two stages.
@@ -343,10 +356,7 @@ class TorchExtractor(Extractor):
                 "Use device=None to stay on the network's own, or 'cpu'."
             ) from error
         if there not in self._elsewhere:
-            moved = frozen_copy(self._module, there)
-            copy = _rebuild(
-                type(self), moved, self._exits, self._output, self._input_shape
-            )
+            copy = self._like()(frozen_copy(self._module, there), self._exits)
             copy._elsewhere = self._elsewhere
             self._elsewhere[there] = copy
         return self._elsewhere[there]
@@ -360,18 +370,15 @@ class TorchExtractor(Extractor):
         return int(self.fingerprint[:15], 16)
 
     def __reduce__(self) -> tuple[Callable[..., TorchExtractor], tuple[Any, ...]]:
-        return _rebuild, (
-            type(self),
-            picklable(self._module),
-            self._exits,
-            self._output,
-            self._input_shape,
-        )
+        return self._like(), (picklable(self._module), self._exits)
 
     def __repr__(self) -> str:
         output = f", output={self._output!r}" if self._output else ""
         name = type(self._module).__name__
         return f"{type(self).__name__}({name}, exits={list(self._exits)}{output})"
+
+    def _like(self) -> Callable[..., TorchExtractor]:
+        return partial(type(self), output=self._output, input_shape=self._input_shape)
 
     def _learn_cuts(self, batch: Tensor) -> tuple[Cut, ...]:
         names = (*self._exits, self._output or "")
@@ -383,13 +390,3 @@ class TorchExtractor(Extractor):
         # Always a copy: the first layer may work in place.
         tensor = X.detach() if isinstance(X, Tensor) else to_tensor(X)
         return convert(tensor, self.device, self._dtype)
-
-
-def _rebuild(
-    cls: type[TorchExtractor],
-    module: nn.Module,
-    exits: tuple[str, ...],
-    output: str | None,
-    input_shape: tuple[int, ...] | None,
-) -> TorchExtractor:
-    return cls(module, exits, output=output, input_shape=input_shape)

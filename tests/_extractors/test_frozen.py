@@ -248,8 +248,9 @@ def test_the_device_may_be_that_of_buffers():
     assert device_of(nn.BatchNorm1d(2, affine=False).to("meta")).type == "meta"
 
 
-def test_what_cannot_be_copied_is_named():
+@pytest.mark.parametrize("name", ["lock", "_lock"])
+def test_what_cannot_be_copied_is_named(name):
     network = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
-    network[1].lock = threading.Lock()
-    with pytest.raises(TypeError, match=r"The attribute '1\.lock' cannot be copied"):
+    setattr(network[1], name, threading.Lock())
+    with pytest.raises(TypeError, match=rf"attribute '1\.{name}' cannot be copied"):
         frozen_copy(network)

@@ -355,3 +355,18 @@ def test_a_value_is_told_by_how_it_grows_from_two_rows_to_three(two, three, rule
             classify(two, three)
     else:
         assert classify(two, three) == rule
+
+
+def test_a_part_of_a_map_keeps_its_memory_format():
+    class Part(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.head = nn.Conv2d(3, 8, 3), nn.Linear(2 * 6 * 6, 3)
+            self.part = Function(lambda x: x[:, :2])
+
+        def forward(self, x):
+            x = self.part(self.first(x))
+            return self.head(x.view(x.size(0), -1))
+
+    network = Part()
+    assert_right(TorchExtractor(network, ["part"]), network, torch.randn(6, 3, 8, 8))

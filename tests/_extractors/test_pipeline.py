@@ -265,7 +265,7 @@ def test_the_transformers_themselves_see_no_early_leavers():
 def test_a_frame_with_its_columns_in_another_order_is_refused():
     fitted = clone(BY_NAME["pipeline"]).fit(FRAME)
     clf = E2CMClassifier(extractor_of(fitted)).fit(FRAME, y)
-    with pytest.raises(ValueError, match="same order"):
+    with pytest.raises(ValueError, match="in this order"):
         clf.predict(FRAME[FRAME.columns[::-1]])
 
 
@@ -403,7 +403,8 @@ def test_the_repr_names_the_stages_and_their_costs():
     fitted = make_pipeline(StandardScaler(), PCA(2)).fit(X)
     text = repr(PipelineExtractor(fitted, costs=[4, 96.5]))
     assert text == (
-        "PipelineExtractor([StandardScaler(), PCA(n_components=2)], costs=[4.0, 96.5])"
+        "PipelineExtractor(Pipeline([('standardscaler', StandardScaler()), "
+        "('pca', PCA(n_components=2))]), costs=[4.0, 96.5])"
     )
 
 
@@ -581,3 +582,16 @@ def test_the_fingerprint_does_not_depend_on_use():
 def test_costs_cannot_be_changed():
     with pytest.raises(ValueError, match="read-only"):
         extractor_of([PCA(2).fit(X)]).costs[0] = 3
+
+
+def test_a_prediction_for_other_columns_is_refused():
+    extractor = extractor_of(make_pipeline(StandardScaler()).fit(FRAME))
+    clf = E2CMClassifier(extractor).fit(X, y)
+    with pytest.raises(ValueError, match="X has the columns"):
+        clf.predict(FRAME[FRAME.columns[::-1]])
+
+
+@pytest.mark.parametrize("transformers", [None, 3, StandardScaler])
+def test_what_is_no_transformer_is_refused(transformers):
+    with pytest.raises(TypeError):
+        PipelineExtractor(transformers, costs=[1])

@@ -195,3 +195,23 @@ def test_a_networks_assertions_are_made_for_each_shape_of_input():
     assert_right(extractor, network, torch.randn(6, 4))
     with pytest.raises(ValueError, match="5 are too many"):
         extractor.begin(torch.randn(6, 5))
+
+
+def test_a_part_that_is_written_to_after_the_cut_is_refused():
+    class SplitThenChanged(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 3)
+            self.head = nn.Linear(1, 3)
+
+        def forward(self, x):
+            x = self.a(x)
+            parts = x.split(1, dim=1)
+            y = self.b(x)
+            x = nn.functional.relu_(x)
+            z = self.head(parts[0])
+            return self.c(x) + y[:, :3] + 0 * z
+
+    X = torch.randn(8, 4)
+    with pytest.raises(ValueError, match="once samples have left"):
+        TorchExtractor(SplitThenChanged(), ["b", "head"]).begin(X)

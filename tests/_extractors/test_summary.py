@@ -142,3 +142,8 @@ def test_a_summary_changes_nothing(capsys):
     printed(capsys, extractor, (4,))
     assert extractor.fingerprint == before
     assert extractor.macs((4,)).tolist() == [32, 120]
+
+
+def test_a_number_is_no_shape():
+    with pytest.raises(TypeError, match="input_shape must be a tuple"):
+        TorchExtractor(chain(), ["0"]).summary(4)

@@ -133,6 +133,14 @@ def test_modules_may_be_chained():
     assert_right(extractor, nn.Sequential(*modules), torch.randn(8, 4))
 
 
+def test_modules_may_come_from_a_generator_but_not_from_nowhere():
+    layers = [nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 3)]
+    extractor = TorchExtractor.from_modules(layer for layer in layers)
+    assert extractor.exits == ("0", "1")
+    with pytest.raises(ValueError, match="at least one module"):
+        TorchExtractor.from_modules([])
+
+
 def test_one_module_may_serve_two_stages():
     layer = nn.Linear(4, 4)
     modules = [layer, nn.ReLU(), layer]

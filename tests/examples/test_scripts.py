@@ -62,7 +62,7 @@ def options(weights, small_digits):
     return [*weights, "--data", "npz:digits", "--exits", "3", "--batch-size", "50"]
 
 
-def once(*runs, size, n_batches):
+def once(*runs, size, n_batches, **_):
     return story.time_ratio(*runs, size=size, n_batches=1, repeats=1)
 
 
