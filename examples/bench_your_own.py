@@ -32,7 +32,7 @@ FINAL = {
 
 def main(arguments=None) -> None:
     args = parse(arguments)
-    network = networks.load(args.network, args.weights)
+    network = networks.load(args.network, args.weights, args.side)
     data = datasets.load(args.data, side=network.side)
     # Every n-th: pictures in folders are sorted by class.
     step = max(1, len(data.X_train) // args.fit_samples)
@@ -43,9 +43,10 @@ def main(arguments=None) -> None:
         f"{len(tune[1])} for the threshold, {len(test[1])} to report."
     )
 
-    output = args.output and f"network.{args.output}"
     shape = X.shape[1:]
-    extractor = TorchExtractor(network, args.exits, output=output, input_shape=shape)
+    extractor = TorchExtractor(
+        network, args.exits, output=args.output, input_shape=shape
+    )
     extractor.summary()
     clf = E2CMClassifier(
         extractor,
@@ -75,7 +76,8 @@ def parse(arguments) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--network", required=True, help="torchvision:NAME or timm:NAME")
-    add("--weights", default="DEFAULT", help="DEFAULT (downloaded), NONE or a file")
+    add("--weights", default="DEFAULT", help="DEFAULT, NONE or a file")
+    add("--side", type=int, help="of the scaled images; default: the network's")
     add("--data", required=True, help=f"{datasets.KINDS}; see datasets.py")
     add("--exits", default="6", help="how many, or names with commas in between")
     add("--output", help="the last module run, such as avgpool; default: all")
@@ -90,8 +92,14 @@ def parse(arguments) -> argparse.Namespace:
     if args.exits.isdigit():
         args.exits = int(args.exits)
     else:
-        args.exits = [f"network.{name}" for name in args.exits.split(",")]
+        args.exits = [inside(name) for name in args.exits.split(",")]
+    args.output = args.output and inside(args.output)
     return args
+
+
+def inside(name: str) -> str:
+    """Return the name of a module of the network within what prepares its input."""
+    return f"network.{name.removeprefix('network.')}"
 
 
 def report(clf, network, X, rows: list[dict], chosen) -> None:

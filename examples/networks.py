@@ -30,25 +30,27 @@ class Prepared(nn.Module):
         return self.network((x - self.mean) / self.std)
 
 
-def load(spec: str, weights: str) -> Prepared:
+def load(spec: str, weights: str, side: int | None = None) -> Prepared:
     """Make ``torchvision:NAME`` or ``timm:NAME``.
 
-    `weights` is DEFAULT (downloaded), NONE, or a file that `save` wrote.
+    `weights` is DEFAULT (downloaded), NONE, or a file with a state_dict, alone or as
+    "state_dict" or "model" in a checkpoint. `side` is that of the scaled images.
     """
-    if weights in ("DEFAULT", "NONE"):
-        return make(spec, pretrained=weights == "DEFAULT")
-    saved = torch.load(Path(weights), weights_only=True)
-    if saved["spec"] != spec:
-        raise ValueError(f"{weights} has weights of {saved['spec']}, not of {spec}.")
-    network = make(spec, num_classes=saved["n_classes"])
-    network.side = saved["side"]
-    network.load_state_dict(saved["state"])
+    if weights.upper() in ("DEFAULT", "NONE"):
+        network = make(spec, pretrained=weights.upper() == "DEFAULT")
+    else:
+        saved = torch.load(Path(weights), map_location="cpu", weights_only=True)
+        state = saved.get("state_dict", saved.get("model", saved))
+        n_classes = [len(value) for value in state.values() if value.dim() == 2][-1]
+        network = make(spec, num_classes=n_classes)
+        network.network.load_state_dict(state)
+        side = side or saved.get("side")
+    network.side = side or network.side
     return network
 
 
-def save(network: Prepared, spec: str, n_classes: int, path: str) -> None:
-    saved = {"spec": spec, "n_classes": n_classes, "side": network.side}
-    torch.save({**saved, "state": network.state_dict()}, path)
+def save(network: Prepared, path: str) -> None:
+    torch.save({"state_dict": network.network.state_dict(), "side": network.side}, path)
 
 
 def make(spec: str, *, pretrained: bool = False, **options) -> Prepared:

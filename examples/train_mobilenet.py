@@ -36,7 +36,7 @@ def main(arguments=None) -> None:
     right = classes[answers(network, data.X_test)] == data.y_test
     print(f"{right.mean():.4f} right on the test images")
     Path(args.out).parent.mkdir(parents=True, exist_ok=True)
-    save(network, "torchvision:mobilenet_v3_small", n_classes, args.out)
+    save(network, args.out)
     print(f"Saved: {args.out}")
 
 

@@ -149,7 +149,8 @@ class E2CMClassifier(EarlyExitMixin, ClassifierMixin, BaseEstimator):
     fits it.
 
     The class means may come from the data that the network was trained on.
-    Thresholds and reported accuracies should not: a network is optimistic there.
+    Thresholds, temperatures and reported accuracies should not: a network is
+    optimistic there.
 
     Where the features of all stages exceed scikit-learn's ``working_memory``, the
     scales s_k, the temperatures and a classifier given as `final` are fitted on a

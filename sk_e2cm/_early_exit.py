@@ -205,12 +205,14 @@ class EarlyExitMixin:
     def _check_X(self, X: ArrayLike) -> NDArray[Any]:
         check_is_fitted(self, "extractor_")
         check_columns(self.extractor_, X)
-        valid: NDArray[Any] = validate_data(
-            self, as_array(X), reset=False, allow_nd=True
-        )
-        if valid.shape[1:] != self.input_shape_:
+        X = as_array(X)
+        fitted = self.input_shape_
+        given = tuple(getattr(X, "shape", (0, *fitted))[1:])
+        # Of tables scikit-learn says as much, in its own words.
+        if given != fitted and (len(fitted) > 1 or len(given) > 1):
             raise ValueError(
-                f"X has samples of shape {valid.shape[1:]}, but {type(self).__name__} "
-                f"was fitted on samples of shape {self.input_shape_}."
+                f"X has samples of shape {given}, but {type(self).__name__} was fitted "
+                f"on samples of shape {fitted}. A single sample x is X = x[None]."
             )
+        valid: NDArray[Any] = validate_data(self, X, reset=False, allow_nd=True)
         return valid

@@ -148,7 +148,8 @@ def _best_within_cost(results: Results, *, max_cost: float) -> int:
     if not allowed.any():
         raise ValueError(
             f"No candidate costs at most {max_cost}: the cheapest costs "
-            f"{np.nanmin(cost):.3g}. Allow more, or try lower thresholds."
+            f"{np.nanmin(cost):.3g}. Allow more, or try lower thresholds. Above 1 the "
+            "exits cost more than they save: use fewer, or a coarser pooling."
         )
     return _first_by(-accuracy, cost, allowed)
 

@@ -259,3 +259,11 @@ def test_a_source_of_batches_in_the_place_of_an_array(clf, wrap):
     data = TensorDataset(torch.from_numpy(X), torch.from_numpy(y))
     with pytest.raises(TypeError, match=r"array .* of all samples, got a \w+\."):
         clf.fit(wrap(data), y)
+
+
+def test_a_single_image():
+    images = X.reshape(40, 1, 2, 2)
+    clf = E2CMClassifier(ToyExtractor()).fit(images, y)
+    with pytest.raises(ValueError, match=r"A single sample x is X = x\[None\]"):
+        clf.predict(images[0])
+    assert clf.predict(images[0][None]) == clf.predict(images)[0]

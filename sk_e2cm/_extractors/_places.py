@@ -175,11 +175,11 @@ def measure_plausibly(
         return measure(trace, [tuple(input_shape)], dtype)
     try:
         return measure(trace, _plausible_shapes(trace.module), dtype)
-    except ValueError as error:
+    except ValueError:
         raise ValueError(
             "The shape of one sample is needed to count the cost: pass input_shape=, "
-            "for instance input_shape=(3, 224, 224)."
-        ) from error
+            "for instance input_shape=(3, 224, 224) or, for token ids, (128,)."
+        ) from None
 
 
 def _plausible_shapes(network: nn.Module) -> Iterator[tuple[int, ...]]:

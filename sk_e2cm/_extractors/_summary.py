@@ -13,13 +13,14 @@ _HEADER = ("stage", "module", "output shape", "multiply-adds", "share")
 
 def summarize(
     meter: Meter,
+    start: fx.Node,
     names: Sequence[str],
     modules: Sequence[nn.Module],
     ends: Sequence[fx.Node],
 ) -> str:
-    """Return one line for each stage, with its cumulative cost for one sample."""
+    """Return a line for the input and for each stage, with the cost up to there."""
     whole = meter.macs[ends[-1]] or 1.0
-    rows = [_HEADER]
+    rows = [_HEADER, ("input", "", str(meter.shapes[start]), "0", "0.000")]
     for name, module, end in zip(names, modules, ends, strict=True):
         macs = meter.macs[end]
         shape = meter.shapes.get(end, "no tensor")

@@ -170,10 +170,9 @@ class TorchExtractor(Extractor):
         Raises
         ------
         ValueError
-            If there are no modules.
+            If there are none.
         """
-        modules = list(modules)
-        if not modules:
+        if not (modules := list(modules)):
             raise ValueError("from_modules needs at least one module.")
         for module in modules:
             check_module(module)
@@ -310,8 +309,13 @@ class TorchExtractor(Extractor):
         Parameters
         ----------
         input_shape : tuple of int, default=None
-            The shape of one sample. By default the `input_shape` that the extractor
-            was made with, or else a shape that the network takes.
+            The shape of one sample. By default that which the extractor was made
+            with, or else one that the network takes: the first line says which.
+
+        Raises
+        ------
+        ValueError
+            If the network does not take this shape, or if none is found.
 
         Examples
         --------
@@ -321,14 +325,17 @@ class TorchExtractor(Extractor):
         ...     torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
         >>> TorchExtractor(network, exits=["1"]).summary()
         stage   module      output shape  multiply-adds  share
+        input               (1, 4)                    0  0.000
         1       ReLU        (1, 8)                   32  0.571
         output  Sequential  (1, 3)                   56  1.000
         """
         shape = input_shape or self._input_shape
         meter = measure_plausibly(self._trace, shape, self._dtype)
-        names = (*self._exits, self._output or "")
-        modules = [self._module.get_submodule(name) for name in names]
-        print(summarize(meter, self.stage_names, modules, self._ends))
+        ends = (*self._exits, self._output or "")
+        modules = [self._module.get_submodule(name) for name in ends]
+        print(
+            summarize(meter, self._trace.input, self.stage_names, modules, self._ends)
+        )
 
     def to(self, device: str | torch.device) -> TorchExtractor:
         """Return this extractor on another device.

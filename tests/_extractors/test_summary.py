@@ -24,7 +24,8 @@ def printed(capsys, extractor, *args, **options):
     """Return what summary() prints: the header and the fields of each line."""
     capsys.readouterr()
     assert extractor.summary(*args, **options) is None
-    header, *lines = capsys.readouterr().out.splitlines()
+    header, start, *lines = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"input +\(1, .*\) +0  0\.000", start)
     return header, [LINE.fullmatch(line).groups() for line in lines]
 
 

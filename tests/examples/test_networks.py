@@ -68,7 +68,7 @@ def test_it_can_be_cut(network, channels):
 
 def test_what_was_saved_is_loaded(network, tmp_path):
     path = str(tmp_path / "mine.pt")
-    networks.save(network, SPEC, 4, path)
+    networks.save(network, path)
     loaded = networks.load(SPEC, path)
     assert not loaded.training
     x = images(2, 3, 28, 28)
@@ -78,9 +78,18 @@ def test_what_was_saved_is_loaded(network, tmp_path):
 
 def test_weights_of_another_network(network, tmp_path):
     path = str(tmp_path / "mine.pt")
-    networks.save(network, SPEC, 4, path)
-    with pytest.raises(ValueError, match=r"weights of .*v3_small, not of .*resnet18"):
+    networks.save(network, path)
+    with pytest.raises(RuntimeError, match=r"loading state_dict for ResNet"):
         networks.load("torchvision:resnet18", path)
+
+
+@pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"state_dict": s, "epoch": 3}])
+def test_any_state_dict_is_loaded(network, tmp_path, wrap):
+    torch.save(wrap(network.network.state_dict()), tmp_path / "mine.pt")
+    loaded = networks.load(SPEC, str(tmp_path / "mine.pt"), side=network.side)
+    x = images(2, 3, 28, 28)
+    with torch.no_grad():
+        assert torch.equal(loaded(x), network(x))
 
 
 def test_a_file_of_weights_that_does_not_exist(tmp_path):
@@ -104,7 +113,7 @@ def test_timm(tmp_path):
     spec, path = "timm:resnet10t", str(tmp_path / "mine.pt")
     network = networks.make(spec, num_classes=4)
     assert network.side == timm.get_pretrained_cfg("resnet10t").input_size[-1]
-    networks.save(network, spec, 4, path)
+    networks.save(network, path)
     x = images(2, 1, 28, 28)
     with torch.no_grad():
         expected = network(x)

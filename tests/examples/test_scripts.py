@@ -52,7 +52,7 @@ def weights(tmp_path):
         torch.manual_seed(0)
         network = networks.make(SPEC, num_classes=10)
     network.side = 32
-    networks.save(network, SPEC, 10, tmp_path / "mine.pt")
+    networks.save(network, tmp_path / "mine.pt")
     return ["--network", SPEC, "--weights", "mine.pt"]
 
 
