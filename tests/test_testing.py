@@ -12,14 +12,6 @@ from sk_e2cm._features import fingerprint_of
 from sk_e2cm.testing import CountingExtractor, ToyExtractor
 
 
-def outputs_of(extractor, X):
-    state, outputs = extractor.begin(X), []
-    for stage in range(len(extractor.stage_names)):
-        state, output = extractor.advance(state, stage)
-        outputs.append(output)
-    return outputs
-
-
 def widths_of(n_features, n_stages):
     """Return j/J of the features, rounded up, in whole numbers."""
     return [-(-j * n_features // n_stages) for j in range(1, n_stages + 1)]
@@ -30,7 +22,7 @@ def widths_of(n_features, n_stages):
 def test_toy_stages_see_more_and_more_of_any_sample(shape, n_stages):
     X = np.random.default_rng(0).normal(size=(6, *shape))
     flat = X.reshape(6, -1)
-    outputs = outputs_of(ToyExtractor(n_stages), X)
+    outputs = list(ToyExtractor(n_stages).staged_transform(X))
     widths = widths_of(flat.shape[1], n_stages)
     assert widths[-1] == flat.shape[1]
     for output, width in zip(outputs, widths, strict=True):
@@ -39,7 +31,7 @@ def test_toy_stages_see_more_and_more_of_any_sample(shape, n_stages):
 
 @pytest.mark.parametrize(("n_stages", "n_features"), [(25, 25), (14, 42), (7, 49)])
 def test_toy_stages_round_up_exactly(n_stages, n_features):
-    outputs = outputs_of(ToyExtractor(n_stages), np.zeros((1, n_features)))
+    outputs = ToyExtractor(n_stages).staged_transform(np.zeros((1, n_features)))
     widths = [output.shape[1] for output in outputs]
     assert widths == widths_of(n_features, n_stages)
 
@@ -66,7 +58,7 @@ def test_a_toy_stage_costs_1000_for_every_feature_seen(shape):
 def test_a_toy_extractor_does_not_write_to_x():
     X = np.random.default_rng(0).normal(size=(6, 4))
     X.flags.writeable = False
-    assert [output.shape for output in outputs_of(ToyExtractor(2), X)] == [
+    assert [output.shape for output in list(ToyExtractor(2).staged_transform(X))] == [
         (6, 2),
         (6, 4),
     ]
@@ -94,8 +86,8 @@ def test_the_repr_makes_the_extractor_again(extractor):
 def test_counting_starts_at_zero_and_adds_up():
     extractor = CountingExtractor(ToyExtractor(3))
     assert_array_equal(extractor.rows, [0, 0, 0])
-    outputs_of(extractor, np.zeros((5, 4)))
-    outputs_of(extractor, np.zeros((2, 4)))
+    list(extractor.staged_transform(np.zeros((5, 4))))
+    list(extractor.staged_transform(np.zeros((2, 4))))
     assert_array_equal(extractor.rows, [7, 7, 7])
 
 
@@ -109,9 +101,9 @@ def test_counting_counts_the_rows_that_were_kept():
 
 def test_counts_may_be_reset():
     extractor = CountingExtractor(ToyExtractor(2))
-    outputs_of(extractor, np.zeros((5, 4)))
+    list(extractor.staged_transform(np.zeros((5, 4))))
     extractor.rows[:] = 0
-    outputs_of(extractor, np.zeros((3, 4)))
+    list(extractor.staged_transform(np.zeros((3, 4))))
     assert_array_equal(extractor.rows, [3, 3])
 
 
@@ -122,7 +114,7 @@ def test_counting_changes_nothing_of_what_it_counts():
     assert counting.stage_names == toy.stage_names
     assert_array_equal(counting.macs((4,)), toy.macs((4,)))
     for found, expected in zip(
-        outputs_of(counting, X), outputs_of(toy, X), strict=True
+        list(counting.staged_transform(X)), list(toy.staged_transform(X)), strict=True
     ):
         assert_array_equal(found, expected)
 
@@ -139,7 +131,7 @@ def test_counting_keeps_the_rows_asked_for():
 def test_counting_shares_the_fingerprint_of_what_it_counts():
     counting = CountingExtractor(ToyExtractor(3))
     assert counting.fingerprint == fingerprint_of(ToyExtractor(3))
-    outputs_of(counting, np.zeros((5, 4)))
+    list(counting.staged_transform(np.zeros((5, 4))))
     assert counting.fingerprint == fingerprint_of(ToyExtractor(3))
     assert counting.fingerprint != CountingExtractor(ToyExtractor(2)).fingerprint
     assert CountingExtractor(counting).fingerprint == counting.fingerprint

@@ -100,14 +100,6 @@ def expected_stages(fitted, X):
     return [dense(fitted[: i + 1].transform(X)) for i in range(len(fitted))]
 
 
-def stages_of(extractor, X):
-    state, outputs = extractor.begin(X), []
-    for stage in range(len(extractor.stage_names)):
-        state, output = extractor.advance(state, stage)
-        outputs.append(output)
-    return outputs
-
-
 def assert_all_equal(found, expected):
     for a, b in zip(found, expected, strict=True):
         assert isinstance(a, np.ndarray)
@@ -139,18 +131,10 @@ def assert_lazy_equals_full(clf, X):
 # The stages
 
 
-@pytest.mark.parametrize("pipeline", PIPELINES.values(), ids=PIPELINES)
-def test_stages_of_a_pipeline_are_its_steps_one_after_another(pipeline):
-    fitted = clone(pipeline).fit(X, y)
-    outputs = stages_of(extractor_of(fitted), X)
-    assert_all_equal(outputs, expected_stages(fitted, X))
-    assert_array_equal(outputs[-1], dense(fitted.transform(X)))
-
-
-@pytest.mark.parametrize("union", UNIONS.values(), ids=UNIONS)
-def test_stages_of_a_union_are_its_parts_side_by_side(union):
-    fitted = clone(union).fit(X, y)
-    outputs = stages_of(extractor_of(fitted), X)
+@pytest.mark.parametrize("transformers", ALL)
+def test_stages_are_steps_one_after_another_or_parts_side_by_side(transformers):
+    fitted = clone(transformers).fit(X, y)
+    outputs = list(extractor_of(fitted).staged_transform(X))
     assert_all_equal(outputs, expected_stages(fitted, X))
     assert_array_equal(outputs[-1], dense(fitted.transform(X)))
 
@@ -159,13 +143,15 @@ def test_stages_of_a_union_are_its_parts_side_by_side(union):
 def test_a_list_is_a_pipeline_without_names(as_sequence):
     fitted = clone(PIPELINES["dense"]).fit(X)
     steps = as_sequence(step for _, step in fitted.steps)
-    assert_all_equal(stages_of(extractor_of(steps), X), expected_stages(fitted, X))
+    assert_all_equal(
+        list(extractor_of(steps).staged_transform(X)), expected_stages(fitted, X)
+    )
 
 
 def test_a_pipeline_may_end_before_its_classifier():
     fitted = make_pipeline(StandardScaler(), PCA(2), LogisticRegression()).fit(X, y)
     expected = expected_stages(fitted[:-1], X)
-    assert_all_equal(stages_of(extractor_of(fitted[:-1]), X), expected)
+    assert_all_equal(list(extractor_of(fitted[:-1]).staged_transform(X)), expected)
 
 
 @pytest.mark.parametrize("transformers", ALL, ids=[*PIPELINES, *UNIONS])
@@ -178,8 +164,8 @@ def test_rows_that_are_kept_give_the_same_rows(transformers):
 def test_transformers_that_know_names_get_them_back(transformers):
     fitted = clone(transformers).fit(FRAME)
     extractor, expected = extractor_of(fitted), expected_stages(fitted, FRAME)
-    assert_all_equal(stages_of(extractor, X), expected)
-    assert_all_equal(stages_of(extractor, FRAME), expected)
+    assert_all_equal(list(extractor.staged_transform(X)), expected)
+    assert_all_equal(list(extractor.staged_transform(FRAME)), expected)
     assert_right_with_rows_dropped(extractor, X, expected)
 
 
@@ -187,13 +173,13 @@ def test_names_are_those_of_any_part_of_a_union():
     nameless = FunctionTransformer(np.log1p)
     union = FeatureUnion([("log", nameless), ("named", by_names().fit(FRAME))])
     expected = expected_stages(union, FRAME)
-    assert_all_equal(stages_of(extractor_of(union), X), expected)
+    assert_all_equal(list(extractor_of(union).staged_transform(X)), expected)
 
 
 def test_a_frame_keeps_the_names_it_has():
     extractor = extractor_of([StandardScaler().fit(FRAME)])
     with pytest.raises(ValueError, match="same order"):
-        stages_of(extractor, FRAME[FRAME.columns[::-1]])
+        list(extractor.staged_transform(FRAME[FRAME.columns[::-1]]))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.int64])
@@ -201,7 +187,7 @@ def test_x_may_be_of_any_type_that_the_transformers_take(dtype):
     numbers = X.round().astype(dtype)
     fitted = make_pipeline(one_hot(), TruncatedSVD(2, random_state=0)).fit(numbers)
     expected = expected_stages(fitted, numbers)
-    assert_all_equal(stages_of(extractor_of(fitted), numbers), expected)
+    assert_all_equal(list(extractor_of(fitted).staged_transform(numbers)), expected)
 
 
 def test_samples_of_any_shape_may_be_flattened_by_a_function():
@@ -209,7 +195,9 @@ def test_samples_of_any_shape_may_be_flattened_by_a_function():
     flatten = FunctionTransformer(lambda images: images.reshape(len(images), -1))
     fitted = make_pipeline(flatten, StandardScaler(), PCA(2)).fit(images)
     extractor = extractor_of(fitted)
-    assert_all_equal(stages_of(extractor, images), expected_stages(fitted, images))
+    assert_all_equal(
+        list(extractor.staged_transform(images)), expected_stages(fitted, images)
+    )
     clf = E2CMClassifier(extractor, threshold=0.95).fit(images, y)
     assert_lazy_equals_full(clf, images)
 
@@ -324,7 +312,9 @@ def test_a_pickle_makes_an_equal_extractor(transformers):
     assert repr(again) == repr(extractor)
     assert again.fingerprint == extractor.fingerprint
     assert_array_equal(again.macs((4,)), extractor.macs((4,)))
-    assert_all_equal(stages_of(again, X), stages_of(extractor, X))
+    assert_all_equal(
+        list(again.staged_transform(X)), list(extractor.staged_transform(X))
+    )
 
 
 CHILD = """
@@ -381,7 +371,7 @@ def test_the_originals_may_be_fitted_anew():
     extractor, expected = extractor_of(fitted), expected_stages(fitted, X)
     fitted.fit(2 * X[:50] + 1)
     assert not np.allclose(fitted[0].transform(X), expected[0])
-    assert_all_equal(stages_of(extractor, X), expected)
+    assert_all_equal(list(extractor.staged_transform(X)), expected)
 
 
 def test_using_an_extractor_does_not_change_the_originals():
