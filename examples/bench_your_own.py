@@ -18,7 +18,7 @@ import networks
 import numpy as np
 import torch
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
-from story import choose, draw, show, sweep, time_ratio
+from story import choose, draw, named, show, sweep, time_ratio
 
 from sk_e2cm import E2CMClassifier, TorchExtractor
 
@@ -104,13 +104,13 @@ def inside(name: str) -> str:
 
 def report(clf, network, X, rows: list[dict], chosen) -> None:
     """Time the chosen threshold against the uncut network."""
-    clf.set_params(threshold=np.inf if chosen == "none" else chosen)
+    clf.set_params(threshold=chosen)
     full = partial(run, network.to(clf.extractor_.to(clf.device or "cpu").device))
     row = next(row for row in rows if row["threshold"] == chosen)
     drop = 100 * (rows[-1]["accuracy"] - row["accuracy"])
     print(
-        f"\nThreshold {chosen}: {row['accuracy']:.4f} right ({drop:+.2f} points lost), "
-        f"{row['MACs']:.3f} of the multiply-adds."
+        f"\nThreshold {named(chosen)}: {row['accuracy']:.4f} right "
+        f"({drop:+.2f} points lost), {row['MACs']:.3f} of the multiply-adds."
     )
     for size, n_batches in ((1, 30), (min(clf.batch_size, len(X)), 4)):
         ratio = time_ratio(clf.predict, full, X, size=size, n_batches=n_batches)

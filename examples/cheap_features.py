@@ -41,7 +41,7 @@ def main() -> None:
     rows = sweep(clf, X_test, y_test)
     show("Digits as a table, costs in seconds", rows, chosen)
 
-    clf.set_params(threshold=np.inf if chosen == "none" else chosen)
+    clf.set_params(threshold=chosen)
     full = make_pipeline(*(step for _, step in transformers.steps), last)
     full[-1].fit(transformers.transform(X), y)
     for size, n_batches in ((1, 50), (len(X_test), 1)):

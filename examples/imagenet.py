@@ -136,7 +136,7 @@ def transfer(title: str, spec: str, final, args) -> tuple[list[dict], float]:
     chosen = choose(sweep(clf, *tune), args.max_drop)
     rows = sweep(clf, *test)
     show(f"{title} answers at the end", rows, chosen)
-    clf.set_params(threshold=np.inf if chosen == "none" else chosen)
+    clf.set_params(threshold=chosen)
     ratio = time_ratio(
         clf.predict, partial(run, network), test[0], size=32, n_batches=8, repeats=3
     )

@@ -85,9 +85,7 @@ def measure(network, search, X, y) -> list[dict]:
     rows = sweep(clf, X, y, search.cv_results_["param_threshold"].tolist())
     full = partial(run, network)
     for row in rows:
-        clf.set_params(
-            threshold=np.inf if row["threshold"] == "none" else row["threshold"]
-        )
+        clf.set_params(threshold=row["threshold"])
         for name, size, n_batches in (("time: one", 1, 20), ("all", len(X), 1)):
             row[name] = time_ratio(clf.predict, full, X, size=size, n_batches=n_batches)
     clf.set_params(threshold=chosen)

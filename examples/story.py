@@ -25,7 +25,7 @@ def sweep(clf, X, y, thresholds=THRESHOLDS) -> list[dict]:
         no_exits = threshold == np.inf
         rows.append(
             {
-                "threshold": "none" if no_exits else threshold,
+                "threshold": threshold,
                 "accuracy": (labels[np.arange(len(y)), exits] == y).mean(),
                 "MACs": 1.0 if no_exits else clf.stage_cost_[exits].mean(),
                 "leaves": np.bincount(exits, minlength=leaves.shape[1]) / len(y),
@@ -51,6 +51,11 @@ def choose(rows: list[dict], max_drop: float):
     enough = rows[-1]["accuracy"] - max_drop
     good = [row for row in rows if row["accuracy"] >= enough]
     return min(good, key=lambda row: row["MACs"])["threshold"]
+
+
+def named(threshold: float):
+    """Return what tables call a threshold that nobody reaches."""
+    return "none" if threshold == np.inf else threshold
 
 
 def time_ratio(early, full, X, *, size: int, n_batches: int, repeats: int = 5) -> float:
@@ -83,7 +88,7 @@ def show(title: str, rows: list[dict], chosen) -> None:
         star = "*" if row["threshold"] == chosen else " "
         cells = "  ".join(f"{row[key]:8.3f}" for key in numbers)
         shares = " ".join(f"{100 * share:3.0f}" for share in row["leaves"])
-        print(f"{row['threshold']!s:>9}{star}  {cells}  {shares}")
+        print(f"{named(row['threshold'])!s:>9}{star}  {cells}  {shares}")
 
 
 def draw(

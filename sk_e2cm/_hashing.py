@@ -10,6 +10,8 @@ import joblib.hashing
 import torch
 from torch import Tensor, nn
 
+from ._arrays import to_numpy
+
 
 def content_hash(value: Any) -> str:
     """Hash a value like ``joblib.hash``, but for classes, functions and tensors.
@@ -47,12 +49,7 @@ class _Hasher(joblib.hashing.NumpyHasher):
         self._open.pop()
 
     def save_tensor(self, obj: Tensor) -> None:
-        values = obj.detach().cpu()
-        if values.is_quantized:
-            values = values.dequantize()
-        elif values.dtype is torch.bfloat16:  # unknown to NumPy
-            values = values.float()
-        self.save((str(obj.dtype), values.numpy()))
+        self.save((str(obj.dtype), to_numpy(obj.detach())))
 
     def save_script(self, obj: torch.ScriptObject) -> None:
         self.save(obj.__getstate__())

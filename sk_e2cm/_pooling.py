@@ -14,7 +14,7 @@ from torch.nn.functional import (
     adaptive_avg_pool3d,
 )
 
-from ._extractors import to_tensor
+from ._arrays import to_tensor
 
 Features = NDArray[np.floating]
 Pooling = int | Literal["auto", "none"] | Callable[[Any], Any]

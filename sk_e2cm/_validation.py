@@ -12,8 +12,8 @@ from sklearn.utils.multiclass import check_classification_targets
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from ._arrays import to_numpy
 from ._compat import InvalidParameterError, _check_sample_weight
-from ._extractors import to_numpy
 
 
 def as_array(X: Any) -> Any:

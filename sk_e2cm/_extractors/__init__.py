@@ -1,8 +1,7 @@
 """Extractors: what can be computed stage by stage."""
 
-from ._arrays import to_numpy, to_tensor
 from ._pipeline import PipelineExtractor
 from ._protocol import Extractor
 from ._torch import TorchExtractor
 
-__all__ = ["Extractor", "PipelineExtractor", "TorchExtractor", "to_numpy", "to_tensor"]
+__all__ = ["Extractor", "PipelineExtractor", "TorchExtractor"]

@@ -12,8 +12,8 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
+from .._arrays import convert, to_numpy, to_tensor
 from .._hashing import content_hash
-from ._arrays import convert, to_numpy, to_tensor
 from ._cost import measure
 from ._cut import stages_of
 from ._frozen import check_module, device_of, frozen_copy, picklable, share
@@ -144,10 +144,11 @@ class TorchExtractor(Extractor):
         self._output = output
         self._input_shape = input_shape
         self._stages = stages_of(trace.root, trace.graph, self._ends)
-        self._twin = exact_twin(self._module)
-        self._proven = self._stages
-        if self._twin is not self._module:
-            self._proven = stages_of(exact_twin(trace.root), trace.graph, self._ends)
+        self._proven, self._twin = self._stages, self._module
+        exact = exact_twin(trace.root)
+        if exact is not trace.root:
+            self._proven = stages_of(exact, trace.graph, self._ends)
+            self._twin = exact.get_submodule("network")
         # Facts about (content, shape of input), found out when first asked for.
         self._cuts: dict[torch.Size, tuple[Cut, ...]] = {}
         self._macs: dict[tuple[int, ...], NDArray[np.float64]] = {}

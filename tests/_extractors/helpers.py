@@ -34,22 +34,35 @@ def uncut(network: nn.Module, names: Sequence[str], X: Tensor) -> list[Tensor]:
     return [*(seen[name] for name in names), output]
 
 
-def halving(
-    extractor: TorchExtractor, X: Tensor, seed: int = 0
+def keeping(
+    extractor: TorchExtractor,
+    X: Tensor,
+    choose: Callable[[int, np.ndarray], np.ndarray],
 ) -> Iterator[tuple[np.ndarray, Tensor]]:
-    """Drop a third of the rows after every stage, and shuffle the others.
+    """Keep after every stage what `choose` picks, given the stage and its rows.
 
     Yields the rows that a stage has computed, and its output.
     """
-    rng = np.random.default_rng(seed)
     rows = np.arange(len(X))
     state = extractor.begin(X)
     for stage in range(len(extractor.stage_names)):
         state, output = extractor.advance(state, stage)
         yield rows, output.clone()
-        kept = rng.permutation(len(rows))[: max(1, len(rows) * 2 // 3)]
+        kept = choose(stage, rows)
         state = extractor.keep(state, kept)
         rows = rows[kept]
+
+
+def halving(
+    extractor: TorchExtractor, X: Tensor, seed: int = 0
+) -> Iterator[tuple[np.ndarray, Tensor]]:
+    """Drop a third of the rows after every stage, and shuffle the others."""
+    rng = np.random.default_rng(seed)
+
+    def choose(stage: int, rows: np.ndarray) -> np.ndarray:
+        return rng.permutation(len(rows))[: max(1, len(rows) * 2 // 3)]
+
+    return keeping(extractor, X, choose)
 
 
 def assert_close(actual: Tensor, expected: Tensor, tolerance: float = 1e-5) -> None:

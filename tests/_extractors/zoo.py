@@ -26,7 +26,7 @@ from sk_e2cm._extractors._frozen import frozen_copy
 from sk_e2cm._extractors._places import places
 from sk_e2cm._extractors._trace import Trace
 
-from .helpers import at_seed, halving, uncut
+from .helpers import at_seed, halving, keeping, uncut
 
 TABLE = Path(__file__).parents[2] / "docs" / "networks.csv"
 
@@ -310,21 +310,18 @@ def regrouping(
 ) -> Iterator[tuple[np.ndarray, Tensor]]:
     """Shuffle the rows after every stage; repeat two of them, drop these again.
 
-    Yields as `helpers.halving` does, after which a single row is left. Here all
-    samples stay to the end, and their number changes at every cut.
+    After `helpers.halving` a single row is left. Here all samples stay to the end, and
+    their number changes at every cut.
     """
     rng = np.random.default_rng(seed)
-    rows = np.arange(len(X))
-    state = extractor.begin(X)
-    for stage in range(len(extractor.stage_names)):
-        state, output = extractor.advance(state, stage)
-        yield rows, output.clone()
+
+    def choose(stage: int, rows: np.ndarray) -> np.ndarray:
         _, kept = np.unique(rows, return_index=True)
         if stage % 2 == 0:
             kept = np.append(kept, rng.choice(kept, 2, replace=False))
-        kept = rng.permutation(kept)
-        state = extractor.keep(state, kept)
-        rows = rows[kept]
+        return rng.permutation(kept)
+
+    return keeping(extractor, X, choose)
 
 
 def line(entry: Entry) -> list[str]:
