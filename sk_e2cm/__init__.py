@@ -1,8 +1,10 @@
 """Early exits for networks that are already trained, in scikit-learn's language."""
 
-from . import metrics, testing
+from . import inspection, metrics, testing
 from ._classifier import E2CMClassifier
 from ._extractors import Extractor, PipelineExtractor, TorchExtractor
+from ._risk import RiskControl
+from ._tuned import TunedExitsCV
 
 __version__ = "0.1.0"
 
@@ -10,7 +12,10 @@ __all__ = [
     "E2CMClassifier",
     "Extractor",
     "PipelineExtractor",
+    "RiskControl",
     "TorchExtractor",
+    "TunedExitsCV",
+    "inspection",
     "metrics",
     "testing",
 ]

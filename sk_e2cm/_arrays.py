@@ -9,6 +9,8 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+Floats = NDArray[np.float64]
+
 
 def to_tensor(X: ArrayLike) -> Tensor:
     """Copy an array, whatever its strides and byte order, into a tensor."""
@@ -38,3 +40,14 @@ def convert(tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
             "too large."
         )
     return converted
+
+
+def matmul(a: Floats, b: Floats) -> Floats:
+    """Return a @ b, computed on torch's threads.
+
+    Between the stages of a network NumPy's own would be in their way: both pools
+    keep the cores busy while they wait.
+    """
+    # Loaded means may be memory-mapped, and torch warns of what it must not write.
+    a, b = (x if x.flags.writeable else x.copy() for x in (a, b))
+    return (torch.from_numpy(a) @ torch.from_numpy(b)).numpy()

@@ -1,14 +1,102 @@
-"""Temperature calibration: from scores to probabilities."""
+"""Calibration: from scores to probabilities."""
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import brentq
-from scipy.special import softmax
+from scipy.optimize import brentq, minimize
+from scipy.special import log_softmax, softmax
+
+from ._arrays import Floats, matmul
 
 # The range of the inverse temperature. The paper's own scale is 1.
 _SOFTEST, _SHARPEST = 1e-3, 1e4
+
+# Log probabilities below this say no more than that a class is ruled out.
+_RULED_OUT = -30.0
+
+
+class Calibration(Protocol):
+    """Turns scores into logits."""
+
+    inverse_temperature: float
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds for one sample."""
+
+    def __call__(self, scores: Floats) -> Floats:
+        """Return logits of shape (n_samples, n_classes)."""
+
+
+class Temperature:
+    """Logits are beta * scores; beta = 1 is the paper's softmax."""
+
+    macs = 0
+
+    def __init__(self, inverse_temperature: float = 1.0) -> None:
+        self.inverse_temperature = inverse_temperature
+
+    def __call__(self, scores: Floats) -> Floats:
+        return self.inverse_temperature * scores
+
+
+class Dirichlet:
+    """Logits are linear in the log probabilities z that a temperature gives.
+
+    Parameters
+    ----------
+    inverse_temperature : float
+        z = log softmax(beta * scores).
+
+    coef : ndarray of shape (n_classes, n_classes)
+        Logits are z + z @ coef + intercept.
+
+    intercept : ndarray of shape (n_classes,)
+        See `coef`.
+    """
+
+    def __init__(
+        self, inverse_temperature: float, coef: Floats, intercept: Floats
+    ) -> None:
+        self.inverse_temperature = inverse_temperature
+        self.coef = coef
+        self.intercept = intercept
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds for one sample."""
+        return self.coef.size
+
+    def __call__(self, scores: Floats) -> Floats:
+        z = _log_proba(scores, self.inverse_temperature)
+        return z + matmul(z, self.coef) + self.intercept
+
+
+def _log_proba(scores: Floats, inverse_temperature: float) -> Floats:
+    z = log_softmax(inverse_temperature * scores, axis=1)
+    return np.maximum(z, _RULED_OUT)
+
+
+def fit_calibration(
+    name: str,
+    scores: Floats,
+    codes: NDArray[np.intp],
+    sample_weight: Floats,
+    n_samples: float | None = None,
+) -> Calibration:
+    """Fit "temperature" or "dirichlet" to the scores of samples not seen before.
+
+    `n_samples` says how many samples there are; by default their weights add up
+    to it.
+    """
+    n_samples = n_samples or sample_weight.sum()
+    beta = fit_inverse_temperature(scores, codes, sample_weight, n_samples)
+    if name == "temperature":
+        return Temperature(beta)
+    return fit_dirichlet(beta, scores, codes, sample_weight, n_samples)
 
 
 def fit_inverse_temperature(
@@ -21,8 +109,6 @@ def fit_inverse_temperature(
 
     Each class is given one sample's worth of the targets beforehand, which keeps
     beta finite where the classes are separable (Platt, 1999, section 2.2).
-    `n_samples` says how many samples there are; by default their weights add up
-    to it.
     """
     n_classes = logits.shape[1]
     logits = logits - logits.max(axis=1, keepdims=True)
@@ -43,3 +129,44 @@ def fit_inverse_temperature(
     if slope(high) <= 0:
         return _SHARPEST
     return float(np.exp(brentq(slope, low, high, xtol=1e-13)))
+
+
+def fit_dirichlet(
+    inverse_temperature: float,
+    scores: Floats,
+    codes: NDArray[np.intp],
+    sample_weight: Floats,
+    n_samples: float,
+) -> Dirichlet:
+    """Fit the Dirichlet calibration of Kull et al. (2019, arXiv 1910.12656).
+
+    Multinomial logistic regression on z, whitened so that few steps suffice. Its
+    coefficients are shrunk to 0, and with few samples the temperature is what is
+    left.
+    """
+    z = _log_proba(scores, inverse_temperature)
+    weight = sample_weight / sample_weight.sum()
+    mean = weight @ z
+    values, vectors = np.linalg.eigh((z - mean).T @ (weight[:, None] * (z - mean)))
+    used = values > 1e-9 * max(values[-1], 1e-9)
+    whitening = vectors[:, used] / np.sqrt(values[used])
+    inputs = np.column_stack([np.ones(len(z)), (z - mean) @ whitening])
+    n_classes = z.shape[1]
+    rows = np.arange(len(z))
+
+    def loss(flat: Floats) -> tuple[float, Floats]:
+        coef = flat.reshape(-1, n_classes)
+        log_proba = log_softmax(z + matmul(inputs, coef), axis=1)
+        error = np.exp(log_proba)
+        error[rows, codes] -= 1.0
+        value = -weight @ log_proba[rows, codes] + flat @ flat / (2 * n_samples)
+        slope = matmul(inputs.T, weight[:, None] * error).ravel() + flat / n_samples
+        return float(value), slope
+
+    start = np.zeros(inputs.shape[1] * n_classes)
+    found = minimize(
+        loss, start, jac=True, method="L-BFGS-B", options={"gtol": 1e-6, "maxiter": 500}
+    )
+    coef = found.x.reshape(-1, n_classes)
+    linear = whitening @ coef[1:]
+    return Dirichlet(inverse_temperature, linear, coef[0] - mean @ linear)

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.validation import check_is_fitted, check_memory, validate_data
 
+from ._arrays import Floats
 from ._exits import (
-    Head,
     Step,
     check_thresholds,
     first_exit,
@@ -20,7 +20,7 @@ from ._exits import (
 )
 from ._extractors import Extractor
 from ._features import FullPass, on_device
-from ._means import Floats
+from ._heads import Head
 from ._pooling import Pooling
 from ._validation import as_array, check_columns
 
@@ -28,8 +28,9 @@ from ._validation import as_array, check_columns
 class EarlyExitMixin:
     """Prediction with early exits.
 
-    A subclass sets `extractor_`, `input_shape_`, `_pooling`, `_macs`, `_heads` (one
-    per stage) and `_labels` (one per column of the probabilities) in ``fit``.
+    A subclass sets `extractor_`, `input_shape_`, `_pooling`, `_labels` (one per column
+    of the probabilities), and `_heads`, `_macs` and `_exit_macs` (one per stage) in
+    ``fit``.
     `threshold`, `batch_size`, `device` and `memory` are read at each call, so they
     may be changed on a fitted estimator.
     """
@@ -38,6 +39,7 @@ class EarlyExitMixin:
     input_shape_: tuple[int, ...]
     _pooling: Pooling
     _macs: Floats
+    _exit_macs: Floats
     _heads: Sequence[Head]
     _labels: NDArray[Any]
 
@@ -55,7 +57,7 @@ class EarlyExitMixin:
         included: the last may exceed 1.
         """
         check_is_fitted(self, "extractor_")
-        return stage_costs(self._macs, self._heads, self._thresholds())
+        return stage_costs(self._macs, self._exit_macs, self._thresholds())
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
         """Predict labels, exiting early where possible.

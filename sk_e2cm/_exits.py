@@ -3,25 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ._arrays import Floats
 from ._extractors import Extractor
-from ._means import Floats
-from ._pooling import Features, Pooling, pool
-
-
-class Head(Protocol):
-    """Turns the features of one stage into class probabilities."""
-
-    @property
-    def macs(self) -> int:
-        """Multiply-adds for one sample."""
-
-    def proba(self, features: Features) -> Floats:
-        """Return probabilities of shape (n_samples, n_classes)."""
+from ._heads import Head
+from ._pooling import Pooling, pool
 
 
 class Step(NamedTuple):
@@ -72,7 +62,7 @@ def run_lazily(
     Step
         For each stage whose head was asked.
     """
-    closed = skip_closed & _is_closed(thresholds)
+    closed = skip_closed & is_closed(thresholds)
     last = len(thresholds)
     rows = np.arange(len(X))
     state = extractor.begin(X)
@@ -136,7 +126,7 @@ def first_exit(proba: Floats, thresholds: Floats) -> NDArray[np.intp]:
     return left.argmax(axis=1)
 
 
-def _is_closed(thresholds: Floats) -> NDArray[np.bool_]:
+def is_closed(thresholds: Floats) -> NDArray[np.bool_]:
     return np.asarray(np.isposinf(thresholds).all(axis=1))
 
 
@@ -162,28 +152,47 @@ def check_thresholds(threshold: ArrayLike, n_exits: int, n_classes: int) -> Floa
     return np.broadcast_to(given, (n_exits, n_classes))
 
 
-def stage_costs(macs: Floats, heads: Sequence[Head], thresholds: Floats) -> Floats:
-    """Return the cost of a sample that exits at each stage.
+def cost_shares(macs: Floats, exit_macs: Floats) -> tuple[Floats, Floats]:
+    """Return what each stage, and asking its exit, adds to the cost of a sample.
 
     Parameters
     ----------
     macs : ndarray of shape (J + 1,)
         Cumulative multiply-adds of the network by stage.
 
-    heads : sequence of length J + 1
-        A sample pays for every open exit up to the one it takes.
+    exit_macs : ndarray of shape (J + 1,)
+        Multiply-adds of each exit, and of what is added to the last stage.
 
-    thresholds : ndarray of shape (J, n_classes)
+    Returns
+    -------
+    tuple of ndarray of shape (J + 1,)
+        Fractions of the network's multiply-adds; without a network, of the exits'.
+    """
+    steps = np.diff(macs, prepend=0.0)
+    whole = macs[-1] or exit_macs.sum()
+    if whole == 0:  # nothing is counted, so that no exit saves anything
+        return np.append(1.0, np.zeros(len(macs) - 1)), exit_macs
+    return steps / whole, exit_macs / whole
+
+
+def stage_costs(macs: Floats, exit_macs: Floats, thresholds: Floats) -> Floats:
+    """Return the cost of a sample that exits at each stage.
+
+    A sample pays for every open exit up to the one it takes.
+
+    Parameters
+    ----------
+    macs, exit_macs
+        See `cost_shares`.
+
+    thresholds : ndarray of shape (J, n_groups)
         Which exits are open.
 
     Returns
     -------
     ndarray of shape (J + 1,)
-        Fractions of the network's multiply-adds; the last may exceed 1. Without a
-        network, fractions of the heads' own.
+        Fractions of the network's multiply-adds; the last may exceed 1.
     """
-    own = np.array([head.macs for head in heads], dtype=np.float64)
-    own[:-1][_is_closed(thresholds)] = 0.0
-    spent = macs + own.cumsum()
-    whole = macs[-1] or spent[-1]
-    return spent / whole if whole > 0 else np.ones_like(spent)
+    steps, own = cost_shares(macs, exit_macs)
+    asked = np.append(~is_closed(thresholds), True)
+    return np.cumsum(steps + asked * own)

@@ -14,7 +14,7 @@ from sklearn.utils import gen_batches
 
 from ._extractors import Extractor
 from ._hashing import content_hash
-from ._pooling import Features, Pooling, pool
+from ._pooling import Features, Pooling, pool, pooling_macs
 
 
 class RawFeatures(Extractor):
@@ -66,6 +66,20 @@ def staged_features(
         # A copy: the next stage may overwrite this one's output.
         features.append(np.array(pool(output, pooling, name, np.arange(len(X)))))
     return features
+
+
+def staged_pooling_macs(
+    extractor: Extractor, X: NDArray[Any], pooling: Pooling
+) -> NDArray[np.float64]:
+    """Return what pooling a sample takes at each stage, in multiply-adds."""
+    macs = np.zeros(len(extractor.stage_names))
+    if pooling != "second_order":
+        return macs
+    state = extractor.begin(X)
+    for stage in range(len(macs)):
+        state, output = extractor.advance(state, stage)
+        macs[stage] = pooling_macs(output, pooling)
+    return macs
 
 
 class FullPass:

@@ -2,71 +2,72 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import softmax
 from sklearn.base import clone
 from sklearn.utils.validation import has_fit_parameter
 
-from ._exits import Head
-from ._means import ClassMeans, Floats
+from ._arrays import Floats
+from ._fitting import FittedExit, Method, out_of_fold
+from ._heads import ClassifierHead, Head, NetworkHead
 from ._pooling import Features
 from ._training import TrainingPass
 
 
-class NetworkHead:
-    """The network's own head: its last stage gives one logit per column.
+class Final(NamedTuple):
+    """The last stage's head.
 
     Parameters
     ----------
-    columns : ndarray of shape (n_classes,)
-        Where each class is found.
+    name : {"network", "class_means", "classifier"}
+        What it is.
 
-    normalized : bool
-        Whether the network ends in a softmax already.
+    head : Head
+        Fitted on all samples.
+
+    out_of_fold : callable
+        Returns the probabilities of the samples held out, (n_held_out, n_classes),
+        from what has not seen them.
     """
 
-    macs = 0  # part of the network's
-
-    def __init__(self, columns: NDArray[np.intp], normalized: bool) -> None:
-        self.columns = columns
-        self.normalized = normalized
-
-    def proba(self, features: Features) -> Floats:
-        logits = features[:, self.columns].astype(np.float64)
-        if self.normalized:
-            logits = np.log(np.maximum(logits, np.finfo(np.float64).tiny))
-        return softmax(logits, axis=1)
+    name: str
+    head: Head
+    out_of_fold: Callable[[], Floats]
 
 
-class LastClassifier:
-    """A scikit-learn classifier fitted on the last stage's features."""
+class HeldOut(NamedTuple):
+    """A fit, and through it what every stage says of the samples held out."""
 
-    def __init__(self, classifier: Any, n_classes: int) -> None:
-        self.classifier = classifier
-        self.n_classes = n_classes
+    run: TrainingPass
+    method: Method
+    exits: list[FittedExit]
+    final: Final
 
     @property
-    def macs(self) -> int:
-        """Multiply-adds of a linear classifier; others are not counted."""
-        return int(np.size(getattr(self.classifier, "coef_", ())))
+    def rows(self) -> NDArray[np.intp]:
+        """Which samples of the fit these are; those without weight do not count."""
+        return self.run.kept[self.run.held_out]
 
-    def proba(self, features: Features) -> Floats:
-        proba = np.zeros((len(features), self.n_classes))
-        proba[:, self.classifier.classes_] = self.classifier.predict_proba(features)
-        return proba
+    def probas(self) -> Iterator[Floats]:
+        """Yield the probabilities of each stage, (n_held_out, n_classes)."""
+        for exit_ in self.exits[:-1]:
+            yield out_of_fold(self.run, self.method, exit_)
+        yield self.final.out_of_fold()
 
 
 def choose_final(
     final: Any,
     head_classes: ArrayLike | None,
-    class_means: ClassMeans,
+    last: FittedExit,
     run: TrainingPass,
+    method: Method,
     classes: NDArray[Any],
-) -> tuple[str, Head]:
-    """Return the name and the head that `final` asks for, see `E2CMClassifier`.
+) -> Final:
+    """Return the head that `final` asks for, see `E2CMClassifier`.
 
     Raises
     ------
@@ -74,27 +75,29 @@ def choose_final(
         If the head cannot be matched with the classes, or if a classifier has no
         probabilities.
     """
-    features = run.features[-1]
+    if final not in ("auto", "network", "class_means"):
+        return _fit_classifier(final, run, len(classes))
+    by_means = Final("class_means", last.head, partial(out_of_fold, run, method, last))
     if final == "class_means":
-        return "class_means", class_means
-    if final not in ("auto", "network"):
-        return "classifier", _fit_classifier(final, run, len(classes))
+        return by_means
     if final == "network" and head_classes is None and classes.dtype.kind not in "biuf":
         raise ValueError(
             "The order of text labels in the network's output cannot be guessed. Pass "
             "head_classes= with one label for each output."
         )
+    features = run.features[-1]
     mismatch = _mismatch(features.shape[1], head_classes, classes)
     if mismatch and (final == "network" or head_classes is not None):
         raise ValueError(mismatch)
     if mismatch:
-        return "class_means", class_means
+        return by_means
     names = classes if head_classes is None else np.asarray(head_classes)
     columns = np.array([np.flatnonzero(names == label)[0] for label in classes])
     head = NetworkHead(columns, _is_normalized(features))
-    if final == "auto" and _accuracy(head, run) < _accuracy(class_means, run):
-        return "class_means", class_means
-    return "network", head
+    by_network = Final("network", head, lambda: head.proba(features[run.held_out]))
+    if final == "auto" and _accuracy(by_network, run) < _accuracy(by_means, run):
+        return by_means
+    return by_network
 
 
 def _mismatch(
@@ -131,27 +134,39 @@ def _is_normalized(features: Features) -> bool:
     )
 
 
-def _accuracy(head: Head, run: TrainingPass) -> float:
-    right = head.proba(run.features[-1]).argmax(axis=1) == run.codes
-    return float(np.average(right, weights=run.sample_weight))
+def _accuracy(final: Final, run: TrainingPass) -> float:
+    right = final.out_of_fold().argmax(axis=1) == run.codes[run.held_out]
+    return float(np.average(right, weights=run.sample_weight[run.held_out]))
 
 
-def _fit_classifier(
-    classifier: Any, run: TrainingPass, n_classes: int
-) -> LastClassifier:
+def _fit_classifier(classifier: Any, run: TrainingPass, n_classes: int) -> Final:
     if not hasattr(classifier, "predict_proba"):
         raise ValueError(
             f"final={classifier!r} has no predict_proba. Choose another classifier, or "
             "wrap it in sklearn.calibration.CalibratedClassifierCV."
         )
-    fitted = clone(classifier)
-    weights = {}
-    if has_fit_parameter(fitted, "sample_weight"):
-        weights["sample_weight"] = run.sample_weight
-    elif np.ptp(run.sample_weight) > 0:
+    if not has_fit_parameter(classifier, "sample_weight") and np.ptp(run.sample_weight):
         raise ValueError(
             f"final={classifier!r} does not take sample_weight. Choose another "
             "classifier, or fit without weights."
         )
-    fitted.fit(run.features[-1], run.codes, **weights)
-    return LastClassifier(fitted, n_classes)
+
+    def fitted_to(rows: NDArray[np.bool_]) -> ClassifierHead:
+        fitted = clone(classifier)
+        weights = {}
+        if has_fit_parameter(fitted, "sample_weight"):
+            weights["sample_weight"] = run.sample_weight[rows]
+        fitted.fit(run.features[-1][rows], run.codes[rows], **weights)
+        return ClassifierHead(fitted, n_classes)
+
+    def cross_fitted() -> Floats:
+        proba = np.empty((len(run.held_out), n_classes))
+        folds = run.folds[run.held_out]
+        for fold in np.unique(folds):
+            here = folds == fold
+            features = run.features[-1][run.held_out[here]]
+            proba[here] = fitted_to(run.folds != fold).proba(features)
+        return proba
+
+    everything = np.ones(len(run.kept), dtype=bool)
+    return Final("classifier", fitted_to(everything), cross_fitted)

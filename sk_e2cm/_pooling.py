@@ -8,27 +8,17 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import (
-    adaptive_avg_pool1d,
-    adaptive_avg_pool2d,
-    adaptive_avg_pool3d,
-)
 
 from ._arrays import to_tensor
+from ._grids import average, finest_grid
+from ._second_order import second_order, second_order_macs
 
 Features = NDArray[np.floating]
-Pooling = int | Literal["auto", "none"] | Callable[[Any], Any]
+Pooling = int | Literal["auto", "none", "second_order"] | Callable[[Any], Any]
 
 # "auto": a finer grid keeps more of an early layer's signal, but the exit's cost and
 # the class means grow with it.
-_LARGEST_GRID = 4
 _MOST_FEATURES = 1024
-
-_AVERAGE: dict[int, Callable[..., Tensor]] = {
-    1: adaptive_avg_pool1d,
-    2: adaptive_avg_pool2d,
-    3: adaptive_avg_pool3d,
-}
 
 
 def pool(
@@ -45,7 +35,7 @@ def pool(
         Of shape (n, d), taken as it is, (n, length, channels), (n, channels, *sizes),
         or (n, side, side, channels).
 
-    pooling : {"auto", "none"}, int or callable
+    pooling : {"auto", "none", "second_order"}, int or callable
         See `E2CMClassifier`.
 
     stage_name : str
@@ -74,7 +64,7 @@ def pool(
         elif callable(pooling):
             output = pooling(output)
         else:
-            output = _average_over_grid(output, pooling, stage_name)
+            output = _pool_map(output, pooling, stage_name)
     features = _to_array(output)
     if features.ndim != 2 or len(features) != n:
         raise ValueError(
@@ -118,10 +108,11 @@ def _has_channels_last(shape: Sequence[int]) -> bool:
     return len(shape) == 3
 
 
-def _average_over_grid(output: Any, pooling: Any, stage_name: str) -> Tensor:
-    if output.ndim - 2 not in _AVERAGE:
+def _pool_map(output: Any, pooling: Any, stage_name: str) -> Tensor:
+    n_axes = output.ndim - 2
+    if n_axes > 3:
         raise ValueError(
-            f"Cannot average the output of stage {stage_name!r}, of shape "
+            f"Cannot pool the output of stage {stage_name!r}, of shape "
             f"{tuple(output.shape)}, over a grid: pass pooling='none' or a function."
         )
     if not isinstance(output, Tensor):
@@ -129,12 +120,21 @@ def _average_over_grid(output: Any, pooling: Any, stage_name: str) -> Tensor:
     if _has_channels_last(output.shape):
         output = output.movedim(-1, 1)
     output = _at_least_single(output)
-    channels, *sizes = output.shape[1:]
-    grid = pooling
+    if pooling == "second_order":
+        return second_order(output)
     if pooling == "auto":
-        grids = range(1, _LARGEST_GRID + 1)
-        fine = [g for g in grids if channels * g ** len(sizes) <= _MOST_FEATURES]
-        grid = max(fine, default=1)
-    # Never finer than the map itself: that would only repeat values.
-    cells = [min(grid, size) for size in sizes]
-    return _AVERAGE[len(sizes)](output, cells).flatten(1)
+        pooling = max(finest_grid(output.shape[1], n_axes, _MOST_FEATURES), 1)
+    return average(output, pooling)
+
+
+def pooling_macs(output: Any, pooling: Pooling) -> int:
+    """Return the multiply-adds that pooling one sample of an output takes.
+
+    Those of a callable are not counted, and averages have none.
+    """
+    shape = list(np.shape(output))
+    if pooling != "second_order" or len(shape) == 2:
+        return 0
+    if _has_channels_last(shape):
+        shape.insert(1, shape.pop())
+    return second_order_macs(shape[1:])

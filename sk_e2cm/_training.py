@@ -1,22 +1,27 @@
-"""The one pass over the training data, and the exits fitted from it."""
+"""The one pass over the training data."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import sklearn
 from numpy.typing import NDArray
 
+from ._arrays import Floats
 from ._features import FullPass
-from ._means import ClassMeans, ClassSums, fit_class_means
 from ._pooling import Features
+from ._sums import ClassSums
 
 N_FOLDS = 5
 
 # However small the working memory is.
 _FEWEST_KEPT = 100
+
+# Covariances of more features would need gigabytes.
+_MOST_FEATURES = 4096
 
 
 @dataclass
@@ -25,8 +30,12 @@ class TrainingPass:
 
     Parameters
     ----------
+    stage_names : tuple of str
+        Names of the stages.
+
     sums : list of ClassSums
-        One per stage, over all samples.
+        One per stage, over all samples. Samples that are not held out in any fold
+        come last.
 
     features : list of ndarray of shape (n_kept, n_features)
         One per stage, of the samples that were kept.
@@ -34,84 +43,117 @@ class TrainingPass:
     kept : ndarray of shape (n_kept,)
         The rows of these samples.
 
-    folds, codes, sample_weight : ndarray of shape (n_kept,)
-        Of the kept samples; codes are the indices of their classes.
-
-    n_distinct : int
-        Number of distinct rows kept.
+    hashes, folds, codes, sample_weight : ndarray of shape (n_kept,)
+        Of the kept samples; folds are -1 where a sample is not held out, and codes
+        are the indices of their classes.
     """
 
+    stage_names: tuple[str, ...]
     sums: list[ClassSums]
     features: list[Features]
     kept: NDArray[np.intp]
+    hashes: NDArray[np.uint64]
     folds: NDArray[np.intp]
     codes: NDArray[np.intp]
-    sample_weight: NDArray[np.float64]
-    n_distinct: int
+    sample_weight: Floats
+
+    @cached_property
+    def held_out(self) -> NDArray[np.intp]:
+        """Which of the kept samples are held out in some fold."""
+        return np.flatnonzero(self.folds >= 0)
+
+
+def folds_by_hash(
+    hashes: NDArray[np.uint64], n_folds: int = N_FOLDS
+) -> NDArray[np.intp]:
+    """Return folds in which equal rows are together."""
+    return (hashes % np.uint64(n_folds)).astype(np.intp)
 
 
 def run_training_pass(
     full_pass: FullPass,
     X: NDArray[Any],
     hashes: NDArray[np.uint64],
+    folds: NDArray[np.intp],
     codes: NDArray[np.intp],
     sample_weight: NDArray[np.float64],
     *,
-    n_folds: int = N_FOLDS,
+    second: bool = False,
 ) -> TrainingPass:
     """Run the network once; sum over all samples and keep the features of some.
 
     All are kept if they fit into scikit-learn's ``working_memory``, otherwise a
-    uniform subset. Both the subset and the folds follow from the hash of each row,
-    so that a sample of weight 2 and two equal samples are treated alike.
+    uniform subset, of the samples held out if these alone are too many. The subset
+    follows from the hash of each row, so that a sample of weight 2 and two equal
+    samples are treated alike.
+
+    Raises
+    ------
+    ValueError
+        If `second` is asked of too many features.
     """
     n_classes = int(codes.max()) + 1
-    folds = (hashes % np.uint64(n_folds)).astype(np.intp)
+    n_folds = int(folds.max()) + 1
+    slots = np.where(folds < 0, n_folds, folds)
     sums: list[ClassSums] = []
     features: list[Features] = []
     kept = np.empty(0, dtype=np.intp)
     for rows, batch in full_pass(X):
         if not sums:
+            if second:
+                _check_widths(batch, full_pass)
             sums = [
-                ClassSums(n_folds, n_classes, f.mean(axis=0, dtype=np.float64))
+                ClassSums(
+                    int(slots.max()) + 1,
+                    n_classes,
+                    f.mean(axis=0, dtype=np.float64),
+                    second=second,
+                )
                 for f in batch
             ]
-            kept = _affordable(hashes, n_bytes_each=sum(f[0].nbytes for f in batch))
+            kept = _affordable(
+                hashes, folds, n_bytes_each=sum(f[0].nbytes for f in batch)
+            )
             features = [np.empty((len(kept), f.shape[1]), f.dtype) for f in batch]
         here = (kept >= rows.start) & (kept < rows.stop)
         for summed, stored, f in zip(sums, features, batch, strict=True):
-            summed.add(f, folds[rows], codes[rows], sample_weight[rows])
+            summed.add(f, slots[rows], codes[rows], sample_weight[rows])
             stored[here] = f[kept[here] - rows.start]
     return TrainingPass(
+        tuple(full_pass.extractor.stage_names),
         sums,
         features,
         kept,
+        hashes[kept],
         folds[kept],
         codes[kept],
         sample_weight[kept],
-        n_distinct=len(np.unique(hashes[kept])),
     )
 
 
-def _affordable(hashes: NDArray[np.uint64], n_bytes_each: int) -> NDArray[np.intp]:
+def _check_widths(batch: list[Features], full_pass: FullPass) -> None:
+    for name, f in zip(full_pass.extractor.stage_names, batch, strict=True):
+        d = f.shape[1]
+        if d > _MOST_FEATURES:
+            raise ValueError(
+                f"Stage {name!r} has {d} features, and their covariance would take "
+                f"{d * d * 8 / 2**30:.1f} GiB for each fold; at most {_MOST_FEATURES} "
+                "are allowed. Use a coarser pooling, such as pooling='auto' or "
+                "pooling=1."
+            )
+
+
+def _affordable(
+    hashes: NDArray[np.uint64], folds: NDArray[np.intp], n_bytes_each: int
+) -> NDArray[np.intp]:
     """Return which samples' features fit into scikit-learn's working memory."""
+    n = len(hashes)
     budget = sklearn.get_config()["working_memory"] * 2**20
-    fraction = budget / (len(hashes) * n_bytes_each)
-    n_kept = max(int(min(fraction, 1.0) * len(hashes)), min(len(hashes), _FEWEST_KEPT))
-    return np.flatnonzero(hashes <= np.partition(hashes, n_kept - 1)[n_kept - 1])
-
-
-def fit_exits(run: TrainingPass, *, calibrate: bool) -> list[ClassMeans]:
-    """Fit the class means of every stage from one training pass."""
-    return [
-        fit_class_means(
-            sums,
-            features,
-            run.folds,
-            run.codes,
-            run.sample_weight,
-            calibrate=calibrate,
-            n_samples=run.n_distinct,
-        )
-        for sums, features in zip(run.sums, run.features, strict=True)
-    ]
+    n_kept = max(int(min(budget / n_bytes_each, n)), min(n, _FEWEST_KEPT))
+    order = np.lexsort((hashes, folds < 0))
+    last = order[n_kept - 1]
+    # All rows that equal the last one are kept with it.
+    equal = (hashes == hashes[last]) & ((folds < 0) == (folds < 0)[last])
+    chosen = np.zeros(n, dtype=bool)
+    chosen[order[:n_kept]] = True
+    return np.flatnonzero(chosen | equal)

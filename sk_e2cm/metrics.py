@@ -10,10 +10,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import accuracy_score
 from sklearn.pipeline import Pipeline
+from sklearn.utils import check_consistent_length
 
 from ._early_exit import EarlyExitMixin
 
-__all__ = ["accuracy_cost_scorer", "best_within_cost", "cheapest_within_drop"]
+__all__ = [
+    "accuracy_cost_scorer",
+    "best_within_cost",
+    "calibration_error",
+    "cheapest_within_drop",
+]
 
 Results = Mapping[str, Any]
 
@@ -89,6 +95,57 @@ def accuracy_cost_scorer(
         "cost": float(cost),
         "full_accuracy": accuracy(-1),
     }
+
+
+def calibration_error(
+    y_true: ArrayLike,
+    proba: ArrayLike,
+    *,
+    classes: ArrayLike | None = None,
+    n_bins: int = 15,
+) -> float:
+    """Return by how much confidence and accuracy differ: the calibration error.
+
+    Samples are sorted by their largest probability into bins of equal size; of each
+    bin the mean of these probabilities is compared with the share that is right.
+
+    Parameters
+    ----------
+    y_true : array-like of shape (n_samples,)
+        True labels.
+
+    proba : array-like of shape (n_samples, n_classes)
+        Probabilities, such as ``exit_proba(X)[:, j]`` of exit j.
+
+    classes : array-like of shape (n_classes,), default=None
+        The label of each column; by default the sorted labels of `y_true`.
+
+    n_bins : int, default=15
+        Number of bins.
+
+    Returns
+    -------
+    float
+        Mean absolute difference, from 0 to 1.
+
+    References
+    ----------
+    .. [1] C. Guo, G. Pleiss, Y. Sun, K. Q. Weinberger, "On Calibration of Modern
+       Neural Networks", ICML 2017, arXiv 1706.04599, equation 3.
+
+    Examples
+    --------
+    >>> from sk_e2cm.metrics import calibration_error
+    >>> calibration_error([0, 1], [[0.75, 0.25], [0.75, 0.25]], n_bins=1)
+    0.25
+    """
+    y_true, proba = np.asarray(y_true), np.asarray(proba, dtype=np.float64)
+    check_consistent_length(y_true, proba)
+    labels = np.unique(y_true) if classes is None else np.asarray(classes)
+    right = labels[proba.argmax(axis=1)] == y_true
+    gap = (proba.max(axis=1) - right)[proba.max(axis=1).argsort(kind="stable")]
+    bins = np.array_split(gap, min(n_bins, len(gap)))
+    return float(sum(abs(each.sum()) for each in bins) / len(gap))
 
 
 def best_within_cost(max_cost: float) -> Callable[[Results], int]:

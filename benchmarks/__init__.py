@@ -1,0 +1,1 @@
+"""Benchmarks that write the tables of the docs; see the Makefile."""

@@ -1,0 +1,83 @@
+"""What turns a stage's features into class probabilities."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import softmax
+
+from ._arrays import Floats
+from ._calibration import Calibration
+from ._means import Means
+from ._pooling import Features
+
+
+class Head(Protocol):
+    """Turns the features of one stage into class probabilities."""
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds for one sample."""
+
+    def proba(self, features: Features) -> Floats:
+        """Return probabilities of shape (n_samples, n_classes)."""
+
+
+class MeansHead:
+    """Class means and their calibration: what every exit has."""
+
+    def __init__(self, means: Means, calibration: Calibration) -> None:
+        self.means = means
+        self.calibration = calibration
+
+    @property
+    def macs(self) -> int:
+        return self.means.macs + self.calibration.macs
+
+    def proba(self, features: Features) -> Floats:
+        return softmax(self.calibration(self.means.scores(features)), axis=1)
+
+
+class NetworkHead:
+    """The network's own head: its last stage gives one logit per column.
+
+    Parameters
+    ----------
+    columns : ndarray of shape (n_classes,)
+        Where each class is found.
+
+    normalized : bool
+        Whether the network ends in a softmax already.
+    """
+
+    macs = 0  # part of the network's
+
+    def __init__(self, columns: NDArray[np.intp], normalized: bool) -> None:
+        self.columns = columns
+        self.normalized = normalized
+
+    def proba(self, features: Features) -> Floats:
+        logits = features[:, self.columns].astype(np.float64)
+        if self.normalized:
+            logits = np.log(np.maximum(logits, np.finfo(np.float64).tiny))
+        return softmax(logits, axis=1)
+
+
+class ClassifierHead:
+    """A scikit-learn classifier fitted on the last stage's features."""
+
+    def __init__(self, classifier: Any, n_classes: int) -> None:
+        self.classifier = classifier
+        self.n_classes = n_classes
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds of a linear classifier; others are not counted."""
+        return int(np.size(getattr(self.classifier, "coef_", ())))
+
+    def proba(self, features: Features) -> Floats:
+        proba = np.zeros((len(features), self.n_classes))
+        proba[:, self.classifier.classes_] = self.classifier.predict_proba(features)
+        return proba

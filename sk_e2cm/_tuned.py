@@ -1,0 +1,363 @@
+"""The choice of thresholds, in the manner of TunedThresholdClassifierCV."""
+
+from __future__ import annotations
+
+import warnings
+from copy import copy, deepcopy
+from numbers import Real
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike
+from sklearn.base import BaseEstimator, MetaEstimatorMixin, clone
+from sklearn.utils import (
+    Tags,
+    check_consistent_length,
+    check_random_state,
+    column_or_1d,
+    get_tags,
+)
+from sklearn.utils.validation import check_is_fitted
+
+from ._arrays import Floats
+from ._compat import Interval, StrOptions, _check_sample_weight, _fit_context
+from ._delegation import DelegatesToEstimator
+from ._early_exit import EarlyExitMixin
+from ._ease import thresholds_by_ease
+from ._exits import is_closed
+from ._folds import folds_of, set_aside
+from ._frontier import Points, concatenate, evaluate, pareto, search
+from ._outcomes import Answers
+from ._risk import RiskControl
+from ._scoring import rescored
+from ._trial import Data, Trial, ask, cross_fit
+from ._validation import as_array
+
+# Candidates that a promise is tested for.
+_MOST_TESTED = 200
+
+_ROUNDING = 1e-9
+
+
+class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
+    """Choose when samples exit early: the thresholds, by cross-validation.
+
+    One pass of the network over the data gives what every exit says of every sample,
+    by class means that have not seen it. From there on the network is not asked:
+    thresholds are found by exact sweeps, one exit at a time, for a range of prices,
+    and what is best at every cost is kept in `frontier_`.
+
+    Parameters
+    ----------
+    estimator : E2CMClassifier
+        Its `threshold` is what is chosen.
+
+    max_cost : float, default=None
+        Choose the most accurate thresholds of at most this cost, in fractions of
+        the network's multiply-adds.
+
+    max_drop : float, default=None
+        Choose the cheapest thresholds that lose at most so much of the score that
+        the full network has; 0.01 is one point of accuracy.
+
+    scoring : str or scorer, default="accuracy"
+        A name that scikit-learn knows, or what `make_scorer` returns, of predicted
+        labels. Accuracy and balanced accuracy are optimised exactly; other scores
+        choose among the thresholds that are best by accuracy.
+
+    per_class : bool, default=False
+        Give each class its own thresholds, starting from those of [1]_. These are
+        many numbers: they need some hundred samples for each class and exit.
+
+    risk : RiskControl, default=None
+        Allow only thresholds for which this promise can be given. Neither `max_cost`
+        nor `max_drop` is needed then: the cheapest are chosen.
+
+    cv : int, float, cross-validation generator, iterable or "prefit", default=5
+        Which samples are held out from the class means for choosing thresholds.
+        Where a network has been trained on some of the samples, hold out others:
+        a network is too sure of what it was trained on. Use "prefit", or a
+        `PredefinedSplit` with -1 for the samples that it was trained on. A float is
+        the share held out. No sample may be held out twice. "prefit" takes a fitted
+        estimator as it is, and holds out all samples.
+
+    refit : bool, default=True
+        Whether the class means are those of all samples, or of those that are never
+        held out; False needs such samples. Ignored with ``cv="prefit"``.
+
+    random_state : int, RandomState instance or None, default=None
+        Draws the random candidates, a `cv` given as a float, and the samples set
+        aside for `risk`.
+
+    Attributes
+    ----------
+    estimator_ : E2CMClassifier
+        Fitted, with the thresholds chosen.
+
+    best_threshold_ : ndarray of shape (n_exits,) or (n_exits, n_classes)
+        These thresholds; infinite where an exit is closed.
+
+    best_score_, best_cost_ : float
+        Score and cost with them, on the samples held out.
+
+    full_score_ : float
+        Score on these samples if nobody leaves early.
+
+    frontier_ : dict of ndarray
+        The Pareto set by rising cost: "cost" and "score", of shape (n_points,), and
+        "threshold", of shape (n_points, n_exits) or (n_points, n_exits, n_classes).
+
+    classes_ : ndarray of shape (n_classes,)
+        The labels.
+
+    n_features_in_, feature_names_in_
+        Those of `estimator_`.
+
+    Notes
+    -----
+    Without `y` the answers of the full network take the place of labels: `max_drop`
+    is then the share of samples that are answered differently. `cv="prefit"` runs
+    the network once; otherwise it runs twice, unless the estimator has `memory`.
+
+    `best_score_` is that of the best among many, and so a little too good; on new
+    samples expect a loss of the order of one standard error more.
+
+    Memory: beyond what the estimator's `fit` takes (features of scikit-learn's
+    ``working_memory``, and with whitening one covariance per fold and stage), 8 bytes
+    per sample, stage and class, and some hundred bytes per sample and exit.
+
+    References
+    ----------
+    .. [1] A. Görmez, E. Koyuncu, "Class Based Thresholding in Early Exit Semantic
+       Segmentation Networks", 2022, arXiv 2210.15621.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from sk_e2cm import E2CMClassifier, TunedExitsCV
+    >>> from sk_e2cm.testing import ToyExtractor
+    >>> X, y = load_digits(return_X_y=True)
+    >>> search = TunedExitsCV(E2CMClassifier(ToyExtractor()), max_drop=0.01)
+    >>> search.fit(X, y).full_score_ - search.best_score_ <= 0.01
+    True
+    """
+
+    _parameter_constraints = {
+        "estimator": "no_validation",  # by fit, whose messages say more
+        "max_cost": [Interval(Real, 0, None, closed="neither"), None],
+        "max_drop": [Interval(Real, 0, None, closed="left"), None],
+        "scoring": [str, callable],
+        "per_class": ["boolean"],
+        "risk": [RiskControl, None],
+        "cv": [
+            "cv_object",
+            StrOptions({"prefit"}),
+            Interval(Real, 0, 1, closed="neither"),
+        ],
+        "refit": ["boolean"],
+        "random_state": ["random_state"],
+    }
+
+    def __init__(
+        self,
+        estimator: Any,
+        *,
+        max_cost: float | None = None,
+        max_drop: float | None = None,
+        scoring: Any = "accuracy",
+        per_class: bool = False,
+        risk: RiskControl | None = None,
+        cv: Any = 5,
+        refit: bool = True,
+        random_state: Any = None,
+    ) -> None:
+        self.estimator = estimator
+        self.max_cost = max_cost
+        self.max_drop = max_drop
+        self.scoring = scoring
+        self.per_class = per_class
+        self.risk = risk
+        self.cv = cv
+        self.refit = refit
+        self.random_state = random_state
+
+    @_fit_context(prefer_skip_nested_validation=False)
+    def fit(
+        self,
+        X: ArrayLike,
+        y: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
+    ) -> Self:
+        """Fit the estimator and choose its thresholds.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, ...)
+            Samples, as the estimator takes them.
+
+        y : array-like of shape (n_samples,), default=None
+            Labels. By default the answers of the full network are taken for right.
+
+        sample_weight : array-like of shape (n_samples,), default=None
+            Non-negative; samples of weight 0 are ignored.
+
+        Returns
+        -------
+        TunedExitsCV
+            The fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            If not exactly one of `max_cost` and `max_drop` is given, if no
+            thresholds meet it, or if the data do not fit the estimator.
+
+        Warns
+        -----
+        UserWarning
+            If the thresholds chosen let nobody leave early.
+        """
+        self._check_goal(y, sample_weight)
+        rng = check_random_state(self.random_state)
+        X = as_array(X)
+        check_consistent_length(X, y)
+        y = None if y is None else column_or_1d(y, warn=True)
+        weight = _check_sample_weight(sample_weight, X, dtype=np.float64)
+        data = Data(X, y, weight)
+        data = data if weight.all() else data.take(weight > 0)
+        trial, aside = self._try(data, rng)
+
+        outcomes = trial.outcomes(
+            trial.losses(self.scoring), self._n_groups(trial.answers)
+        )
+        points = search(outcomes, self._starts(trial.answers), rng)
+        nobody = np.full((1, *points.thresholds.shape[1:]), np.inf)
+        # Always a candidate, and the last, though others may be better.
+        points = concatenate(points, evaluate(outcomes, nobody))
+        if self.risk is not None:
+            points = _promised(self.risk, points, ask(trial.estimator, aside))
+        labels = trial.estimator.classes_
+        points = rescored(self.scoring, points, outcomes, labels, trial.codes)
+        full_loss = float(points.loss[-1])
+        self._set_best(trial.estimator, pareto(points), full_loss)
+        return self
+
+    def _check_goal(self, y: ArrayLike | None, sample_weight: ArrayLike | None) -> None:
+        goals = (self.max_cost is not None) + (self.max_drop is not None)
+        if goals == 2 or (goals == 0 and self.risk is None):
+            raise ValueError(
+                f"Give {'only ' if goals else ''}one of max_cost= and max_drop=: the "
+                "most accurate thresholds of at most this cost, or the cheapest that "
+                "lose no more than this drop."
+            )
+        if y is None and self.scoring != "accuracy":
+            raise ValueError(
+                f"scoring={self.scoring!r} needs labels, and y is None. Without labels "
+                "use scoring='accuracy': agreement with the full network."
+            )
+        if self.risk is not None and sample_weight is not None:
+            raise ValueError(
+                "risk= is a promise about samples that count alike, and does not take "
+                "sample_weight."
+            )
+        if self.cv == "prefit":
+            check_is_fitted(self.estimator)
+        if not isinstance(self.estimator, EarlyExitMixin):
+            raise TypeError(
+                "TunedExitsCV needs an E2CMClassifier, got "
+                f"{type(self.estimator).__name__}. In a pipeline, put TunedExitsCV in "
+                "its place: make_pipeline(scaler, TunedExitsCV(classifier, ...))."
+            )
+
+    def _try(self, data: Data, rng: np.random.RandomState) -> tuple[Trial, Data | None]:
+        """Ask the exits about samples held out, but for those set aside."""
+        n_samples = len(data.weight)
+        if self.cv == "prefit":
+            estimator = copy(self.estimator)
+            folds = np.zeros(n_samples, dtype=np.intp)
+        else:
+            estimator = clone(self.estimator)
+            y = estimator._own_labels(data.X) if data.y is None else data.y
+            data = Data(data.X, y, data.weight)
+            folds = folds_of(self.cv, data.X, y, rng)
+        reserved = np.zeros(n_samples, dtype=bool)
+        if self.risk is not None:
+            reserved = set_aside(self.risk.calibration_size, folds, data.y, rng)
+        aside = data.take(reserved)
+        data, folds = data.take(~reserved), folds[~reserved]
+        if self.cv == "prefit":
+            return ask(estimator, data), aside
+        if self.refit:
+            return cross_fit(estimator, data, folds), aside
+        train = data.take(folds < 0)
+        if not len(train.weight):
+            raise ValueError(
+                "refit=False needs samples that are never held out: cv=0.2, say, or a "
+                "PredefinedSplit with -1 for them."
+            )
+        estimator.fit(train.X, train.y, train.weight)
+        return ask(estimator, data.take(folds >= 0)), aside
+
+    def _n_groups(self, answers: Answers) -> int:
+        return len(answers.class_proba) if self.per_class else 1
+
+    def _starts(self, answers: Answers) -> list[Floats]:
+        if not self.per_class or len(answers.confidence) == 1:
+            return []
+        return thresholds_by_ease(answers.class_proba, answers.confidence[:-1])
+
+    def _set_best(self, estimator: Any, points: Points, full_loss: float) -> None:
+        best = self._best(points, full_loss)
+        thresholds = points.thresholds if self.per_class else points.thresholds[:, :, 0]
+        self.frontier_ = {
+            "cost": points.cost,
+            "score": 1.0 - points.loss,
+            "threshold": thresholds,
+        }
+        self.full_score_ = float(1.0 - full_loss)
+        self.best_score_ = float(1.0 - points.loss[best])
+        self.best_cost_ = float(points.cost[best])
+        self.best_threshold_ = thresholds[best]
+        self.estimator_ = estimator.set_params(threshold=self.best_threshold_)
+        if is_closed(points.thresholds[best]).all():
+            warnings.warn(
+                "The thresholds chosen close every exit: nothing will leave early. "
+                "Allow a larger drop, or use a metric and a pooling that make better "
+                "exits.",
+                stacklevel=3,
+            )
+
+    def _best(self, points: Points, full_loss: float) -> int:
+        """Return the index of the point that is asked for."""
+        if self.max_cost is not None:
+            allowed = points.cost <= self.max_cost + _ROUNDING
+            if not allowed.any():
+                raise ValueError(
+                    f"max_cost={self.max_cost} cannot be met: the least possible cost "
+                    f"is {points.cost.min():.4g}, in fractions of the network's "
+                    "multiply-adds. Allow more, or add an earlier exit."
+                )
+            return int(np.flatnonzero(allowed)[-1])
+        if self.max_drop is None:
+            return 0
+        return int((points.loss - full_loss <= self.max_drop + _ROUNDING).argmax())
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        inside = get_tags(self.estimator)
+        tags.estimator_type = inside.estimator_type
+        tags.classifier_tags = deepcopy(inside.classifier_tags)
+        tags.input_tags = deepcopy(inside.input_tags)
+        return tags
+
+
+def _promised(risk: RiskControl, points: Points, calibration: Trial) -> Points:
+    """Return the points for which the promise can be given, the cheapest first."""
+    # From the full network on, for which it always holds.
+    which = np.linspace(len(points.loss) - 1, 0, _MOST_TESTED).round().astype(int)
+    tested = points.take(np.unique(which)[::-1])
+    n_groups = tested.thresholds.shape[2]
+    spoilt = calibration.outcomes(calibration.spoilt(), n_groups)
+    risks = evaluate(spoilt, tested.thresholds).loss
+    n_promised = risk.n_promised(risks, len(calibration.codes))
+    return tested.take(np.arange(max(n_promised, 1))[::-1])
