@@ -50,7 +50,7 @@ class ResNet20(nn.Module):
         return self.head(self.blocks(x).mean(dim=(2, 3)))
 
 
-EXITS = [f"blocks.{i}" for i in range(9)]
+BLOCKS = [f"blocks.{i}" for i in range(9)]
 
 
 def load_trained(name: str) -> ResNet20:

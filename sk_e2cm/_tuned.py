@@ -222,10 +222,10 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
         X = as_array(X)
         check_consistent_length(X, y)
         y = None if y is None else column_or_1d(y, warn=True)
-        weight = _check_sample_weight(sample_weight, X, dtype=np.float64)
-        data = Data(X, y, weight)
-        data = data if weight.all() else data.take(weight > 0)
-        trial, aside = self._try(data, rng)
+        weight = _check_sample_weight(
+            sample_weight, X, dtype=np.float64, ensure_non_negative=True
+        )
+        trial, aside = self._try(Data(X, y, weight), rng)
 
         outcomes = trial.outcomes(
             trial.losses(self.scoring), self._n_groups(trial.answers)
@@ -260,7 +260,7 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
                 "risk= is a promise about samples that count alike, and does not take "
                 "sample_weight."
             )
-        if self.cv == "prefit":
+        if isinstance(self.cv, str):
             check_is_fitted(self.estimator)
         if not isinstance(self.estimator, EarlyExitMixin):
             raise TypeError(
@@ -269,10 +269,10 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
                 "its place: make_pipeline(scaler, TunedExitsCV(classifier, ...))."
             )
 
-    def _try(self, data: Data, rng: np.random.RandomState) -> tuple[Trial, Data | None]:
+    def _try(self, data: Data, rng: np.random.RandomState) -> tuple[Trial, Data]:
         """Ask the exits about samples held out, but for those set aside."""
         n_samples = len(data.weight)
-        if self.cv == "prefit":
+        if isinstance(self.cv, str):
             estimator = copy(self.estimator)
             folds = np.zeros(n_samples, dtype=np.intp)
         else:
@@ -284,8 +284,9 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
         if self.risk is not None:
             reserved = set_aside(self.risk.calibration_size, folds, data.y, rng)
         aside = data.take(reserved)
-        data, folds = data.take(~reserved), folds[~reserved]
-        if self.cv == "prefit":
+        used = ~reserved & (data.weight > 0)
+        data, folds = data.take(used), folds[used]
+        if isinstance(self.cv, str):
             return ask(estimator, data), aside
         if self.refit:
             return cross_fit(estimator, data, folds), aside
