@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from numbers import Integral, Real
 from os import PathLike
@@ -300,7 +301,13 @@ class E2CMClassifier(EarlyExitMixin, ClassifierMixin, BaseEstimator):
         hashes = row_hashes(valid_X)
         check_classes(classes, codes, hashes, weight, calibrate=bool(self.calibration))
         n_stages = len(extractor.stage_names)
-        check_thresholds(self.threshold, n_stages - 1, len(classes))
+        thresholds = check_thresholds(self.threshold, n_stages - 1, len(classes))
+        if n_stages > 1 and (thresholds > 1).all():
+            warnings.warn(
+                "threshold is above 1, and so above any probability, at every exit: "
+                "nothing will leave early.",
+                stacklevel=4,
+            )
 
         run = run_training_pass(
             self._full_pass(extractor, self.pooling),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -16,6 +17,10 @@ from ._pooling import Features
 from ._sums import ClassSums
 
 N_FOLDS = 5
+
+# Samples whose products are summed at once, and the bytes of their features.
+_CHUNK = 1024
+_CHUNK_BYTES = 2**27
 
 # However small the working memory is.
 _FEWEST_KEPT = 100
@@ -95,25 +100,19 @@ def run_training_pass(
     n_classes = int(codes.max()) + 1
     n_folds = int(folds.max()) + 1
     slots = np.where(folds < 0, n_folds, folds)
+    shape = int(slots.max()) + 1, n_classes
     sums: list[ClassSums] = []
     features: list[Features] = []
     kept = np.empty(0, dtype=np.intp)
-    for rows, batch in full_pass(X):
+    batches = full_pass(X)
+    for rows, batch in _in_chunks(batches) if second else batches:
         if not sums:
             if second:
-                _check_widths(batch, full_pass)
-            sums = [
-                ClassSums(
-                    int(slots.max()) + 1,
-                    n_classes,
-                    f.mean(axis=0, dtype=np.float64),
-                    second=second,
-                )
-                for f in batch
-            ]
-            kept = _affordable(
-                hashes, folds, n_bytes_each=sum(f[0].nbytes for f in batch)
-            )
+                _check_widths(full_pass.extractor.stage_names, batch)
+            shifts = [f.mean(axis=0, dtype=np.float64) for f in batch]
+            sums = [ClassSums(*shape, shift, second=second) for shift in shifts]
+            n_bytes_each = sum(f[0].nbytes for f in batch)
+            kept = _affordable(hashes, folds, n_bytes_each)
             features = [np.empty((len(kept), f.shape[1]), f.dtype) for f in batch]
         here = (kept >= rows.start) & (kept < rows.stop)
         for summed, stored, f in zip(sums, features, batch, strict=True):
@@ -131,8 +130,28 @@ def run_training_pass(
     )
 
 
-def _check_widths(batch: list[Features], full_pass: FullPass) -> None:
-    for name, f in zip(full_pass.extractor.stage_names, batch, strict=True):
+def _in_chunks(
+    batches: Iterator[tuple[slice, list[Features]]],
+) -> Iterator[tuple[slice, list[Features]]]:
+    """Join batches: whatever their size, adding to a covariance takes its time."""
+    pending: list[list[Features]] = []
+    start, n_bytes = 0, 0
+    for rows, batch in batches:
+        pending.append(batch)
+        n_bytes += sum(f.nbytes for f in batch)
+        if rows.stop - start >= _CHUNK or n_bytes >= _CHUNK_BYTES:
+            yield slice(start, rows.stop), _joined(pending)
+            pending, start, n_bytes = [], rows.stop, 0
+    if pending:
+        yield slice(start, rows.stop), _joined(pending)
+
+
+def _joined(batches: list[list[Features]]) -> list[Features]:
+    return [np.concatenate(stage) for stage in zip(*batches, strict=True)]
+
+
+def _check_widths(stage_names: Sequence[str], batch: list[Features]) -> None:
+    for name, f in zip(stage_names, batch, strict=True):
         d = f.shape[1]
         if d > _MOST_FEATURES:
             raise ValueError(
