@@ -10,7 +10,7 @@ PY := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo demo-imagenet test test-all check docs networks clean
+.PHONY: help demo demo-imagenet test test-all check docs networks bench-accuracy clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -38,6 +38,9 @@ docs: $(VENV)/.setup-docs ## Build the HTML documentation; a warning is an error
 
 networks: $(VENV)/.setup-tests ## Measure the networks of the docs anew
 	$(PY) -m tests._extractors.zoo
+
+bench-accuracy: $(VENV)/.setup-examples ## Accuracy at a given cost: the tables of the docs, 30 minutes
+	$(PY) -m benchmarks.accuracy
 
 clean: ## Remove what builds and runs leave behind (the environment stays)
 	rm -rf build dist *.egg-info docs/_build docs/generated .coverage htmlcov

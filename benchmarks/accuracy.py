@@ -8,42 +8,44 @@ exits, and random search as in arXiv 2103.01148.
 
 import argparse
 import csv
-import resource
-import statistics
-import time
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
-from sklearn.model_selection import PredefinedSplit
 
 from examples import datasets
 from sk_e2cm import E2CMClassifier, TorchExtractor, TunedExitsCV
 from sk_e2cm.metrics import calibration_error
 
+from . import tuning_cost
 from .resnet20 import BLOCKS, load_trained
 from .train_resnet20 import split
 
+FOLDER = Path(__file__).parents[1] / "docs" / "benchmarks"
 BUDGETS = [0.15, 0.30, 0.40, 0.50, 0.60, 0.75]
 SEEDS = [0, 1, 2]
 N_DRAWS = 1000
-FOLDER = Path(__file__).parents[1] / "docs" / "benchmarks"
 
+SECOND_ORDER = {"metric": "mahalanobis", "pooling": "second_order"}
 METHODS = {
-    "second-order": {
-        "metric": "mahalanobis",
-        "pooling": "second_order",
-        "calibration": "dirichlet",
-    },
-    "whitened": {"metric": "mahalanobis"},
     "paper": {"calibration": None},
+    "paper, calibrated": {},
+    "whitened": {"metric": "mahalanobis"},
+    "second order": SECOND_ORDER,
+    "second order, Dirichlet": {**SECOND_ORDER, "calibration": "dirichlet"},
+}
+HEADERS = {
+    "accuracy": ["data", "exits", "thresholds", *map(str, BUDGETS)],
+    "exits": ["data", "exits", *(f"{i + 1}" for i in range(len(BLOCKS))), "full"],
+    "calibration": ["data", "exits", *(f"{i + 1}" for i in range(len(BLOCKS)))],
+    "tuning": tuning_cost.HEADER,
 }
 
 
 class Judged(NamedTuple):
-    """What every stage says of some samples, and what leaving there costs."""
+    """What every stage says of some images, and what leaving there costs."""
 
     confidence: np.ndarray  # (n, n_exits)
     right: np.ndarray  # (n, n_stages)
@@ -61,8 +63,7 @@ class Judged(NamedTuple):
         return np.array(points)
 
 
-def judge(clf: E2CMClassifier, X: np.ndarray, y: np.ndarray) -> Judged:
-    proba = clf.exit_proba(X)
+def judge(clf: E2CMClassifier, proba: np.ndarray, y: np.ndarray) -> Judged:
     right = clf.classes_[proba.argmax(axis=2)] == y[:, None]
     return Judged(proba[:, :-1].max(axis=2), right, clf.stage_cost_)
 
@@ -80,11 +81,12 @@ def drawn(tuning: Judged, seed: int) -> np.ndarray:
 def chosen(thresholds: np.ndarray, tuning: Judged, test: Judged) -> np.ndarray:
     """Choose the most accurate of each budget; return accuracy and cost on test."""
     accuracy, cost = tuning.points(thresholds).T
-    within = [np.flatnonzero(cost <= budget) for budget in BUDGETS]
-    # Where no candidate is cheap enough there is nothing to show.
-    best = [rows[accuracy[rows].argmax()] if len(rows) else -1 for rows in within]
-    points = test.points(thresholds[best])
-    points[[index == -1 for index in best]] = np.nan
+    points = np.full((len(BUDGETS), 2), np.nan)  # where no candidate is cheap enough
+    for point, budget in zip(points, BUDGETS, strict=True):
+        within = np.flatnonzero(cost <= budget)
+        if len(within):
+            best = within[accuracy[within].argmax()]
+            point[:] = test.points(thresholds[[best]])[0]
     return points
 
 
@@ -93,57 +95,68 @@ def tuned(search: TunedExitsCV, test: Judged) -> np.ndarray:
     points = []
     for budget in BUDGETS:
         best = np.flatnonzero(search.frontier_["cost"] <= budget)[-1]
-        clf = search.estimator_.set_params(threshold=search.frontier_["threshold"][best])
-        now = test._replace(stage_cost=clf.stage_cost_)  # of its open exits
-        points.append(now.points([np.asarray(clf.threshold)])[0])
+        thresholds = search.frontier_["threshold"][best]
+        clf = search.estimator_.set_params(threshold=thresholds)
+        of_open_exits = test._replace(stage_cost=clf.stage_cost_)
+        points.append(of_open_exits.points(thresholds[None])[0])
     return np.array(points)
 
 
-def lines(name: str) -> Iterator[tuple[str, list]]:
-    """Yield the lines of the tables of a data set, each with its table's name."""
+def lines(name: str, memory: str) -> Iterator[tuple[str, list[str]]]:
+    """Yield tables and the lines that a data set adds to them."""
     data = datasets.load(f"npz:{name}")
     rows, withheld = split(len(data.X_train))
-    held_out = np.full(len(data.X_train), -1)
-    held_out[withheld] = 0
+    X, y = data.X_train[withheld], data.y_train[withheld]
     extractor = TorchExtractor(load_trained(name), BLOCKS)
-    X_tuning, y_tuning = data.X_train[withheld], data.y_train[withheld]
     for method, params in METHODS.items():
-        clf = E2CMClassifier(extractor, batch_size=64, **params)
+        clf = E2CMClassifier(extractor, batch_size=64, memory=memory, **params)
         clf.fit(data.X_train[rows], data.y_train[rows])
-        tuning = judge(clf, X_tuning, y_tuning)
-        test = judge(clf, data.X_test, data.y_test)
-        full = test.right[:, -1].mean()
-        if method == "second-order":
-            yield "accuracy", [name, "full network", *[f"{full:.4f}"] * len(BUDGETS)]
-        searches = [
-            TunedExitsCV(clf, max_cost=1.0, cv="prefit", random_state=seed).fit(
-                X_tuning, y_tuning
-            )
-            for seed in SEEDS
+        proba = clf.exit_proba(data.X_test)
+        test = judge(clf, proba, data.y_test)
+        accuracies = [f"{right:.3f}" for right in test.right.mean(axis=0)]
+        yield "exits", [name, method, *accuracies]
+        errors = [
+            f"{calibration_error(data.y_test, proba[:, exit_]):.3f}"
+            for exit_ in range(len(BLOCKS))
         ]
-        for rival, points in {
-            "tuned": [tuned(search, test) for search in searches],
-            "shared": [chosen(shared(tuning), tuning, test)],
-            "random": [chosen(drawn(tuning, seed), tuning, test) for seed in SEEDS],
-        }.items():
-            mean = np.mean(points, axis=0)
-            yield "accuracy", [name, f"{method}, {rival}", *shown(mean, full)]
+        yield "calibration", [name, method, *errors]
 
-
-def shown(points: np.ndarray, full: float) -> list[str]:
-    """Return the share of the full accuracy, and the cost on the test images."""
-    return [
-        "" if np.isnan(accuracy) else f"{accuracy / full:.3f} ({cost:.3f})"
-        for accuracy, cost in points
-    ]
+        tuning = judge(clf, clf.exit_proba(X), y)
+        goal = TunedExitsCV(clf, max_cost=1.0, cv="prefit")
+        points = {
+            "TunedExitsCV": [
+                tuned(goal.set_params(random_state=seed).fit(X, y), test)
+                for seed in SEEDS
+            ],
+            "one, shared": [chosen(shared(tuning), tuning, test)],
+            "random search": [chosen(drawn(tuning, s), tuning, test) for s in SEEDS],
+        }
+        full = test.right[:, -1].mean()
+        for thresholds, found in points.items():
+            cells = [
+                "" if np.isnan(accuracy) else f"{accuracy / full:.3f} ({cost:.3f})"
+                for accuracy, cost in np.mean(found, axis=0)
+            ]
+            yield "accuracy", [name, method, thresholds, *cells]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("names", nargs="*", default=["fashion_mnist", "cifar10"])
-    for name in parser.parse_args().names:
-        for table, line in lines(name):
-            print(table, *line, sep=" | ", flush=True)
+    names = parser.parse_args().names
+    tables: dict[str, list[list[str]]] = {table: [] for table in HEADERS}
+    for name in names:
+        with tempfile.TemporaryDirectory() as memory:
+            for table, line in lines(name, memory):
+                print(table, *line, sep=" | ", flush=True)
+                tables[table].append(line)
+    for line in tuning_cost.lines(names[-1]):
+        print("tuning", *line, sep=" | ", flush=True)
+        tables["tuning"].append(line)
+    FOLDER.mkdir(exist_ok=True)
+    for table, found in tables.items():
+        with (FOLDER / f"{table}.csv").open("w", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows([HEADERS[table], *found])
 
 
 if __name__ == "__main__":

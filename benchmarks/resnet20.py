@@ -1,5 +1,6 @@
 """The ResNet-20 of the benchmarks (He et al. 2015, section 4.2), and its weights."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -41,7 +42,7 @@ class ResNet20(nn.Module):
         )
         widths = [16, 16, 16, 16, 32, 32, 32, 64, 64, 64]
         self.blocks = nn.Sequential(
-            *(Block(n_in, n_out) for n_in, n_out in zip(widths, widths[1:]))
+            *(Block(n_in, n_out) for n_in, n_out in pairwise(widths))
         )
         self.head = nn.Linear(64, n_classes)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.optimize import brentq, minimize
 from scipy.special import log_softmax, softmax
@@ -16,6 +17,9 @@ _SOFTEST, _SHARPEST = 1e-3, 1e4
 
 # Log probabilities below this say no more than that a class is ruled out.
 _RULED_OUT = -30.0
+
+# Weight of the prior that a temperature is enough, in samples.
+_PRIOR = 3.0
 
 
 class Calibration(Protocol):
@@ -149,23 +153,36 @@ def fit_dirichlet(
     mean = weight @ z
     values, vectors = np.linalg.eigh((z - mean).T @ (weight[:, None] * (z - mean)))
     used = values > 1e-9 * max(values[-1], 1e-9)
-    whitening = vectors[:, used] / np.sqrt(values[used])
+    values = values[used]
+    whitening = vectors[:, used] / np.sqrt(values)
+    # Few samples say little of directions in which z hardly varies, while other data
+    # may vary there: their coefficients are shrunk by as much more.
+    shrink = (
+        _PRIOR
+        / n_samples
+        * np.append(1.0, np.maximum(values.sum() / max(len(values), 1) / values, 1.0))
+    )
     inputs = np.column_stack([np.ones(len(z)), (z - mean) @ whitening])
     n_classes = z.shape[1]
-    rows = np.arange(len(z))
+    target = np.zeros_like(z)
+    target[np.arange(len(z)), codes] = 1.0
+    # In torch, whose softmax over a few columns is many times quicker than SciPy's.
+    tensors = [torch.from_numpy(a) for a in (z, inputs, target, weight[:, None])]
+    z_, inputs_, target_, weight_ = tensors
 
     def loss(flat: Floats) -> tuple[float, Floats]:
         coef = flat.reshape(-1, n_classes)
-        log_proba = log_softmax(z + matmul(inputs, coef), axis=1)
-        error = np.exp(log_proba)
-        error[rows, codes] -= 1.0
-        value = -weight @ log_proba[rows, codes] + flat @ flat / (2 * n_samples)
-        slope = matmul(inputs.T, weight[:, None] * error).ravel() + flat / n_samples
-        return float(value), slope
+        penalty = shrink[:, None] * coef
+        logits = torch.addmm(z_, inputs_, torch.from_numpy(coef))
+        log_proba = logits.log_softmax(dim=1)
+        log_loss = -(weight_ * target_ * log_proba).sum()
+        slope = inputs_.mT @ (weight_ * (log_proba.exp() - target_))
+        value = (penalty * coef).sum() / 2 + float(log_loss)
+        return float(value), (penalty + slope.numpy()).ravel()
 
     start = np.zeros(inputs.shape[1] * n_classes)
     found = minimize(
-        loss, start, jac=True, method="L-BFGS-B", options={"gtol": 1e-6, "maxiter": 500}
+        loss, start, jac=True, method="L-BFGS-B", options={"gtol": 1e-5, "maxiter": 500}
     )
     coef = found.x.reshape(-1, n_classes)
     linear = whitening @ coef[1:]

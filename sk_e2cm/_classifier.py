@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
 from numbers import Integral, Real
 from os import PathLike
 from typing import Any, Self
@@ -13,7 +12,6 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.metrics import accuracy_score
 from sklearn.utils import Tags, check_array
 from sklearn.utils.validation import validate_data
 
@@ -23,7 +21,7 @@ from ._compat import (
     StrOptions,
     _fit_context,
 )
-from ._early_exit import EarlyExitMixin
+from ._early_exit import EarlyExitClassifierMixin
 from ._exits import check_thresholds
 from ._extractors import Extractor
 from ._features import RawFeatures, row_hashes, staged_pooling_macs
@@ -41,7 +39,7 @@ from ._validation import (
 )
 
 
-class E2CMClassifier(EarlyExitMixin, ClassifierMixin, BaseEstimator):
+class E2CMClassifier(EarlyExitClassifierMixin, ClassifierMixin, BaseEstimator):
     """Early exits by class means at every stage of a frozen network.
 
     Fitting runs the network once over the data, without gradients, and takes the
@@ -252,7 +250,6 @@ class E2CMClassifier(EarlyExitMixin, ClassifierMixin, BaseEstimator):
         self.memory = memory
         self.verbose = verbose
 
-    @_fit_context(prefer_skip_nested_validation=True)
     def fit(
         self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None
     ) -> Self:
@@ -281,8 +278,15 @@ class E2CMClassifier(EarlyExitMixin, ClassifierMixin, BaseEstimator):
             was fitted before is left as it was.
         """
         self._fit(X, y, sample_weight)
+        if len(self._heads) > 1 and (self._thresholds() > 1).all():
+            warnings.warn(
+                "threshold is above 1, and so above any probability, at every exit: "
+                "nothing will leave early.",
+                stacklevel=2,
+            )
         return self
 
+    @_fit_context(prefer_skip_nested_validation=True)
     def _fit(
         self,
         X: ArrayLike,
@@ -301,13 +305,7 @@ class E2CMClassifier(EarlyExitMixin, ClassifierMixin, BaseEstimator):
         hashes = row_hashes(valid_X)
         check_classes(classes, codes, hashes, weight, calibrate=bool(self.calibration))
         n_stages = len(extractor.stage_names)
-        thresholds = check_thresholds(self.threshold, n_stages - 1, len(classes))
-        if n_stages > 1 and (thresholds > 1).all():
-            warnings.warn(
-                "threshold is above 1, and so above any probability, at every exit: "
-                "nothing will leave early.",
-                stacklevel=4,
-            )
+        check_thresholds(self.threshold, n_stages - 1, len(classes))
 
         run = run_training_pass(
             self._full_pass(extractor, self.pooling),
@@ -346,16 +344,17 @@ class E2CMClassifier(EarlyExitMixin, ClassifierMixin, BaseEstimator):
         self._exit_macs = np.array(own, dtype=np.float64) + pooling_macs
         return HeldOut(run, method, exits, final)
 
-    def _own_labels(self, X: ArrayLike) -> NDArray[Any]:
-        """Return the labels that the network itself gives, without a fit."""
+    def _own_labels(self, X: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Return the network's own answers, without a fit, and `head_classes`."""
         extractor = self._checked_extractor(X)
         valid_X = check_array(as_array(X), allow_nd=True, estimator=self)
         full_pass = self._full_pass(extractor, self.pooling)
         outputs = [features[-1] for _, features in full_pass(valid_X)]
-        column = np.concatenate(outputs).argmax(axis=1)
-        if self.head_classes is None:
-            return column
-        return np.asarray(self.head_classes)[column]
+        logits = np.concatenate(outputs)
+        names = self.head_classes
+        if names is None:
+            names = np.arange(logits.shape[1])
+        return np.asarray(names)[logits.argmax(axis=1)], np.asarray(names)
 
     def _checked_extractor(self, X: ArrayLike) -> Extractor:
         extractor: Extractor = (
@@ -376,64 +375,6 @@ class E2CMClassifier(EarlyExitMixin, ClassifierMixin, BaseEstimator):
             [1 / exit_.calibration.inverse_temperature for exit_ in exits]
         )
         self._heads = [*exits[:-1], final]
-
-    def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
-        """Return the probabilities of each sample at its exit.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, ...)
-            Samples of the shape that was fitted.
-
-        Returns
-        -------
-        ndarray of shape (n_samples, n_classes)
-            In the order of `classes_`.
-        """
-        _, proba = self._exit_lazily(X)
-        return proba
-
-    def staged_predict_proba(self, X: ArrayLike) -> Iterator[NDArray[np.float64]]:
-        """Yield the probabilities known so far after each stage.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, ...)
-            Samples of the shape that was fitted.
-
-        Yields
-        ------
-        ndarray of shape (n_samples, n_classes)
-            See `staged_predict`. The last equals ``predict_proba(X)``.
-        """
-        yield from self._staged(X)
-
-    def score(
-        self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None
-    ) -> float:
-        """Return the accuracy of ``predict(X)``, from cached features if there are.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, ...)
-            Samples of the shape that was fitted.
-
-        y : array-like of shape (n_samples,)
-            True labels.
-
-        sample_weight : array-like of shape (n_samples,), default=None
-            Weights of the samples.
-
-        Returns
-        -------
-        float
-            Accuracy.
-        """
-        if self.memory is None:
-            return super().score(X, y, sample_weight)
-        stage, proba = self._exit_from_full_path(X)
-        labels = self._labels_at(proba, stage)
-        return float(accuracy_score(y, labels, sample_weight=sample_weight))
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()

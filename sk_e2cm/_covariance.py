@@ -14,12 +14,14 @@ Shrinkage = str | float
 # from the others.
 _SINGULAR = 1e-11
 
+# What the formulas give at least, so that what they give is never singular.
+_LEAST = 1e-8
+
 
 def deviations(covariance: Floats) -> Floats:
     """Return the standard deviations, 1 for features that are constant."""
     variance = np.diag(covariance)
-    constant = variance <= np.finfo(np.float64).eps * variance.max(initial=0.0)
-    return np.sqrt(np.where(constant, 1.0, variance))
+    return np.sqrt(np.where(variance > 0, variance, 1.0))
 
 
 def intensity_of(
@@ -65,8 +67,9 @@ def intensity_of(
         norms = np.einsum("nd,nd->n", residuals / scale, residuals / scale)
         fourth = np.average(norms**2, weights=sample_weight)
         numerator, denominator = (fourth - squares) / n_samples, spread
-    # All features alike, or none that varies: any share gives the same.
-    return float(min(numerator / denominator, 1.0)) if denominator > 0 else 1.0
+    if denominator <= 0:
+        return 1.0  # all features alike, or none that varies: any share is the same
+    return float(np.clip(numerator / denominator, _LEAST, 1.0))
 
 
 def whiten(covariance: Floats, intensity: float, offsets: Floats) -> Floats:
@@ -92,7 +95,8 @@ def whiten(covariance: Floats, intensity: float, offsets: Floats) -> Floats:
         return offsets  # nothing varies within classes: no direction is special
     scale = deviations(covariance)
     shrunk = (1.0 - intensity) * covariance / np.outer(scale, scale)
-    shrunk[np.diag_indices_from(shrunk)] += intensity
+    # Constant features have unit variance too: classes rarely differ in them.
+    shrunk[np.diag_indices_from(shrunk)] = 1.0
     factor, lower = cho_factor(shrunk, lower=True, overwrite_a=True)
     if (np.diag(factor) ** 2).min() < _SINGULAR:
         raise LinAlgError("singular")

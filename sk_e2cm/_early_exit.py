@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from sklearn.metrics import accuracy_score
 from sklearn.utils.validation import check_is_fitted, check_memory, validate_data
 
 from ._arrays import Floats
@@ -218,3 +219,66 @@ class EarlyExitMixin:
             )
         valid: NDArray[Any] = validate_data(self, X, reset=False, allow_nd=True)
         return valid
+
+
+class EarlyExitClassifierMixin(EarlyExitMixin):
+    """Probabilities of classes, and accuracy, with early exits."""
+
+    def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
+        """Return the probabilities of each sample at its exit.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, ...)
+            Samples of the shape that was fitted.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes)
+            In the order of `classes_`.
+        """
+        _, proba = self._exit_lazily(X)
+        return proba
+
+    def staged_predict_proba(self, X: ArrayLike) -> Iterator[NDArray[np.float64]]:
+        """Yield the probabilities known so far after each stage.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, ...)
+            Samples of the shape that was fitted.
+
+        Yields
+        ------
+        ndarray of shape (n_samples, n_classes)
+            See `staged_predict`. The last equals ``predict_proba(X)``.
+        """
+        yield from self._staged(X)
+
+    def score(
+        self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None
+    ) -> float:
+        """Return the accuracy of ``predict(X)``, from cached features if there are.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, ...)
+            Samples of the shape that was fitted.
+
+        y : array-like of shape (n_samples,)
+            True labels.
+
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the samples.
+
+        Returns
+        -------
+        float
+            Accuracy.
+        """
+        if self.memory is None:
+            labels = self.predict(X)
+        else:
+            stage, proba = self._exit_from_full_path(X)
+            labels = self._labels_at(proba, stage)
+        return float(accuracy_score(y, labels, sample_weight=sample_weight))

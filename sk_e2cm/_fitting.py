@@ -60,7 +60,12 @@ def _fit_exit(
     means_without: Callable[[int | None], Means]
     if method.metric == "mahalanobis":
         means_without = fit_whitened(
-            sums, features, run.codes, run.sample_weight, method.shrinkage
+            sums,
+            features,
+            run.codes,
+            run.sample_weight,
+            method.shrinkage,
+            n_samples=run.n_distinct,
         )
     else:
         means_without = fit_euclidean(sums, features, run.sample_weight)

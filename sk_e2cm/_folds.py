@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -31,34 +32,49 @@ def folds_of(
     Raises
     ------
     ValueError
-        If a sample is held out twice, if a fold's other samples are not all used, or
-        if they lack a class.
+        If a sample is held out twice, or none is, or if a fold's other samples are
+        not all used.
     """
-    if isinstance(cv, float):
-        splitter = StratifiedShuffleSplit(1, test_size=cv, random_state=rng)
+    if isinstance(cv, Real) and not isinstance(cv, Integral):
+        splitter = StratifiedShuffleSplit(1, test_size=float(cv), random_state=rng)
     else:
         splitter = check_cv(cv, y, classifier=True)
     folds = np.full(len(y), -1)
-    for fold, (train, test) in enumerate(splitter.split(X, y)):
+    for fold, split in enumerate(splitter.split(X, y)):
+        train, test = (np.arange(len(y))[part] for part in split)
         if (folds[test] >= 0).any():
             raise ValueError(
-                f"cv={cv!r} holds some samples out more than once. Use a splitter like "
+                "cv holds some samples out more than once. Use a splitter like "
                 "StratifiedKFold, or PredefinedSplit."
             )
         if len(train) + len(test) != len(y):
             raise ValueError(
-                f"cv={cv!r} leaves samples unused: those that are not held out in a "
-                "fold must all train the class means."
+                "cv leaves samples unused: those that are not held out in a fold must "
+                "all train the class means."
             )
-        lacking = np.setdiff1d(y[test], y[train])
+        folds[test] = fold
+    if (folds < 0).all():
+        raise ValueError("cv holds no samples out: there is nothing to choose on.")
+    return folds
+
+
+def check_folds(folds: NDArray[np.intp], y: NDArray[Any]) -> None:
+    """Refuse folds without which a class is unknown.
+
+    Raises
+    ------
+    ValueError
+        If all samples of a class are in one fold.
+    """
+    for fold in range(int(folds.max()) + 1):
+        inside = folds == fold
+        lacking = np.setdiff1d(y[inside], y[~inside])
         if len(lacking):
             raise ValueError(
                 f"All samples of the classes {lacking[:5].tolist()} are held out in "
                 "one fold, so that the others know no such class. Use fewer folds, "
                 "stratified ones, or more samples."
             )
-        folds[test] = fold
-    return folds
 
 
 def set_aside(
@@ -66,9 +82,12 @@ def set_aside(
 ) -> NDArray[np.bool_]:
     """Choose this share of the samples held out, of each class if that can be."""
     held_out = np.flatnonzero(folds >= 0)
-    labels = None if y is None else y[held_out]
-    if labels is not None and np.unique(labels, return_counts=True)[1].min() < 2:
-        labels = None
+    labels = None
+    if y is not None:
+        counts = np.unique(y[held_out], return_counts=True)[1]
+        smaller = min(share, 1 - share) * len(held_out)
+        if counts.min() >= 2 and len(counts) <= int(smaller):
+            labels = y[held_out]
     _, chosen = train_test_split(
         held_out, test_size=share, stratify=labels, random_state=rng
     )

@@ -27,6 +27,8 @@ _PRICES = np.geomspace(1e-4, 30.0, 30)
 
 _MOST_SWEEPS = 20
 
+_MOST_VARIED = 50
+
 # Sums of other orders differ by as much.
 _ROUNDING = 1e-12
 
@@ -77,7 +79,8 @@ def pareto(*points: Points) -> Points:
 
 def evaluate(outcomes: Outcomes, thresholds: Sequence[Floats] | Floats) -> Points:
     """Return the points of these thresholds, (n_points, n_exits, n_groups)."""
-    loss, cost = np.array([outcomes.totals(each) for each in thresholds]).T
+    totals = [outcomes.totals(each) for each in thresholds]
+    loss, cost = np.reshape(totals, (-1, 2)).T
     return Points(loss, cost, np.asarray(thresholds))
 
 
@@ -101,11 +104,10 @@ def search(
         Draws the random ones.
     """
     single = outcomes.in_groups(1)
-    nobody = np.full((1, outcomes.n_exits, 1), np.inf)
     if outcomes.n_exits == 0:
-        return evaluate(single, nobody)
+        return evaluate(outcomes, np.empty((1, 0, outcomes.n_groups)))
     found = pareto(
-        evaluate(single, nobody),
+        evaluate(single, at_one_exit(outcomes.n_exits)),
         shared(single),
         evaluate(single, draws(single, N_DRAWS, rng)),
     )
@@ -115,6 +117,13 @@ def search(
         found = pareto(Points(found.loss, found.cost, wide), evaluate(outcomes, starts))
         found = _improve(outcomes, found)
     return found
+
+
+def at_one_exit(n_exits: int) -> Floats:
+    """Return thresholds that let all leave at one and the same stage."""
+    thresholds = np.full((n_exits + 1, n_exits, 1), np.inf)
+    np.fill_diagonal(thresholds[:, :, 0], 0.0)
+    return thresholds
 
 
 def draws(outcomes: Outcomes, n_draws: int, rng: np.random.RandomState) -> Floats:
@@ -127,6 +136,8 @@ def draws(outcomes: Outcomes, n_draws: int, rng: np.random.RandomState) -> Float
 def shared(outcomes: Outcomes) -> Points:
     """Return the Pareto set of one threshold for all exits, which are all open."""
     n_exits, n = outcomes.confidence.shape
+    if n_exits == 0:
+        return evaluate(outcomes, np.empty((1, 0, 1)))
     everyone = np.arange(n)
     costs = outcomes.stage_cost(np.zeros((n_exits, 1)))
     worth = np.stack([outcomes.leaving[0], costs[:, None] * outcomes.weight])
@@ -163,7 +174,10 @@ def _between(confidence: Floats) -> tuple[Floats, NDArray[np.bool_]]:
     whoever comes leaves.
     """
     following = np.append(confidence[1:], -confidence[-1:])
-    return (confidence + following) / 2, confidence > following
+    middle = (confidence + following) / 2
+    # Between neighbouring floats there is no middle.
+    threshold = np.where(middle > following, middle, confidence)
+    return threshold, confidence > following
 
 
 @dataclass(frozen=True)
@@ -251,7 +265,7 @@ def _sweep_once(outcomes: Outcomes, thresholds: Floats, worth: Floats) -> Floats
 
 
 def _improve(outcomes: Outcomes, found: Points) -> Points:
-    """Sweep at every price, and join what neighbouring prices give."""
+    """Sweep at every price, join what neighbouring prices give, vary the best."""
     ends: list[Floats] = []
     for price in _PRICES:
         starts = [found.best(price), *ends[-1:]]
@@ -261,6 +275,10 @@ def _improve(outcomes: Outcomes, found: Points) -> Points:
     for start, end in pairwise(ends):
         for way in (join(outcomes, start, end), join(outcomes, end, start)):
             found = pareto(found, *way)
+    which = np.linspace(0, len(found.loss) - 1, _MOST_VARIED).round().astype(int)
+    for thresholds in found.thresholds[np.unique(which)]:
+        ways = [vary(outcomes, thresholds, e) for e in range(outcomes.n_exits)]
+        found = pareto(found, *ways)
     return found
 
 
@@ -276,9 +294,10 @@ def join(outcomes: Outcomes, start: Floats, end: Floats) -> Iterator[Points]:
 
 
 def vary(outcomes: Outcomes, thresholds: Floats, exit_: int) -> Points:
-    """Return the Pareto set of all that one change at one exit can give."""
+    """Return the Pareto set of one change at one exit: any cut, or closing it."""
     closed = thresholds.copy()
     closed[exit_] = np.inf
+    without = evaluate(outcomes, closed[None])
     after = outcomes.after(exit_, thresholds)
     reached = outcomes.reached(thresholds)[exit_]
     cuts = cuts_of(outcomes, exit_, reached, after)
@@ -287,11 +306,12 @@ def vary(outcomes: Outcomes, thresholds: Floats, exit_: int) -> Points:
     group = outcomes.group[exit_, leave]
     now = np.stack([np.bincount(group, s, outcomes.n_groups) for s in saved])
     others = now.sum(axis=1, keepdims=True) - now
-    totals = outcomes.totals(closed)[:, None] - others[:, cuts.group] - cuts.saved
-    totals[1] += outcomes.exit_cost[exit_] * outcomes.weight[reached].sum()
+    loss, cost = -(others[:, cuts.group] + cuts.saved)
+    fee = outcomes.exit_cost[exit_] * outcomes.weight[reached].sum()
     # The numbers of the cuts stand for thresholds until the best are known.
-    best = pareto(Points(totals[0], totals[1], np.arange(totals.shape[1])))
+    numbers = np.arange(len(loss))
+    best = pareto(Points(loss + without.loss, cost + without.cost + fee, numbers))
     cut = best.thresholds
     changed = np.repeat(thresholds[None], len(cut), axis=0)
     changed[np.arange(len(cut)), exit_, cuts.group[cut]] = cuts.threshold[cut]
-    return Points(best.loss, best.cost, changed)
+    return pareto(Points(best.loss, best.cost, changed), without)

@@ -142,13 +142,15 @@ def fit_whitened(
     codes: NDArray[np.intp],
     sample_weight: Floats,
     shrinkage: Shrinkage,
+    n_samples: float | None = None,
 ) -> Callable[[int | None], WhitenedMeans]:
     """Return what gives the whitened means without a fold, or with all folds.
 
     Ledoit and Wolf's formula takes the fourth powers of the samples given, and the
-    intensity is the same for all.
+    intensity is the same for all. `n_samples` says of how many samples the sums are;
+    by default their weights add up to it.
     """
-    n_samples = sums.weight.sum()
+    n_samples = n_samples or float(sums.weight.sum())
     intensity = intensity_of(
         shrinkage,
         sums.covariance(),

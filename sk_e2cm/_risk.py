@@ -75,6 +75,11 @@ class RiskControl:
 
         n_samples : int
             Number of calibration samples.
+
+        Returns
+        -------
+        int
+            From 0 to n_candidates.
         """
         passed = p_value(risks, n_samples, self.alpha) <= self.delta
         return int(np.logical_and.accumulate(passed).sum())

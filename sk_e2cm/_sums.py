@@ -7,6 +7,9 @@ from numpy.typing import NDArray
 
 from ._arrays import Floats, matmul
 
+# Relative to the sums that a variance is the difference of.
+_ROUNDING = 1e-12
+
 
 class ClassSums:
     """Weighted sums over samples by fold and class, from which means follow.
@@ -115,8 +118,12 @@ class ClassSums:
         weight, first = self.weight[rest].sum(axis=0), self.first[rest].sum(axis=0)
         present = weight > 0
         weight, first = weight[present], first[present]
-        between = (first / weight[:, None]).T @ first
-        return (self.second[rest].sum(axis=0) - between) / weight.sum()
+        second = self.second[rest].sum(axis=0)
+        within = second - (first / weight[:, None]).T @ first
+        # What rounding has left of a feature that is constant within the classes.
+        constant = np.diag(within) <= _ROUNDING * np.diag(second)
+        within[constant] = within[:, constant] = 0.0
+        return within / weight.sum()
 
     def _rest(self, without_fold: int | None) -> NDArray[np.bool_]:
         rest = np.ones(len(self.weight), dtype=bool)

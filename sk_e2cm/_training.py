@@ -51,6 +51,9 @@ class TrainingPass:
     hashes, folds, codes, sample_weight : ndarray of shape (n_kept,)
         Of the kept samples; folds are -1 where a sample is not held out, and codes
         are the indices of their classes.
+
+    n_distinct : int
+        Number of distinct rows among all samples.
     """
 
     stage_names: tuple[str, ...]
@@ -61,6 +64,7 @@ class TrainingPass:
     folds: NDArray[np.intp]
     codes: NDArray[np.intp]
     sample_weight: Floats
+    n_distinct: int
 
     @cached_property
     def held_out(self) -> NDArray[np.intp]:
@@ -127,6 +131,7 @@ def run_training_pass(
         folds[kept],
         codes[kept],
         sample_weight[kept],
+        n_distinct=len(np.unique(hashes)),
     )
 
 

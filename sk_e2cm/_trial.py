@@ -24,12 +24,14 @@ class Data:
     """Samples, their labels if they have any, and their weights."""
 
     X: Any
-    y: NDArray[Any] | None
+    y: Any
     weight: Floats
 
     def take(self, rows: NDArray[Any]) -> Data:
         """Select samples, by a mask or by their rows."""
         if rows.dtype == bool:
+            if rows.all():
+                return self  # X may be larger than memory
             rows = np.flatnonzero(rows)
         y = None if self.y is None else self.y[rows]
         return Data(_safe_indexing(self.X, rows), y, self.weight[rows])
@@ -127,5 +129,23 @@ def codes_of(y: Any, labels: NDArray[Any]) -> NDArray[np.intp]:
             "y has labels that the estimator was not fitted on: "
             f"{unknown[:5].tolist()}."
         )
-    codes: NDArray[np.intp] = np.searchsorted(labels, y)
+    order = labels.argsort()
+    codes: NDArray[np.intp] = order[np.searchsorted(labels, y, sorter=order)]
     return codes
+
+
+def labels_of(y: NDArray[Any], classes: Any, n_classes: int) -> NDArray[Any]:
+    """Return the label of each column, by default the sorted labels of y.
+
+    Raises
+    ------
+    ValueError
+        If they are not as many as the columns.
+    """
+    labels = np.unique(y) if classes is None else np.asarray(classes)
+    if len(labels) != n_classes:
+        raise ValueError(
+            f"There are {len(labels)} labels for {n_classes} columns of probabilities: "
+            "pass classes= with one for each column."
+        )
+    return labels

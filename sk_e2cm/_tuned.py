@@ -12,11 +12,12 @@ from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, MetaEstimatorMixin, clone
 from sklearn.utils import (
     Tags,
-    check_consistent_length,
+    check_array,
     check_random_state,
-    column_or_1d,
+    check_X_y,
     get_tags,
 )
+from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 
 from ._arrays import Floats
@@ -25,7 +26,7 @@ from ._delegation import DelegatesToEstimator
 from ._early_exit import EarlyExitMixin
 from ._ease import thresholds_by_ease
 from ._exits import is_closed
-from ._folds import folds_of, set_aside
+from ._folds import check_folds, folds_of, set_aside
 from ._frontier import Points, concatenate, evaluate, pareto, search
 from ._outcomes import Answers
 from ._risk import RiskControl
@@ -219,23 +220,21 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
         """
         self._check_goal(y, sample_weight)
         rng = check_random_state(self.random_state)
-        X = as_array(X)
-        check_consistent_length(X, y)
-        y = None if y is None else column_or_1d(y, warn=True)
-        weight = _check_sample_weight(
-            sample_weight, X, dtype=np.float64, ensure_non_negative=True
-        )
-        trial, aside = self._try(Data(X, y, weight), rng)
+        trial, aside = self._try(self._checked(X, y, sample_weight), rng)
 
-        outcomes = trial.outcomes(
-            trial.losses(self.scoring), self._n_groups(trial.answers)
+        n_groups = self._n_groups(trial.answers)
+        outcomes = trial.outcomes(trial.losses(self.scoring), n_groups)
+        # What is promised is what candidates have to be good at.
+        goal = (
+            outcomes if self.risk is None else trial.outcomes(trial.spoilt(), n_groups)
         )
-        points = search(outcomes, self._starts(trial.answers), rng)
+        points = search(goal, self._starts(trial.answers), rng)
         nobody = np.full((1, *points.thresholds.shape[1:]), np.inf)
         # Always a candidate, and the last, though others may be better.
-        points = concatenate(points, evaluate(outcomes, nobody))
+        points = concatenate(points, evaluate(goal, nobody))
         if self.risk is not None:
             points = _promised(self.risk, points, ask(trial.estimator, aside))
+            points = evaluate(outcomes, points.thresholds)
         labels = trial.estimator.classes_
         points = rescored(self.scoring, points, outcomes, labels, trial.codes)
         full_loss = float(points.loss[-1])
@@ -260,14 +259,27 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
                 "risk= is a promise about samples that count alike, and does not take "
                 "sample_weight."
             )
-        if isinstance(self.cv, str):
-            check_is_fitted(self.estimator)
         if not isinstance(self.estimator, EarlyExitMixin):
             raise TypeError(
                 "TunedExitsCV needs an E2CMClassifier, got "
                 f"{type(self.estimator).__name__}. In a pipeline, put TunedExitsCV in "
                 "its place: make_pipeline(scaler, TunedExitsCV(classifier, ...))."
             )
+        if isinstance(self.cv, str):
+            check_is_fitted(self.estimator)
+
+    def _checked(self, X: Any, y: Any, sample_weight: ArrayLike | None) -> Data:
+        array = as_array(X)
+        if y is None:
+            array = check_array(array, allow_nd=True, estimator=self)
+        else:
+            array, y = check_X_y(array, y, allow_nd=True, estimator=self)
+            check_classification_targets(y)
+        weight = _check_sample_weight(
+            sample_weight, array, dtype=np.float64, ensure_non_negative=True
+        )
+        # Of a data frame the estimator wants to know the columns.
+        return Data(X if hasattr(X, "columns") else array, y, weight)
 
     def _try(self, data: Data, rng: np.random.RandomState) -> tuple[Trial, Data]:
         """Ask the exits about samples held out, but for those set aside."""
@@ -277,9 +289,11 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
             folds = np.zeros(n_samples, dtype=np.intp)
         else:
             estimator = clone(self.estimator)
-            y = estimator._own_labels(data.X) if data.y is None else data.y
-            data = Data(data.X, y, data.weight)
-            folds = folds_of(self.cv, data.X, y, rng)
+            if data.y is None:
+                y, head_classes = estimator._own_labels(data.X)
+                estimator.set_params(head_classes=head_classes)
+                data = Data(data.X, y, data.weight)
+            folds = folds_of(self.cv, data.X, data.y, rng)
         reserved = np.zeros(n_samples, dtype=bool)
         if self.risk is not None:
             reserved = set_aside(self.risk.calibration_size, folds, data.y, rng)
@@ -288,6 +302,7 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
         data, folds = data.take(used), folds[used]
         if isinstance(self.cv, str):
             return ask(estimator, data), aside
+        check_folds(folds, data.y)
         if self.refit:
             return cross_fit(estimator, data, folds), aside
         train = data.take(folds < 0)
@@ -320,7 +335,8 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
         self.best_cost_ = float(points.cost[best])
         self.best_threshold_ = thresholds[best]
         self.estimator_ = estimator.set_params(threshold=self.best_threshold_)
-        if is_closed(points.thresholds[best]).all():
+        closed = is_closed(points.thresholds[best])
+        if len(closed) and closed.all():
             warnings.warn(
                 "The thresholds chosen close every exit: nothing will leave early. "
                 "Allow a larger drop, or use a metric and a pooling that make better "
@@ -333,10 +349,11 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
         if self.max_cost is not None:
             allowed = points.cost <= self.max_cost + _ROUNDING
             if not allowed.any():
+                promise = "" if self.risk is None else " that the promise allows"
                 raise ValueError(
-                    f"max_cost={self.max_cost} cannot be met: the least possible cost "
-                    f"is {points.cost.min():.4g}, in fractions of the network's "
-                    "multiply-adds. Allow more, or add an earlier exit."
+                    f"max_cost={self.max_cost} cannot be met: the least possible cost"
+                    f"{promise} is {points.cost.min():.4g}, in fractions of the "
+                    "network's multiply-adds. Allow more, or add an earlier exit."
                 )
             return int(np.flatnonzero(allowed)[-1])
         if self.max_drop is None:

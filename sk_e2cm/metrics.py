@@ -13,6 +13,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils import check_consistent_length
 
 from ._early_exit import EarlyExitMixin
+from ._trial import labels_of
 
 __all__ = [
     "accuracy_cost_scorer",
@@ -40,8 +41,8 @@ def accuracy_cost_scorer(
 
     Parameters
     ----------
-    estimator : E2CMClassifier or Pipeline
-        Fitted; a pipeline ends in such a classifier.
+    estimator : E2CMClassifier, TunedExitsCV or Pipeline
+        Fitted; a pipeline ends in one of these.
 
     X : array-like of shape (n_samples, ...)
         Samples, none of which the network was trained on.
@@ -78,6 +79,7 @@ def accuracy_cost_scorer(
         if len(estimator) > 1:
             X = estimator[:-1].transform(X)
         estimator = estimator[-1]
+    estimator = getattr(estimator, "estimator_", estimator)
     if not isinstance(estimator, EarlyExitMixin):
         raise TypeError(
             "accuracy_cost_scorer needs an estimator with early exits, got "
@@ -141,7 +143,7 @@ def calibration_error(
     """
     y_true, proba = np.asarray(y_true), np.asarray(proba, dtype=np.float64)
     check_consistent_length(y_true, proba)
-    labels = np.unique(y_true) if classes is None else np.asarray(classes)
+    labels = labels_of(y_true, classes, proba.shape[1])
     right = labels[proba.argmax(axis=1)] == y_true
     gap = (proba.max(axis=1) - right)[proba.max(axis=1).argsort(kind="stable")]
     bins = np.array_split(gap, min(n_bins, len(gap)))

@@ -7,17 +7,27 @@ def make_output(*shape, dtype=np.float32):
     return np.random.default_rng(0).normal(size=shape).astype(dtype)
 
 
-def average_by_loops(output, grid):
-    """Average (n, channels, *sizes) over grid cells, one number at a time."""
-    n, channels, *sizes = output.shape
+def cells_by_loops(sizes, grid):
+    """Yield the number and the box of each cell, no finer than the map."""
     cells = [min(grid, size) for size in sizes]
-    pooled = np.zeros((n, channels, *cells))
     for cell in np.ndindex(*cells):
         box = tuple(
             slice(i * size // g, -(-(i + 1) * size // g))
             for i, size, g in zip(cell, sizes, cells, strict=True)
         )
-        axes = tuple(range(2, output.ndim))
-        average = output[(..., *box)].astype(np.float64).mean(axis=axes)
-        pooled[(..., *cell)] = average
+        yield cell, box
+
+
+def reduce_by_loops(output, grid, reduce):
+    """Reduce (n, channels, *sizes) over grid cells, one cell at a time."""
+    n, channels, *sizes = output.shape
+    axes = tuple(range(2, output.ndim))
+    pooled = np.zeros((n, channels, *(min(grid, size) for size in sizes)))
+    for cell, box in cells_by_loops(sizes, grid):
+        inside = output[(..., *box)].astype(np.float64)
+        pooled[(..., *cell)] = reduce(inside, axis=axes)
     return pooled.reshape(n, -1)
+
+
+def average_by_loops(output, grid):
+    return reduce_by_loops(output, grid, np.mean)

@@ -77,7 +77,7 @@ def test_nan_at_an_exit_names_the_stage_and_the_sample():
     message = "stage '1' contains NaN or infinity for 1 of 40 samples .* number 7"
     with pytest.raises(ValueError, match=message):
         E2CMClassifier(extractor).fit(bad, y)
-    clf = E2CMClassifier(extractor, threshold=2.0).fit(positive, y)
+    clf = E2CMClassifier(extractor).fit(positive, y).set_params(threshold=2.0)
     with pytest.raises(ValueError, match="stage '1'"):
         clf.predict(bad)
 

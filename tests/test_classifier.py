@@ -199,8 +199,8 @@ def test_a_scikit_learn_classifier_may_give_the_final_answer(network, digits, X_
     X, y = digits
     extractor = TorchExtractor(network, ["stem"], output="down")
     logistic = LogisticRegression(C=0.5, max_iter=1000)
-    clf = E2CMClassifier(extractor, final=logistic, pooling="none", threshold=np.inf)
-    clf.fit(X[:1000], y[:1000])
+    clf = E2CMClassifier(extractor, final=logistic, pooling="none")
+    clf.fit(X[:1000], y[:1000]).set_params(threshold=np.inf)
     with torch.no_grad():
         old, new = (
             network.down(s + torch.relu(network.block(s))).flatten(1).numpy()

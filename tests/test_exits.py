@@ -5,14 +5,16 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from sk_e2cm import Extractor
+from sk_e2cm._calibration import Temperature
 from sk_e2cm._exits import (
     check_thresholds,
     first_exit,
+    is_closed,
     is_confident,
     run_lazily,
-    stage_costs,
 )
 from sk_e2cm._features import RawFeatures
+from sk_e2cm._heads import MeansHead
 from sk_e2cm._means import ClassMeans
 from sk_e2cm.testing import CountingExtractor, ToyExtractor
 
@@ -60,10 +62,11 @@ class Recorder:
 
 
 class Fixed:
-    """An answer that costs this much and gives these probabilities to anyone."""
+    """An answer that gives these probabilities to anyone."""
 
-    def __init__(self, *proba, macs=0):
-        self.macs = macs
+    macs = 0
+
+    def __init__(self, *proba):
         self._proba = np.array(proba, dtype=float)
 
     def proba(self, features):
@@ -101,7 +104,9 @@ def full_features(extractor, X):
 def make_answers(extractor):
     rng = np.random.default_rng(5)
     return [
-        ClassMeans(rng.normal(size=(N_CLASSES, f.shape[1])), None, 1.5)
+        MeansHead(
+            ClassMeans(rng.normal(size=(N_CLASSES, f.shape[1]))), Temperature(1.5)
+        )
         for f in full_features(extractor, make_X(1))
     ]
 
@@ -183,7 +188,8 @@ def test_first_exit_is_the_first_that_is_sure(threshold):
 
 
 def test_without_exits_everyone_leaves_at_the_only_stage():
-    X, answer = make_X(), ClassMeans(np.eye(N_CLASSES, N_FEATURES))
+    means = ClassMeans(np.eye(N_CLASSES, N_FEATURES))
+    X, answer = make_X(), MeansHead(means, Temperature())
     (step,) = run_lazily(RawFeatures(), X, [answer], np.ones((0, N_CLASSES)), "auto")
     assert step.stage == 0
     assert step.leaves.all()
@@ -263,6 +269,19 @@ def test_an_exit_closed_for_some_classes_is_open():
     assert 0 < (stage == 1).sum() < 300
 
 
+@pytest.mark.parametrize(
+    ("thresholds", "closed"),
+    [
+        ([[INF, INF], [INF, 0.5], [2.0, 2.0], [0.0, 0.0]], [True, False, False, False]),
+        ([[INF], [1e300]], [True, False]),
+        (np.ones((0, 3)), []),
+        ([[-INF, -INF]], [False]),
+    ],
+)
+def test_an_exit_is_closed_if_no_class_can_leave_by_it(thresholds, closed):
+    assert is_closed(np.array(thresholds)).tolist() == closed
+
+
 # The decision
 
 
@@ -339,42 +358,3 @@ def test_thresholds_of_another_shape_are_refused(shape):
 def test_a_threshold_of_nan_is_refused(threshold):
     with pytest.raises(ValueError, match="NaN"):
         check_thresholds(threshold, n_exits=2, n_classes=3)
-
-
-# Costs
-
-
-@pytest.mark.parametrize(
-    ("thresholds", "expected"),
-    [
-        # (100 + 10, 200 + 10 + 20, 400 + 10 + 20 + 30) / 400
-        ([0.5, 0.5], [0.275, 0.575, 1.15]),
-        ([INF, 0.5], [0.25, 0.55, 1.125]),
-        ([0.5, INF], [0.275, 0.525, 1.1]),
-        ([INF, INF], [0.25, 0.5, 1.075]),
-        ([[INF, INF, 0.5], [INF, INF, INF]], [0.275, 0.525, 1.1]),
-    ],
-)
-def test_a_stage_costs_the_network_and_the_open_exits_up_to_it(thresholds, expected):
-    heads = [Fixed(macs=10), Fixed(macs=20), Fixed(macs=30)]
-    macs = np.array([100.0, 200.0, 400.0])
-    thresholds = check_thresholds(thresholds, 2, 3)
-    assert_allclose(stage_costs(macs, heads, thresholds), expected, rtol=1e-15)
-
-
-def test_closed_exits_and_a_free_answer_cost_the_network():
-    heads = [Fixed(macs=10), Fixed(macs=20), Fixed(macs=0)]
-    macs = np.array([100.0, 200.0, 400.0])
-    found = stage_costs(macs, heads, np.full((2, 3), INF))
-    assert_array_equal(found, [0.25, 0.5, 1.0])
-
-
-@pytest.mark.parametrize("n_classes", [2, 3])
-def test_without_a_network_the_only_stage_costs_one(n_classes):
-    macs = np.asarray(RawFeatures().macs((5,)))
-    answer = ClassMeans(np.zeros((n_classes, 5)))
-    assert stage_costs(macs, [answer], np.ones((0, n_classes))).tolist() == [1.0]
-
-
-def test_without_a_network_an_answer_of_unknown_cost_costs_one():
-    assert stage_costs(np.zeros(1), [Fixed(macs=0)], np.ones((0, 3))).tolist() == [1.0]

@@ -2,19 +2,23 @@
 
 import numpy as np
 import pytest
-from numpy.testing import assert_allclose, assert_array_equal
+from numpy.testing import assert_allclose
 from scipy.special import log_softmax, softmax
-from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.naive_bayes import GaussianNB
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.svm import LinearSVC
 
-from sk_e2cm._final import LastClassifier, NetworkHead, choose_final
+from sk_e2cm._calibration import Temperature
+from sk_e2cm._final import choose_final
+from sk_e2cm._fitting import FittedExit, Method
+from sk_e2cm._heads import ClassifierHead, MeansHead, NetworkHead
 from sk_e2cm._means import ClassMeans
+from sk_e2cm._sums import ClassSums
 from sk_e2cm._training import TrainingPass
 
 N, N_CLASSES = 300, 3
+METHOD = Method("euclidean", "ledoit_wolf", None)
 LABELS = np.array(["bird", "cat", "dog"])
 
 
@@ -27,25 +31,38 @@ def make_head(noise=1.0, width=N_CLASSES, seed=0):
     return codes, logits
 
 
-def make_run(features, codes, weight=None):
+def make_run(features, codes, weight=None, folds=None):
+    """Return a pass over the data; samples of fold -1 are not held out."""
     n = len(features)
     weight = np.ones(n) if weight is None else weight
+    folds = np.zeros(n, int) if folds is None else folds
+    n_folds = folds.max() + 1
+    sums = ClassSums(n_folds + 1, codes.max() + 1, features.mean(axis=0))
+    sums.add(features, np.where(folds < 0, n_folds, folds), codes, weight)
+    hashes = np.random.default_rng(2).integers(2**64, size=n, dtype=np.uint64)
     return TrainingPass(
-        [], [features], np.arange(n), np.zeros(n, int), codes, weight, n
+        ("last",), [sums], [features], np.arange(n), hashes, folds, codes, weight, n
     )
+
+
+def exit_by(means, features):
+    """Return an exit by these class means, whatever the fold."""
+    means = ClassMeans(means)
+    return FittedExit(MeansHead(means, Temperature()), means.scores(features))
 
 
 def nearest_mean(features, codes):
-    return ClassMeans(
-        np.stack([features[codes == k].mean(axis=0) for k in range(N_CLASSES)])
-    )
+    means = [features[codes == k].mean(axis=0) for k in range(N_CLASSES)]
+    return exit_by(np.stack(means), features)
 
 
 def choose(final, codes, features, *, classes=None, head_classes=None, weight=None):
+    """Return the name and the head that were chosen."""
     classes = np.arange(N_CLASSES) if classes is None else classes
-    means = nearest_mean(features, codes)
+    last = nearest_mean(features, codes)
     run = make_run(features, codes, weight)
-    return choose_final(final, head_classes, means, run, classes)
+    name, head, _ = choose_final(final, head_classes, last, run, METHOD, classes)
+    return name, head
 
 
 def right(answer, features, codes):
@@ -57,11 +74,11 @@ def right(answer, features, codes):
 
 def test_class_means_are_the_last_stages():
     codes, logits = make_head()
-    means = nearest_mean(logits, codes)
+    last = nearest_mean(logits, codes)
     run = make_run(logits, codes)
-    name, answer = choose_final("class_means", None, means, run, np.arange(3))
+    name, answer, _ = choose_final("class_means", None, last, run, METHOD, np.arange(3))
     assert name == "class_means"
-    assert answer is means
+    assert answer is last.head
 
 
 # The network's head
@@ -200,18 +217,18 @@ def test_text_labels_ask_for_head_classes(dtype):
 def test_auto_takes_the_head_if_it_is_no_less_accurate(weight, expected, classes):
     # The head has the first sample right and the means have the second.
     features, codes = np.array([[1.0, 0.0], [1.0, 0.5]]), np.array([0, 1])
-    means = ClassMeans(np.array([[9.0, 9.0], [1.0, 0.2]]))
+    last = exit_by(np.array([[9.0, 9.0], [1.0, 0.2]]), features)
     assert features.argmax(axis=1).tolist() == [0, 0]
-    assert means.proba(features).argmax(axis=1).tolist() == [1, 1]
+    assert last.head.proba(features).argmax(axis=1).tolist() == [1, 1]
     run = make_run(features, codes, np.array(weight, dtype=float))
-    name, answer = choose_final("auto", None, means, run, classes)
+    name, answer, _ = choose_final("auto", None, last, run, METHOD, classes)
     assert name == expected
-    assert (answer is means) == (expected == "class_means")
+    assert (answer is last.head) == (expected == "class_means")
 
 
 def test_auto_takes_the_head_if_both_are_right():
     codes, logits = make_head(noise=0.01)
-    assert right(nearest_mean(logits, codes), logits, codes) == 1
+    assert right(nearest_mean(logits, codes).head, logits, codes) == 1
     name, answer = choose("auto", codes, logits)
     assert name == "network"
     assert isinstance(answer, NetworkHead)
@@ -243,7 +260,7 @@ def test_auto_takes_the_class_means_if_the_width_is_another(width):
     features = np.random.default_rng(0).normal(size=(N, width))
     name, answer = choose("auto", codes, features)
     assert name == "class_means"
-    assert isinstance(answer, ClassMeans)
+    assert isinstance(answer, MeansHead)
 
 
 # A classifier
@@ -258,6 +275,7 @@ def test_a_classifier_is_fitted_on_the_last_features(classifier):
     codes, features = make_head(width=6)
     name, answer = choose(classifier, codes, features, classes=LABELS)
     assert name == "classifier"
+    assert isinstance(answer, ClassifierHead)
     expected = classifier.__class__().fit(features, codes).predict_proba(features)
     assert_allclose(answer.proba(features), expected)
 
@@ -280,29 +298,6 @@ def test_weights_are_passed_to_the_classifier():
     assert_allclose(answer.proba(features), expected, rtol=1e-6, atol=1e-12)
     unweighted = choose(GaussianNB(), codes, features)[1].proba(features)
     assert np.abs(unweighted - expected).max() > 1e-3
-
-
-def test_a_class_that_the_classifier_has_not_seen_has_probability_zero():
-    codes, features = make_head(width=6)
-    seen = codes != 1
-    fitted = GaussianNB().fit(features[seen], codes[seen])
-    proba = LastClassifier(fitted, N_CLASSES).proba(features)
-    assert_array_equal(proba[:, 1], 0)
-    assert_array_equal(proba[:, [0, 2]], fitted.predict_proba(features))
-
-
-@pytest.mark.parametrize(
-    ("classifier", "macs"),
-    [
-        (LogisticRegression(), 3 * 6),
-        (GaussianNB(), 0),
-        (RandomForestClassifier(n_estimators=2), 0),
-    ],
-    ids=lambda value: type(value).__name__,
-)
-def test_a_linear_classifier_costs_its_coefficients(classifier, macs):
-    codes, features = make_head(width=6)
-    assert choose(classifier, codes, features)[1].macs == macs
 
 
 def test_a_classifier_without_probabilities_is_refused():

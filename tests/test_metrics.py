@@ -16,6 +16,7 @@ from sk_e2cm import E2CMClassifier
 from sk_e2cm.metrics import (
     accuracy_cost_scorer,
     best_within_cost,
+    calibration_error,
     cheapest_within_drop,
 )
 from sk_e2cm.testing import CountingExtractor, ToyExtractor
@@ -123,6 +124,72 @@ def test_scores_of_a_pipeline_are_those_of_its_last_step(data, n_steps):
 def test_estimators_without_early_exits_are_refused(data, estimator):
     with pytest.raises(TypeError, match="early exits, got LogisticRegression"):
         accuracy_cost_scorer(estimator.fit(*data), *data)
+
+
+# The calibration error
+
+
+def calibration_error_by_loop(y, proba, classes, n_bins):
+    """Sort, deal into bins of equal size, and compare; one sample at a time."""
+    samples = sorted(
+        (max(row), classes[row.tolist().index(max(row))] == label)
+        for row, label in zip(proba, y, strict=True)
+    )
+    error, start = 0.0, 0
+    for b in range(n_bins):
+        size = len(samples) // n_bins + (b < len(samples) % n_bins)
+        confidence = sum(c for c, _ in samples[start : start + size])
+        n_right = sum(right for _, right in samples[start : start + size])
+        error += abs(confidence - n_right) / len(samples)
+        start += size
+    return error
+
+
+@pytest.mark.parametrize("n_bins", [1, 2, 7, 15, 200])
+@pytest.mark.parametrize("classes", [[0, 1, 2, 3], ["d", "a", "c", "b"]], ids=str)
+def test_the_calibration_error_is_what_a_plain_loop_finds(n_bins, classes):
+    rng = np.random.default_rng(0)
+    proba, y = rng.dirichlet(np.ones(4), size=200), rng.choice(classes, size=200)
+    error = calibration_error(y, proba, classes=classes, n_bins=n_bins)
+    assert type(error) is float
+    assert_allclose(error, calibration_error_by_loop(y, proba, classes, n_bins))
+
+
+def test_by_default_there_are_fifteen_bins_and_columns_are_sorted_labels():
+    rng = np.random.default_rng(0)
+    proba = rng.dirichlet(np.ones(3), size=100)
+    y = np.array(["b", "a", "c"])[rng.integers(0, 3, size=100)]
+    expected = calibration_error_by_loop(y, proba, ["a", "b", "c"], 15)
+    assert_allclose(calibration_error(y.tolist(), proba.tolist()), expected)
+
+
+def test_fewer_samples_than_bins_are_a_bin_each():
+    proba = [[0.9, 0.1], [0.4, 0.6], [0.8, 0.2]]
+    assert_allclose(calibration_error([0, 1, 1], proba), (0.1 + 0.4 + 0.8) / 3)
+
+
+def test_certainty_that_is_right_has_no_error_and_that_is_wrong_has_all():
+    y = np.arange(30) % 3
+    assert calibration_error(y, np.eye(3)[y]) == 0
+    assert calibration_error(y, np.eye(3)[y - 1]) == 1
+
+
+def test_calibrated_probabilities_err_less(data):
+    X, y = data
+    errors = {}
+    for calibration in (None, "temperature"):
+        clf = E2CMClassifier(ToyExtractor(3), calibration=calibration)
+        proba = clf.fit(X[:200], y[:200]).exit_proba(X[200:])
+        errors[calibration] = calibration_error(y[200:], proba[:, 0], n_bins=5)
+    assert errors["temperature"] < errors[None]
+
+
+def test_probabilities_of_other_samples_or_classes_are_refused():
+    proba = np.full((4, 3), 1 / 3)
+    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+        calibration_error([0, 1, 2], proba)
+    with pytest.raises(ValueError, match="classes"):
+        calibration_error([0, 1, 1, 0], proba)
 
 
 # The choice

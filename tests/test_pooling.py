@@ -105,14 +105,18 @@ def test_volumes_are_averaged_over_boxes():
     assert_allclose(pool(output, 2, "s"), expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("pooling", ["auto", "none", 1, lambda x: x[:, :1]])
+@pytest.mark.parametrize(
+    "pooling", ["auto", "none", 1, "second_order", lambda x: x[:, :1]]
+)
 @pytest.mark.parametrize("as_output", [np.asarray, torch.tensor])
 def test_two_axes_are_taken_as_they_are(as_output, pooling):
     output = make_output(3, 2000)
     assert_array_equal(pool(as_output(output), pooling, "s"), output)
 
 
-@pytest.mark.parametrize("pooling", ["auto", "none", 2, lambda x: x[:, :, 0, 0]])
+@pytest.mark.parametrize(
+    "pooling", ["auto", "none", 2, "second_order", lambda x: x[:, :, 0, 0]]
+)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_arrays_and_tensors_give_the_same_features(dtype, pooling):
     output = make_output(3, 5, 4, 6, dtype=dtype)
@@ -124,7 +128,12 @@ def test_arrays_and_tensors_give_the_same_features(dtype, pooling):
 
 @pytest.mark.parametrize(
     ("shape", "pooling"),
-    [((3, 5), "auto"), ((3, 5, 4, 6), "auto"), ((3, 5, 4), "none")],
+    [
+        ((3, 5), "auto"),
+        ((3, 5, 4, 6), "auto"),
+        ((3, 5, 4), "none"),
+        ((3, 5, 4, 6), "second_order"),
+    ],
 )
 @pytest.mark.parametrize(
     "as_output",
@@ -155,7 +164,9 @@ def test_whole_numbers_are_averaged_as_floats(pooling, dtype, as_output):
     assert_allclose(pool(as_output(output), pooling, "s"), expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize("pooling", ["auto", "none", 1, lambda x: x[:, :, 0, 0]])
+@pytest.mark.parametrize(
+    "pooling", ["auto", "none", 1, "second_order", lambda x: x[:, :, 0, 0]]
+)
 def test_read_only_outputs_are_read(pooling):
     output = make_output(3, 5, 4, 6)
     expected = pool(output.copy(), pooling, "s")
@@ -163,7 +174,7 @@ def test_read_only_outputs_are_read(pooling):
     assert_array_equal(pool(output, pooling, "s"), expected)
 
 
-@pytest.mark.parametrize("pooling", ["auto", "none", 1])
+@pytest.mark.parametrize("pooling", ["auto", "none", 1, "second_order"])
 @pytest.mark.parametrize(
     "disguise",
     [
@@ -267,7 +278,9 @@ def test_after_others_have_left_it_is_named_by_the_same_number():
 
 
 @pytest.mark.filterwarnings(r"ignore:torch\.quantize_per_tensor:UserWarning")
-@pytest.mark.parametrize("pooling", ["auto", "none", 2, lambda x: x.amax((2, 3))])
+@pytest.mark.parametrize(
+    "pooling", ["auto", "none", 2, "second_order", lambda x: x.amax((2, 3))]
+)
 def test_quantised_outputs_become_numbers(pooling):
     values = torch.tensor(make_output(3, 5, 4, 6))
     output = torch.quantize_per_tensor(values, 0.05, 3, torch.quint8)

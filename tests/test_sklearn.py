@@ -8,23 +8,35 @@ import numpy as np
 import pandas as pd
 import pytest
 import sklearn
+import torch
 from numpydoc.validate import validate
-from sklearn.base import clone
+from sklearn.base import clone, is_classifier
+from sklearn.datasets import make_classification
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.utils import get_tags
 from sklearn.utils.estimator_checks import (
     check_param_validation,
     parametrize_with_checks,
 )
 
 import sk_e2cm
-from sk_e2cm import E2CMClassifier, Extractor, TorchExtractor
+from sk_e2cm import E2CMClassifier, Extractor, TorchExtractor, TunedExitsCV
 from sk_e2cm.metrics import accuracy_cost_scorer, best_within_cost
 from sk_e2cm.testing import ToyExtractor
 
 
-@parametrize_with_checks([E2CMClassifier(), E2CMClassifier(ToyExtractor())])
+@parametrize_with_checks(
+    [
+        E2CMClassifier(),
+        E2CMClassifier(ToyExtractor()),
+        E2CMClassifier(metric="mahalanobis", calibration="dirichlet"),
+        E2CMClassifier(metric="mahalanobis", pooling="second_order"),
+        TunedExitsCV(E2CMClassifier(), max_drop=0.01, random_state=0),
+        TunedExitsCV(E2CMClassifier(ToyExtractor()), max_drop=0.01, random_state=0),
+    ],
+)
 def test_scikit_learns_own_checks(estimator, check):
     check(estimator)
 
@@ -40,8 +52,16 @@ def test_parameters_are_validated():
     assert set(clf._parameter_constraints) == set(clf.get_params())
 
 
+def test_parameters_of_a_choice_are_validated():
+    search = TunedExitsCV(E2CMClassifier(ToyExtractor()), max_drop=0.5)
+    check_param_validation("TunedExitsCV", search)
+    assert set(search._parameter_constraints) == set(search.get_params(deep=False))
+
+
 def public_objects():
-    for name in ("E2CMClassifier", "TorchExtractor", "PipelineExtractor", "Extractor"):
+    for name in sk_e2cm.__all__:
+        if not isinstance(getattr(sk_e2cm, name), type):
+            continue
         yield f"sk_e2cm.{name}"
         for member, value in vars(getattr(sk_e2cm, name)).items():
             is_method = callable(getattr(value, "__func__", value))
@@ -51,7 +71,13 @@ def public_objects():
                 yield f"sk_e2cm.{name}.{member}"
     for method in ("predict", "predict_exit", "staged_predict", "exit_proba", "cost"):
         yield f"sk_e2cm.E2CMClassifier.{method}"
-    for module in ("metrics", "testing"):
+        yield f"sk_e2cm.TunedExitsCV.{method}"
+    for method in ("predict_proba", "staged_predict_proba", "score"):
+        yield f"sk_e2cm.TunedExitsCV.{method}"
+    for display in ("TradeoffDisplay", "ExitDisplay"):
+        for method in ("from_estimator", "from_predictions", "plot"):
+            yield f"sk_e2cm.inspection.{display}.{method}"
+    for module in ("inspection", "metrics", "testing"):
         for name in getattr(sk_e2cm, module).__all__:
             yield f"sk_e2cm.{module}.{name}"
 
@@ -116,7 +142,7 @@ def test_a_search_with_a_callable_refit_finds_an_estimator_within_the_cost(clf, 
     X, y = digits
     search = GridSearchCV(
         clf,
-        {"threshold": [0.3, 0.6, 0.9, np.inf]},
+        {"threshold": [0.3, 0.6, 0.9, 1.0]},
         scoring=accuracy_cost_scorer,
         refit=best_within_cost(0.9),
         cv=2,
@@ -180,3 +206,114 @@ def test_samples_may_have_any_number_of_axes(n_axes):
     clf = E2CMClassifier(ToyExtractor()).fit(X, y)
     assert clf.input_shape_ == X.shape[1:]
     assert clf.predict_proba(X).shape == (40, 2)
+
+
+# The choice of thresholds
+
+
+@pytest.fixture(scope="module")
+def data():
+    return make_classification(
+        n_samples=200,
+        n_features=12,
+        n_informative=8,
+        n_classes=3,
+        class_sep=1.5,
+        random_state=0,
+    )
+
+
+def tuned(**params):
+    clf = E2CMClassifier(ToyExtractor())
+    return TunedExitsCV(clf, **{"max_drop": 0.05, "random_state": 0} | params)
+
+
+def test_a_choice_is_a_classifier_like_its_estimator():
+    search = tuned()
+    assert is_classifier(search)
+    assert search.__sklearn_tags__().input_tags == get_tags(search.estimator).input_tags
+
+
+def test_a_search_ranges_over_a_choice_and_its_estimator(data):
+    X, y = data
+    grid = {"estimator__metric": ["euclidean", "mahalanobis"], "max_drop": [0.02, 0.2]}
+    search = GridSearchCV(tuned(), grid, cv=2, error_score="raise").fit(X, y)
+    best = search.best_params_
+    expected = tuned(max_drop=best["max_drop"])
+    expected.set_params(estimator__metric=best["estimator__metric"]).fit(X, y)
+    assert len(search.cv_results_["params"]) == 4
+    assert best["estimator__metric"] == "mahalanobis"
+    np.testing.assert_array_equal(search.predict(X), expected.predict(X))
+
+
+def test_a_pipeline_scales_before_thresholds_are_chosen(data):
+    X, y = data
+    pipe = make_pipeline(StandardScaler(), tuned()).fit(X * 1000, y)
+    scaled = StandardScaler().fit_transform(X * 1000)
+    direct = tuned().fit(scaled, y)
+    np.testing.assert_array_equal(pipe.predict(X * 1000), direct.predict(scaled))
+    np.testing.assert_array_equal(pipe[-1].best_threshold_, direct.best_threshold_)
+
+
+@pytest.mark.parametrize("cv", [5, 0.3, "prefit"])
+@pytest.mark.parametrize(
+    ("as_X", "as_y"),
+    [
+        (np.ndarray.tolist, np.ndarray.tolist),
+        (pd.DataFrame, pd.Series),
+        (torch.from_numpy, torch.from_numpy),
+        (np.asfortranarray, lambda y: y.astype(float)),
+        (lambda X: X.reshape(200, 1, 3, 4), np.array),
+    ],
+    ids=["lists", "frames", "tensors", "other arrays", "images"],
+)
+def test_samples_and_labels_may_be_in_any_container(data, as_X, as_y, cv):
+    X, y = data
+    expected, search = tuned(cv=cv), tuned(cv=cv)
+    if cv == "prefit":
+        expected.estimator.fit(X, y)
+        search.estimator.fit(as_X(X), as_y(y))
+    expected.fit(X, y)
+    search.fit(as_X(X), as_y(y))
+    np.testing.assert_allclose(search.best_threshold_, expected.best_threshold_)
+    predicted = search.predict(as_X(X))
+    assert predicted.tolist() == expected.predict(X).tolist()
+
+
+@pytest.mark.parametrize("as_y", [np.array, list, pd.Series, pd.Categorical])
+def test_labels_of_a_choice_may_be_text(data, as_y):
+    X, y = data
+    names = np.array(["bird", "cat", "dog"])
+    search = tuned().fit(X, as_y(names[y]))
+    assert search.classes_.tolist() == names.tolist()
+    expected = tuned().fit(X, y)
+    assert search.predict(X).tolist() == names[expected.predict(X)].tolist()
+
+
+def test_feature_names_are_kept_and_checked_by_a_choice(data):
+    X = pd.DataFrame(data[0], columns=[f"x{i}" for i in range(12)])
+    search = tuned().fit(X, data[1])
+    assert search.feature_names_in_.tolist() == X.columns.tolist()
+    with pytest.raises(ValueError, match="feature names"):
+        search.predict(X[X.columns[::-1]])
+
+
+def test_sample_weight_is_routed_to_a_choice(data):
+    X, y = data
+    weight = np.random.default_rng(0).uniform(size=200)
+    with sklearn.config_context(enable_metadata_routing=True):
+        search = tuned().set_fit_request(sample_weight=True)
+        pipe = make_pipeline(StandardScaler().set_fit_request(sample_weight=False))
+        pipe.steps.append(("search", search))
+        pipe.fit(X, y, sample_weight=weight)
+    scaled = StandardScaler().fit_transform(X)
+    weighted = tuned().fit(scaled, y, sample_weight=weight)
+    np.testing.assert_array_equal(pipe[-1].best_threshold_, weighted.best_threshold_)
+    assert pipe[-1].full_score_ != tuned().fit(scaled, y).full_score_
+
+
+def test_the_html_repr_shows_the_estimator_inside(data):
+    html = tuned().fit(*data)._repr_html_()
+    assert "TunedExitsCV" in html
+    assert "E2CMClassifier" in html
+    assert "object at 0x" not in html

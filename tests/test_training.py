@@ -7,7 +7,8 @@ import sklearn
 from numpy.testing import assert_allclose, assert_array_equal
 
 from sk_e2cm._features import FullPass, row_hashes
-from sk_e2cm._training import fit_exits, run_training_pass
+from sk_e2cm._fitting import Method, fit_exits
+from sk_e2cm._training import folds_by_hash, run_training_pass
 from sk_e2cm.testing import CountingExtractor, ToyExtractor
 
 N_CLASSES, N_FOLDS = 3, 5
@@ -22,14 +23,17 @@ def make_data(n=500, seed=0):
     return X, rng.permutation(np.arange(n) % N_CLASSES), rng.uniform(0.5, 2, n)
 
 
-def train(X, classes, weight, *, batch_size=64, extractor=None, **params):
+def train(X, classes, weight, *, folds=None, batch_size=64, extractor=None, **params):
+    """Folds follow from the samples by default."""
+    hashes = row_hashes(X)
+    folds = folds_by_hash(hashes) if folds is None else folds
     full_pass = FullPass(
         extractor or ToyExtractor(n_stages=2),
         pooling="auto",
         batch_size=batch_size,
         memory=joblib.Memory(None),
     )
-    return run_training_pass(full_pass, X, row_hashes(X), classes, weight, **params)
+    return run_training_pass(full_pass, X, hashes, folds, classes, weight, **params)
 
 
 def train_within(n_kept, data, **params):
@@ -38,15 +42,29 @@ def train_within(n_kept, data, **params):
         return train(*data, **params)
 
 
-def assert_sums_over_all(run, X, classes, weight):
-    folds = row_hashes(X) % np.uint64(N_FOLDS)
+def assert_sums_over_all(run, X, classes, weight, folds=None):
+    """Samples of fold -1 are those of the last fold."""
+    folds = row_hashes(X) % np.uint64(N_FOLDS) if folds is None else folds
+    n_folds = len(run.sums[0].weight)
     for sums, width in zip(run.sums, WIDTHS, strict=True):
-        for fold in range(N_FOLDS):
+        assert sums.weight.shape == (n_folds, N_CLASSES)
+        for fold in range(n_folds):
+            inside = (folds == fold) | ((folds == -1) & (fold == n_folds - 1))
             for k in range(N_CLASSES):
-                rows = (folds == fold) & (classes == k)
+                rows = inside & (classes == k)
                 first = weight[rows] @ (X[rows, :width] - sums.shift)
                 assert_allclose(sums.weight[fold, k], weight[rows].sum())
                 assert_allclose(sums.first[fold, k], first, rtol=0, atol=1e-9)
+            if sums.second is not None:
+                shifted = X[inside, :width] - sums.shift
+                second = (weight[inside, None] * shifted).T @ shifted
+                assert_allclose(sums.second[fold], second, rtol=0, atol=1e-8)
+
+
+def make_folds(n, share, seed=3):
+    """Hold out this share of the samples, in one of two folds each; others are -1."""
+    rng = np.random.default_rng(seed)
+    return np.where(rng.random(n) < share, rng.integers(0, 2, n), -1)
 
 
 @pytest.mark.parametrize("batch_size", [1, 64, 500])
@@ -123,38 +141,145 @@ def test_equal_samples_share_a_fold_and_are_kept_together():
 def test_the_least_working_memory_is_enough_for_a_fit(working_memory):
     with sklearn.config_context(working_memory=working_memory):
         run = train(*make_data())
-        exits = fit_exits(run, calibrate=True)
+        exits = list(fit_exits(run, Method("euclidean", "ledoit_wolf", "temperature")))
     assert_sums_over_all(run, *make_data())
-    assert np.isfinite([exit_.inverse_temperature for exit_ in exits]).all()
+    betas = [exit_.head.calibration.inverse_temperature for exit_ in exits]
+    assert np.isfinite(betas).all()
 
 
 def test_a_fit_is_possible_if_equal_samples_exceed_the_working_memory():
     _, classes, weight = make_data()
     run = train_within(100, (np.ones((500, WIDTHS[-1])), classes, weight))
-    proba = fit_exits(run, calibrate=False)[0].proba(np.ones((1, WIDTHS[0])))
-    assert_allclose(proba, 1 / N_CLASSES)
+    exit_ = next(fit_exits(run, Method("euclidean", "ledoit_wolf", None)))
+    assert_allclose(exit_.head.proba(np.ones((1, WIDTHS[0]))), 1 / N_CLASSES)
 
 
 def test_every_sample_runs_through_the_network_once():
     extractor = CountingExtractor(ToyExtractor(n_stages=2))
     train(*make_data(), extractor=extractor)
     train_within(50, make_data(), extractor=extractor)
-    assert_array_equal(extractor.rows, [1000, 1000])
+    train(*make_data(), extractor=extractor, second=True)
+    assert_array_equal(extractor.rows, [1500, 1500])
 
 
-def test_every_stage_becomes_an_exit_with_the_means_of_all_samples():
-    X, classes, weight = data = make_data()
-    for exit_, width in zip(
-        fit_exits(train_within(100, data), calibrate=True), WIDTHS, strict=True
-    ):
-        for k in range(N_CLASSES):
-            rows = classes == k
-            mean = np.average(X[rows, :width], axis=0, weights=weight[rows])
-            assert_allclose(exit_.means[k], mean, rtol=1e-12)
+def test_stages_keep_their_names():
+    assert train(*make_data()).stage_names == ("part1", "part2")
 
 
-def test_temperatures_of_one_are_the_papers():
-    run = train(*make_data())
-    plain, calibrated = (fit_exits(run, calibrate=c) for c in (False, True))
-    assert [exit_.inverse_temperature for exit_ in plain] == [1, 1]
-    assert all(exit_.inverse_temperature != 1 for exit_ in calibrated)
+# Folds
+
+
+@pytest.mark.parametrize("n_folds", [1, 2, 5])
+def test_folds_by_hash_are_of_about_equal_size(n_folds):
+    hashes = row_hashes(np.random.default_rng(0).normal(size=(5000, 3)))
+    folds = folds_by_hash(hashes, n_folds)
+    assert folds.dtype == np.intp
+    assert_allclose(np.bincount(folds) / 5000, np.full(n_folds, 1 / n_folds), atol=0.03)
+
+
+def test_equal_rows_share_a_fold_by_hash():
+    X = np.random.default_rng(0).normal(size=(100, 3))
+    folds = folds_by_hash(row_hashes(np.concatenate([X, X[::-1]])))
+    assert_array_equal(folds[:100], folds[:99:-1])
+    assert len(np.unique(folds)) == N_FOLDS
+
+
+def test_folds_may_be_given():
+    data = make_data()
+    folds = np.arange(500) % 3
+    run = train(*data, folds=folds)
+    assert_array_equal(run.folds, folds)
+    assert_array_equal(run.held_out, np.arange(500))
+    assert_sums_over_all(run, *data, folds)
+
+
+@pytest.mark.parametrize("second", [False, True])
+def test_samples_that_are_never_held_out_come_last_in_the_sums(second):
+    data, folds = make_data(), make_folds(500, 0.4)
+    run = train(*data, folds=folds, second=second)
+    assert len(run.sums[0].weight) == 3
+    assert_sums_over_all(run, *data, folds)
+    X, classes, weight = data
+    rest = folds != 1
+    mean = np.average(
+        X[rest & (classes == 2)], axis=0, weights=weight[rest & (classes == 2)]
+    )
+    assert_allclose(run.sums[1].means(without_fold=1)[2], mean, rtol=1e-12)
+
+
+def test_held_out_are_the_kept_samples_that_have_a_fold():
+    folds = make_folds(500, 0.4)
+    run = train(*make_data(), folds=folds)
+    assert_array_equal(run.kept, np.arange(500))
+    assert_array_equal(run.folds, folds)
+    assert_array_equal(run.held_out, np.flatnonzero(folds >= 0))
+    assert 0 < len(run.held_out) < 500
+
+
+def test_when_memory_is_short_samples_held_out_are_kept_first():
+    folds = make_folds(1000, 0.3)
+    held_out = np.flatnonzero(folds >= 0)
+    run = train_within(600, make_data(n=1000), folds=folds)
+    assert len(run.kept) == 600
+    assert_array_equal(run.kept[run.held_out], held_out)
+    assert_array_equal(run.folds, folds[run.kept])
+    assert_sums_over_all(run, *make_data(n=1000), folds)
+
+
+def test_when_memory_is_too_short_for_them_only_some_held_out_are_kept():
+    folds = make_folds(1000, 0.3)
+    run = train_within(150, make_data(n=1000), folds=folds)
+    assert len(run.kept) == 150
+    assert (run.folds >= 0).all()
+    assert_array_equal(run.held_out, np.arange(150))
+    assert set(run.folds) == {0, 1}
+
+
+def test_equal_samples_may_be_held_out_in_different_folds():
+    X, classes, weight = make_data(n=300)
+    twice = [np.concatenate([a, a]) for a in (X, classes, weight)]
+    folds = np.repeat([0, 1], 300)
+    run = train_within(200, twice, folds=folds)
+    kept = np.isin(np.arange(600), run.kept)
+    assert 0 < kept.sum() < 600
+    assert_array_equal(kept[:300], kept[300:])
+    assert_array_equal(run.folds, folds[run.kept])
+
+
+def test_of_equal_samples_those_held_out_may_be_kept_alone():
+    twice = [np.concatenate([a, a]) for a in make_data(n=300)]
+    run = train_within(150, twice, folds=np.repeat([0, -1], 300))
+    assert len(run.kept) == 150
+    assert_array_equal(run.folds, 0)
+
+
+# Products of features
+
+
+@pytest.mark.parametrize("batch_size", [1, 64, 900, 3000])
+def test_products_are_summed_over_all_samples_in_batches_of_any_size(batch_size):
+    data = make_data(n=2500)
+    run = train(*data, batch_size=batch_size, second=True)
+    assert run.sums[0].second is not None
+    assert_sums_over_all(run, *data)
+    for features, width in zip(run.features, WIDTHS, strict=True):
+        assert_array_equal(features, data[0][:, :width])
+
+
+def test_products_are_summed_on_demand():
+    assert train(*make_data()).sums[0].second is None
+
+
+@pytest.mark.parametrize("width", [4097, 5000])
+def test_products_of_too_many_features_are_refused(width):
+    X, classes, weight = np.zeros((20, width)), np.arange(20) % 3, np.ones(20)
+    with pytest.raises(ValueError, match=rf"'part2' has {width} features") as error:
+        train(X, classes, weight, second=True)
+    assert "pooling='auto'" in str(error.value)
+    assert train(X, classes, weight).sums[1].first.shape[2] == width
+
+
+def test_the_stage_with_too_many_features_is_named():
+    X, classes, weight = np.zeros((20, 9000)), np.arange(20) % 3, np.ones(20)
+    with pytest.raises(ValueError, match="'part1' has 4500 features"):
+        train(X, classes, weight, second=True)

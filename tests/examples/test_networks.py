@@ -61,7 +61,8 @@ def test_a_network_is_ready_for_its_own_size():
 def test_it_can_be_cut(network, channels):
     X, y = images(16, channels, 28, 28).numpy(), np.arange(16) % 4
     extractor = TorchExtractor(network, 3, input_shape=X.shape[1:])
-    clf = E2CMClassifier(extractor, threshold=np.inf, final="network").fit(X, y)
+    clf = E2CMClassifier(extractor, final="network").fit(X, y)
+    clf.set_params(threshold=np.inf)
     with torch.no_grad():
         logits = network(torch.from_numpy(X))
     assert clf.predict(X).tolist() == logits.argmax(dim=1).tolist()
