@@ -41,11 +41,12 @@ networks: $(VENV)/.setup-tests ## Measure the networks of the docs anew
 
 bench-accuracy: $(VENV)/.setup-examples ## Accuracy at a given cost: the tables of the docs, 30 minutes
 	$(PY) -m benchmarks.accuracy
+	$(PY) -m benchmarks.tuning_cost
 
 clean: ## Remove what builds and runs leave behind (the environment stays)
 	rm -rf build dist *.egg-info docs/_build docs/generated .coverage htmlcov
 	rm -rf .mypy_cache .pytest_cache .ruff_cache
-	find sk_e2cm tests examples docs -name __pycache__ -type d -prune -exec rm -rf {} +
+	find sk_e2cm tests examples benchmarks docs -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One stamp per extra; it is renewed only when pyproject.toml changes.
 $(VENV)/.setup-%: pyproject.toml

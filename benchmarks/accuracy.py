@@ -7,10 +7,8 @@ exits, and random search as in arXiv 2103.01148.
 """
 
 import argparse
-import csv
 import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -19,11 +17,10 @@ from examples import datasets
 from sk_e2cm import E2CMClassifier, TorchExtractor, TunedExitsCV
 from sk_e2cm.metrics import calibration_error
 
-from . import tuning_cost
 from .resnet20 import BLOCKS, load_trained
+from .tables import write_table
 from .train_resnet20 import split
 
-FOLDER = Path(__file__).parents[1] / "docs" / "benchmarks"
 BUDGETS = [0.15, 0.30, 0.40, 0.50, 0.60, 0.75]
 SEEDS = [0, 1, 2]
 N_DRAWS = 1000
@@ -40,7 +37,6 @@ HEADERS = {
     "accuracy": ["data", "exits", "thresholds", *map(str, BUDGETS)],
     "exits": ["data", "exits", *(f"{i + 1}" for i in range(len(BLOCKS))), "full"],
     "calibration": ["data", "exits", *(f"{i + 1}" for i in range(len(BLOCKS)))],
-    "tuning": tuning_cost.HEADER,
 }
 
 
@@ -150,13 +146,8 @@ def main() -> None:
             for table, line in lines(name, memory):
                 print(table, *line, sep=" | ", flush=True)
                 tables[table].append(line)
-    for line in tuning_cost.lines(names[-1]):
-        print("tuning", *line, sep=" | ", flush=True)
-        tables["tuning"].append(line)
-    FOLDER.mkdir(exist_ok=True)
     for table, found in tables.items():
-        with (FOLDER / f"{table}.csv").open("w", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerows([HEADERS[table], *found])
+        write_table(table, [HEADERS[table], *found])
 
 
 if __name__ == "__main__":

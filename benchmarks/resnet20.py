@@ -55,7 +55,7 @@ BLOCKS = [f"blocks.{i}" for i in range(9)]
 
 
 def load_trained(name: str) -> ResNet20:
-    """Return the network that ``train.py`` trained on this data set."""
+    """Return the network that ``train_resnet20.py`` trained on this data set."""
     state = torch.load(WEIGHTS / f"{name}.pt", weights_only=True)
     network = ResNet20(len(state["mean"]))
     network.load_state_dict(state)

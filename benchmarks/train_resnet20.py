@@ -61,6 +61,7 @@ def train(X: np.ndarray, y: np.ndarray, recipe: Recipe) -> ResNet20:
     optimizer = torch.optim.SGD(
         network.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4
     )
+    # It sets the rate and the momentum at each step.
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer,
         max_lr=recipe.peak_rate,

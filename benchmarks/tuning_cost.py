@@ -10,7 +10,6 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -19,6 +18,7 @@ from examples import datasets
 from sk_e2cm import E2CMClassifier, TorchExtractor, TunedExitsCV
 
 from .resnet20 import BLOCKS, load_trained
+from .tables import write_table
 
 N_SAMPLES = 50_000
 BATCH_SIZE = 64
@@ -42,13 +42,6 @@ HEADER = [
 ]
 
 
-def lines(name: str) -> Iterator[list[str]]:
-    for estimator in ESTIMATORS:
-        command = [sys.executable, "-m", "benchmarks.tuning_cost", name, estimator]
-        result = subprocess.run(command, check=True, stdout=subprocess.PIPE)
-        yield json.loads(result.stdout)
-
-
 @torch.inference_mode()
 def plain_pass(network: torch.nn.Module, X: np.ndarray) -> float:
     started = time.perf_counter()
@@ -57,24 +50,41 @@ def plain_pass(network: torch.nn.Module, X: np.ndarray) -> float:
     return time.perf_counter() - started
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("name")
-    parser.add_argument("estimator", choices=ESTIMATORS)
-    args = parser.parse_args()
-    data = datasets.load(f"npz:{args.name}")
+def measure(name: str, estimator: str) -> list[str]:
+    data = datasets.load(f"npz:{name}")
     X, y = data.X_train[:N_SAMPLES], data.y_train[:N_SAMPLES]
-    network = load_trained(args.name)
-    extractor = TorchExtractor(network, ["stem", *BLOCKS])
-    clf = E2CMClassifier(extractor, batch_size=BATCH_SIZE, **ESTIMATORS[args.estimator])
+    network = load_trained(name)
+    clf = E2CMClassifier(
+        TorchExtractor(network, ["stem", *BLOCKS]),
+        batch_size=BATCH_SIZE,
+        **ESTIMATORS[estimator],
+    )
     before = plain_pass(network, X)
     started = time.perf_counter()
     TunedExitsCV(clf, max_drop=0.01, random_state=0).fit(X, y)
     spent = time.perf_counter() - started
     plain = statistics.mean([before, plain_pass(network, X)])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    numbers = [f"{n:.1f}" for n in (plain, spent, spent - 1.2 * plain, peak)]
-    print(json.dumps([args.name, args.estimator, *numbers]))
+    numbers = plain, spent, spent - 1.2 * plain, peak
+    return [name, estimator, *(f"{number:.1f}" for number in numbers)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("name", nargs="?", default="cifar10")
+    parser.add_argument("--only", choices=ESTIMATORS, help="measure, and print as JSON")
+    args = parser.parse_args()
+    if args.only:
+        print(json.dumps(measure(args.name, args.only)))
+        return
+    lines = [HEADER]
+    for estimator in ESTIMATORS:
+        command = [sys.executable, "-m", "benchmarks.tuning_cost", args.name]
+        command += ["--only", estimator]
+        result = subprocess.run(command, check=True, stdout=subprocess.PIPE)
+        lines.append(json.loads(result.stdout))
+        print(*lines[-1], sep=" | ", flush=True)
+    write_table("tuning", lines)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 Floats = NDArray[np.float64]
+Features = NDArray[np.floating]
 
 
 def to_tensor(X: ArrayLike) -> Tensor:

@@ -25,7 +25,7 @@ from ._early_exit import EarlyExitClassifierMixin
 from ._exits import check_thresholds
 from ._extractors import Extractor
 from ._features import RawFeatures, row_hashes, staged_pooling_macs
-from ._final import HeldOut, choose_final
+from ._final import HeldOut, choose_final, head_labels
 from ._fitting import Method, fit_exits
 from ._heads import Head, MeansHead
 from ._training import N_FOLDS, folds_by_hash, run_training_pass
@@ -55,16 +55,18 @@ class E2CMClassifier(EarlyExitClassifierMixin, ClassifierMixin, BaseEstimator):
     metric : {"euclidean", "mahalanobis"}, default="euclidean"
         The distance to the class means. "euclidean" is the paper's. "mahalanobis"
         whitens by the pooled covariance within the classes, which is linear
-        discriminant analysis: more accurate, at the same cost.
+        discriminant analysis: given more samples than features far more accurate, at
+        the same cost.
 
     pooling : {"auto", "none", "second_order"}, int or callable, default="auto"
         How a feature map of shape (n, channels, height, width) becomes one row per
         sample. An int averages over a grid of that many cells along each axis.
         "auto" takes the largest grid g <= 4 with channels * g * g <= 1024, else 1.
         "none" flattens the map, as in the paper. "second_order" takes means and
-        maxima over grids, and the mean product of each pair of channels, about 1,000
-        features in all: the most accurate with ``metric="mahalanobis"``, and its
-        multiply-adds are counted. A callable takes the stage's output
+        maxima over grids, and the mean products of pairs of channels (of 32 mixtures
+        where there are more): about 1,000 features, or as many as there are channels.
+        Its multiply-adds are counted; it needs ``metric="mahalanobis"`` to be of use.
+        A callable takes the stage's output
         and returns an array or tensor of shape (n, n_features). An output with three
         axes is read as (n, length, channels), as of a transformer; for a Conv1d pass
         "none" or a callable. A map whose first two sides are equal, unlike the third,
@@ -90,7 +92,7 @@ class E2CMClassifier(EarlyExitClassifierMixin, ClassifierMixin, BaseEstimator):
         means of the last stage, or a scikit-learn classifier fitted on its features
         (its multiply-adds are counted if it is linear). "auto" is the network if it
         has one output per class and is no less accurate on the data of the fit than
-        the class means are on data that they have not seen.
+        the class means, out of fold where exits are calibrated or whitened.
 
     head_classes : array-like of shape (n_outputs,), default=None
         The label that each output of the network stands for. By default the outputs
@@ -169,8 +171,9 @@ class E2CMClassifier(EarlyExitClassifierMixin, ClassifierMixin, BaseEstimator):
     optimistic there.
 
     Where the features of all stages exceed scikit-learn's ``working_memory``, the
-    scales s_k, the temperatures and a classifier given as `final` are fitted on a
-    uniform subset of the samples; the class means always on all of them.
+    scales s_k, the calibration, the intensity of "ledoit_wolf" and a classifier given
+    as `final` are fitted on a uniform subset of the samples; class means and
+    covariances always on all of them.
 
     References
     ----------
@@ -346,15 +349,19 @@ class E2CMClassifier(EarlyExitClassifierMixin, ClassifierMixin, BaseEstimator):
 
     def _own_labels(self, X: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:
         """Return the network's own answers, without a fit, and `head_classes`."""
+        if self.extractor is None or self.final not in ("auto", "network"):
+            raise ValueError(
+                "Without y the answers of the network's own head are taken for labels. "
+                "That takes an extractor that ends in it, and final='auto' or "
+                "'network'."
+            )
         extractor = self._checked_extractor(X)
         valid_X = check_array(as_array(X), allow_nd=True, estimator=self)
         full_pass = self._full_pass(extractor, self.pooling)
         outputs = [features[-1] for _, features in full_pass(valid_X)]
         logits = np.concatenate(outputs)
-        names = self.head_classes
-        if names is None:
-            names = np.arange(logits.shape[1])
-        return np.asarray(names)[logits.argmax(axis=1)], np.asarray(names)
+        names = head_labels(self.head_classes, logits.shape[1])
+        return names[logits.argmax(axis=1)], names
 
     def _checked_extractor(self, X: ArrayLike) -> Extractor:
         extractor: Extractor = (

@@ -50,7 +50,7 @@ def intensity_of(
         Their weights.
 
     n_samples : float
-        Weight of all samples.
+        Number of samples that the covariance is of.
     """
     if not isinstance(shrinkage, str):
         return float(shrinkage)
@@ -68,7 +68,7 @@ def intensity_of(
         fourth = np.average(norms**2, weights=sample_weight)
         numerator, denominator = (fourth - squares) / n_samples, spread
     if denominator <= 0:
-        return 1.0  # all features alike, or none that varies: any share is the same
+        return 1.0  # nothing is correlated: any share is the same
     return float(np.clip(numerator / denominator, _LEAST, 1.0))
 
 

@@ -10,7 +10,7 @@ from sklearn.utils import check_consistent_length
 from sklearn.utils.validation import check_is_fitted
 
 from ._axes import axes_for
-from ._trial import codes_of
+from ._validation import codes_of
 
 
 class ExitDisplay:
@@ -132,7 +132,7 @@ class ExitDisplay:
             As `predict_exit` returns.
 
         classes : array-like of shape (n_classes,), default=None
-            Labels to show; by default those of `y_true`.
+            All labels that occur; by default those of `y_true`.
 
         stage_names : sequence of str, default=None
             Names of all stages; by default numbers, up to the last that occurs.

@@ -12,9 +12,10 @@ import torch
 from numpy.typing import NDArray
 from sklearn.utils import gen_batches
 
+from ._arrays import Features
 from ._extractors import Extractor
 from ._hashing import content_hash
-from ._pooling import Features, Pooling, pool, pooling_macs
+from ._pooling import Pooling, pool, pooling_macs
 
 
 class RawFeatures(Extractor):

@@ -11,10 +11,9 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import clone
 from sklearn.utils.validation import has_fit_parameter
 
-from ._arrays import Floats
+from ._arrays import Features, Floats
 from ._fitting import FittedExit, Method, out_of_fold
 from ._heads import ClassifierHead, Head, NetworkHead
-from ._pooling import Features
 from ._training import TrainingPass
 
 
@@ -100,17 +99,29 @@ def choose_final(
     return by_network
 
 
+def head_labels(head_classes: ArrayLike | None, width: int) -> NDArray[Any]:
+    """Return the label of each of the network's columns, by default their numbers.
+
+    Raises
+    ------
+    ValueError
+        If `head_classes` are not as many as the columns.
+    """
+    names = np.arange(width) if head_classes is None else np.asarray(head_classes)
+    if names.shape != (width,):
+        raise ValueError(
+            f"head_classes has the shape {names.shape}, but the network's output has "
+            f"{width} columns: give one label for each."
+        )
+    return names
+
+
 def _mismatch(
     width: int, head_classes: ArrayLike | None, classes: NDArray[Any]
 ) -> str | None:
     """Say why the network's columns cannot stand for the classes, if they cannot."""
     if head_classes is not None:
-        names = np.asarray(head_classes)
-        if names.shape != (width,):
-            return (
-                f"head_classes has the shape {names.shape}, but the network's output "
-                f"has {width} columns: give one label for each."
-            )
+        names = head_labels(head_classes, width)
         counts = {label: (names == label).sum() for label in classes.tolist()}
         twice = [label for label, count in counts.items() if count > 1]
         if twice:

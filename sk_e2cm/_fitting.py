@@ -9,12 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
 
-from ._arrays import Floats
+from ._arrays import Features, Floats
 from ._calibration import Calibration, Temperature, fit_calibration
 from ._covariance import Shrinkage
 from ._heads import MeansHead
 from ._means import Means, fit_euclidean, fit_whitened
-from ._pooling import Features
 from ._sums import ClassSums
 from ._training import TrainingPass, folds_by_hash
 
@@ -79,12 +78,16 @@ def _fit_exit(
 
 
 def out_of_fold(run: TrainingPass, method: Method, exit_: FittedExit) -> Floats:
-    """Return probabilities of the samples held out, from what has not seen them.
+    """Return probabilities of the samples held out, shape (n_held_out, n_classes).
 
-    Neither the class means nor the calibration; shape (n_held_out, n_classes).
+    From class means that have not seen them, and from a Dirichlet calibration that has
+    not either.
     """
+    if method.calibration != "dirichlet":
+        # A single number, or none, tells nothing of one sample among many.
+        return exit_.head.calibrated(exit_.scores)
     proba = np.empty_like(exit_.scores)
-    # By other bits of the hash than those that may have made the folds.
+    # The upper bits alone are independent of the remainders that may have made folds.
     parts = folds_by_hash(run.hashes[run.held_out] >> np.uint64(32))
     for part in np.unique(parts):
         inside, outside = np.flatnonzero(parts == part), np.flatnonzero(parts != part)

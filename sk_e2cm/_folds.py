@@ -32,8 +32,7 @@ def folds_of(
     Raises
     ------
     ValueError
-        If a sample is held out twice, or none is, or if a fold's other samples are
-        not all used.
+        If a sample is held out twice, or if a fold's other samples are not all used.
     """
     if isinstance(cv, Real) and not isinstance(cv, Integral):
         splitter = StratifiedShuffleSplit(1, test_size=float(cv), random_state=rng)
@@ -53,19 +52,19 @@ def folds_of(
                 "all train the class means."
             )
         folds[test] = fold
-    if (folds < 0).all():
-        raise ValueError("cv holds no samples out: there is nothing to choose on.")
     return folds
 
 
 def check_folds(folds: NDArray[np.intp], y: NDArray[Any]) -> None:
-    """Refuse folds without which a class is unknown.
+    """Refuse folds that hold out nothing, or all that is known of a class.
 
     Raises
     ------
     ValueError
-        If all samples of a class are in one fold.
+        If no sample is held out, or all samples of a class are in one fold.
     """
+    if (folds < 0).all():
+        raise ValueError("cv holds no samples out: there is nothing to choose on.")
     for fold in range(int(folds.max()) + 1):
         inside = folds == fold
         lacking = np.setdiff1d(y[inside], y[~inside])

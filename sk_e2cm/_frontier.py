@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,13 +20,13 @@ from ._outcomes import Outcomes
 
 N_DRAWS = 1000
 
-# The loss that a unit of cost is worth. At the lowest price only those leave early
-# who lose nothing by it, at the highest all leave at once.
+# The loss that a unit of cost is worth: from less than one error in ten thousand
+# samples to where nearly all leave at once.
 _PRICES = np.geomspace(1e-4, 30.0, 30)
 
 _MOST_SWEEPS = 20
 
-_MOST_VARIED = 50
+_MOST_VARIED = 20
 
 # Sums of other orders differ by as much.
 _ROUNDING = 1e-12
@@ -48,7 +47,7 @@ class Points:
 
     loss: Floats
     cost: Floats
-    thresholds: NDArray[Any]
+    thresholds: Floats
 
     def take(self, which: NDArray[np.intp]) -> Points:
         """Select points, in this order."""
@@ -72,9 +71,14 @@ def concatenate(*points: Points) -> Points:
 def pareto(*points: Points) -> Points:
     """Keep those that no other beats, the cheapest first."""
     together = concatenate(*points)
-    order = np.lexsort((together.loss, together.cost))
-    least = np.minimum.accumulate(together.loss[order])
-    return together.take(order[np.diff(least, prepend=np.inf) < -_ROUNDING])
+    return together.take(undominated(together.loss, together.cost))
+
+
+def undominated(loss: Floats, cost: Floats) -> NDArray[np.intp]:
+    """Return the indices of what nothing else beats in both, the cheapest first."""
+    order = np.lexsort((loss, cost))
+    least = np.minimum.accumulate(loss[order])
+    return order[np.diff(least, prepend=np.inf) < -_ROUNDING]
 
 
 def evaluate(outcomes: Outcomes, thresholds: Sequence[Floats] | Floats) -> Points:
@@ -134,13 +138,13 @@ def draws(outcomes: Outcomes, n_draws: int, rng: np.random.RandomState) -> Float
 
 
 def shared(outcomes: Outcomes) -> Points:
-    """Return the Pareto set of one threshold for all exits, which are all open."""
+    """Return the Pareto set of one threshold for all exits, which are all asked."""
     n_exits, n = outcomes.confidence.shape
     if n_exits == 0:
         return evaluate(outcomes, np.empty((1, 0, 1)))
     everyone = np.arange(n)
     costs = outcomes.stage_cost(np.zeros((n_exits, 1)))
-    worth = np.stack([outcomes.leaving[0], costs[:, None] * outcomes.weight])
+    at = np.stack([outcomes.leaving[0], costs[:, None] * outcomes.weight])
     # As the threshold falls, a sample moves from one record of its confidence to the
     # record before.
     highest = np.maximum.accumulate(outcomes.confidence, axis=0)
@@ -151,20 +155,18 @@ def shared(outcomes: Outcomes) -> Points:
         if exit_:
             rows = np.flatnonzero(highest[exit_] > highest[exit_ - 1])
         passed.append(outcomes.confidence[exit_, rows])
-        changes.append(worth[:, exit_, rows] - worth[:, stage[rows], rows])
+        changes.append(at[:, exit_, rows] - at[:, stage[rows], rows])
         stage[rows] = exit_
     confidence = np.concatenate(passed)
     order = (-confidence).argsort()
-    confidence = confidence[order]
-    totals = np.concatenate(changes, axis=1)[:, order].cumsum(axis=1)
-    totals += worth[:, n_exits].sum(axis=1, keepdims=True)
-    threshold, possible = _between(confidence)
-    loss, cost = totals[:, possible]
-    points = pareto(Points(loss, cost, threshold[possible]))
-    wide = np.broadcast_to(
-        points.thresholds[:, None, None], (len(points.loss), n_exits, 1)
-    )
-    return Points(points.loss, points.cost, wide)
+    threshold, possible = _between(confidence[order])
+    nobody = at[:, n_exits].sum(axis=1, keepdims=True)
+    changed = np.concatenate(changes, axis=1)[:, order].cumsum(axis=1)[:, possible]
+    loss, cost = np.concatenate([nobody, nobody + changed], axis=1)
+    threshold = np.append(np.inf, threshold[possible])
+    best = undominated(loss, cost)
+    wide = np.broadcast_to(threshold[best, None, None], (len(best), n_exits, 1))
+    return Points(loss[best], cost[best], wide)
 
 
 def _between(confidence: Floats) -> tuple[Floats, NDArray[np.bool_]]:
@@ -308,10 +310,8 @@ def vary(outcomes: Outcomes, thresholds: Floats, exit_: int) -> Points:
     others = now.sum(axis=1, keepdims=True) - now
     loss, cost = -(others[:, cuts.group] + cuts.saved)
     fee = outcomes.exit_cost[exit_] * outcomes.weight[reached].sum()
-    # The numbers of the cuts stand for thresholds until the best are known.
-    numbers = np.arange(len(loss))
-    best = pareto(Points(loss + without.loss, cost + without.cost + fee, numbers))
-    cut = best.thresholds
-    changed = np.repeat(thresholds[None], len(cut), axis=0)
-    changed[np.arange(len(cut)), exit_, cuts.group[cut]] = cuts.threshold[cut]
-    return pareto(Points(best.loss, best.cost, changed), without)
+    loss, cost = loss + without.loss, cost + without.cost + fee
+    best = undominated(loss, cost)
+    changed = np.repeat(thresholds[None], len(best), axis=0)
+    changed[np.arange(len(best)), exit_, cuts.group[best]] = cuts.threshold[best]
+    return pareto(Points(loss[best], cost[best], changed), without)

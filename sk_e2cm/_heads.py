@@ -8,10 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
 
-from ._arrays import Floats
+from ._arrays import Features, Floats
 from ._calibration import Calibration
 from ._means import Means
-from ._pooling import Features
 
 
 class Head(Protocol):
@@ -37,7 +36,11 @@ class MeansHead:
         return self.means.macs + self.calibration.macs
 
     def proba(self, features: Features) -> Floats:
-        return softmax(self.calibration(self.means.scores(features)), axis=1)
+        return self.calibrated(self.means.scores(features))
+
+    def calibrated(self, scores: Floats) -> Floats:
+        """Return probabilities from the scores of the class means."""
+        return softmax(self.calibration(scores), axis=1)
 
 
 class NetworkHead:

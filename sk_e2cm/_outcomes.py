@@ -114,6 +114,8 @@ class Outcomes:
 
     def leaves(self, thresholds: Floats) -> NDArray[np.bool_]:
         """Tell who is confident at each exit, shape (n_exits, n_samples)."""
+        if self.n_groups == 1:
+            return self.confidence >= thresholds
         return self.confidence >= np.take_along_axis(thresholds, self.group, axis=1)
 
     def reached(self, thresholds: Floats) -> NDArray[np.bool_]:

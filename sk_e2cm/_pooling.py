@@ -9,11 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ._arrays import to_tensor
+from ._arrays import Features, to_tensor
 from ._grids import average, finest_grid
 from ._second_order import second_order, second_order_macs
 
-Features = NDArray[np.floating]
 Pooling = int | Literal["auto", "none", "second_order"] | Callable[[Any], Any]
 
 # "auto": a finer grid keeps more of an early layer's signal, but the exit's cost and

@@ -7,12 +7,13 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.utils import check_consistent_length
+from sklearn.utils.validation import check_is_fitted
 
 from ._axes import axes_for
-from ._exits import cost_shares
+from ._exits import stage_costs
 from ._frontier import shared
 from ._outcomes import Answers, Outcomes
-from ._trial import codes_of, labels_of
+from ._validation import codes_of, labels_of
 
 
 class TradeoffDisplay:
@@ -110,18 +111,25 @@ class TradeoffDisplay:
         Raises
         ------
         ValueError
-            If there are neither samples nor a frontier.
+            If there are neither samples with labels nor a frontier.
         """
         name = type(estimator).__name__ if name is None else name
+        if (X is None) != (y is None):
+            raise ValueError("Give both X and y, or neither.")
         if X is not None and y is not None:
             inside = getattr(estimator, "estimator_", estimator)
+            check_is_fitted(inside)
+            stage, proba = inside._exit_from_full_path(X)
+            right = inside._labels_at(proba, stage) == np.asarray(y)
             return cls.from_predictions(
                 y,
-                estimator.exit_proba(X),
+                proba,
                 # All exits are open here, whatever the estimator's thresholds.
-                np.cumsum(np.add(*cost_shares(inside._macs, inside._exit_macs))),
-                classes=estimator.classes_,
-                chosen=(estimator.cost(X), estimator.score(X, y)),
+                stage_costs(
+                    inside._macs, inside._exit_macs, np.zeros((proba.shape[1] - 1, 1))
+                ),
+                classes=inside.classes_,
+                chosen=(inside.stage_cost_[stage].mean(), right.mean()),
                 name=name,
                 ax=ax,
             )

@@ -11,9 +11,8 @@ import numpy as np
 import sklearn
 from numpy.typing import NDArray
 
-from ._arrays import Floats
+from ._arrays import Features, Floats
 from ._features import FullPass
-from ._pooling import Features
 from ._sums import ClassSums
 
 N_FOLDS = 5
@@ -39,8 +38,8 @@ class TrainingPass:
         Names of the stages.
 
     sums : list of ClassSums
-        One per stage, over all samples. Samples that are not held out in any fold
-        come last.
+        One per stage, over all samples. Those that are not held out in any fold are
+        the last of its folds.
 
     features : list of ndarray of shape (n_kept, n_features)
         One per stage, of the samples that were kept.

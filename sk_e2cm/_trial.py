@@ -14,6 +14,7 @@ from ._compat import _safe_indexing
 from ._exits import cost_shares
 from ._outcomes import Answers, Outcomes
 from ._scoring import sample_losses
+from ._validation import codes_of
 
 # Probabilities of this many samples, stages and classes are held at once.
 _MOST_PROBABILITIES = 2**24
@@ -90,7 +91,9 @@ def ask(estimator: Any, data: Data) -> Trial:
     codes = np.empty(n_samples, dtype=np.intp)
     if data.y is not None:
         codes = codes_of(data.y, estimator._labels)
-    size = max(_MOST_PROBABILITIES // (n_stages * n_classes), 1)
+    size = _MOST_PROBABILITIES // (n_stages * n_classes)
+    # Whole batches, which `memory` knows again.
+    size = max(size // estimator.batch_size, 1) * estimator.batch_size
     for rows in gen_batches(n_samples, size):
         proba = estimator.exit_proba(_safe_indexing(data.X, rows))
         if data.y is None:
@@ -113,39 +116,3 @@ def cross_fit(estimator: Any, data: Data, folds: NDArray[np.intp]) -> Trial:
     for stage, proba in enumerate(held_out.probas()):
         answers.add(stage, proba, codes)
     return Trial(estimator, answers, codes, asked.weight)
-
-
-def codes_of(y: Any, labels: NDArray[Any]) -> NDArray[np.intp]:
-    """Return the index of each label.
-
-    Raises
-    ------
-    ValueError
-        If the estimator does not know a label.
-    """
-    unknown = np.setdiff1d(y, labels)
-    if len(unknown):
-        raise ValueError(
-            "y has labels that the estimator was not fitted on: "
-            f"{unknown[:5].tolist()}."
-        )
-    order = labels.argsort()
-    codes: NDArray[np.intp] = order[np.searchsorted(labels, y, sorter=order)]
-    return codes
-
-
-def labels_of(y: NDArray[Any], classes: Any, n_classes: int) -> NDArray[Any]:
-    """Return the label of each column, by default the sorted labels of y.
-
-    Raises
-    ------
-    ValueError
-        If they are not as many as the columns.
-    """
-    labels = np.unique(y) if classes is None else np.asarray(classes)
-    if len(labels) != n_classes:
-        raise ValueError(
-            f"There are {len(labels)} labels for {n_classes} columns of probabilities: "
-            "pass classes= with one for each column."
-        )
-    return labels

@@ -10,6 +10,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, MetaEstimatorMixin, clone
+from sklearn.metrics import get_scorer
 from sklearn.utils import (
     Tags,
     check_array,
@@ -63,7 +64,7 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
 
     scoring : str or scorer, default="accuracy"
         A name that scikit-learn knows, or what `make_scorer` returns, of predicted
-        labels. Accuracy and balanced accuracy are optimised exactly; other scores
+        labels. Accuracy and balanced accuracy are optimised directly; other scores
         choose among the thresholds that are best by accuracy.
 
     per_class : bool, default=False
@@ -120,8 +121,8 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
     is then the share of samples that are answered differently. `cv="prefit"` runs
     the network once; otherwise it runs twice, unless the estimator has `memory`.
 
-    `best_score_` is that of the best among many, and so a little too good; on new
-    samples expect a loss of the order of one standard error more.
+    `best_score_` is that of the best among many, and so a little too good: judge the
+    choice on samples of its own.
 
     Memory: beyond what the estimator's `fit` takes (features of scikit-learn's
     ``working_memory``, and with whitening one covariance per fold and stage), 8 bytes
@@ -210,8 +211,11 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If not exactly one of `max_cost` and `max_drop` is given, if no
-            thresholds meet it, or if the data do not fit the estimator.
+            If both or, without `risk`, neither of `max_cost` and `max_drop` are
+            given, if no thresholds meet them, or if the data do not fit.
+
+        TypeError
+            If the estimator has no early exits.
 
         Warns
         -----
@@ -254,6 +258,7 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
                 f"scoring={self.scoring!r} needs labels, and y is None. Without labels "
                 "use scoring='accuracy': agreement with the full network."
             )
+        get_scorer(self.scoring)  # refuses what it does not know
         if self.risk is not None and sample_weight is not None:
             raise ValueError(
                 "risk= is a promise about samples that count alike, and does not take "
@@ -311,7 +316,7 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
                 "refit=False needs samples that are never held out: cv=0.2, say, or a "
                 "PredefinedSplit with -1 for them."
             )
-        estimator.fit(train.X, train.y, train.weight)
+        estimator._fit(train.X, train.y, train.weight)
         return ask(estimator, data.take(folds >= 0)), aside
 
     def _n_groups(self, answers: Answers) -> int:
@@ -341,7 +346,7 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
                 "The thresholds chosen close every exit: nothing will leave early. "
                 "Allow a larger drop, or use a metric and a pooling that make better "
                 "exits.",
-                stacklevel=3,
+                stacklevel=4,
             )
 
     def _best(self, points: Points, full_loss: float) -> int:

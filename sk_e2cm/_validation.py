@@ -144,3 +144,39 @@ def check_macs(macs: ArrayLike, n_stages: int) -> NDArray[np.float64]:
             f"none below the one before it; it returned {macs!r}."
         )
     return cumulative
+
+
+def codes_of(y: Any, labels: NDArray[Any]) -> NDArray[np.intp]:
+    """Return the index of each label.
+
+    Raises
+    ------
+    ValueError
+        If a label is none of them.
+    """
+    unknown = np.setdiff1d(y, labels)
+    if len(unknown):
+        raise ValueError(
+            f"y has labels {unknown[:5].tolist()} that are none of those known: "
+            f"{labels[:5].tolist()}{', ...' if len(labels) > 5 else ''}."
+        )
+    order = labels.argsort()
+    codes: NDArray[np.intp] = order[np.searchsorted(labels, y, sorter=order)]
+    return codes
+
+
+def labels_of(y: NDArray[Any], classes: Any, n_classes: int) -> NDArray[Any]:
+    """Return the label of each column, by default the sorted labels of y.
+
+    Raises
+    ------
+    ValueError
+        If they are not as many as the columns.
+    """
+    labels = np.unique(y) if classes is None else np.asarray(classes)
+    if len(labels) != n_classes:
+        raise ValueError(
+            f"There are {len(labels)} labels for {n_classes} columns of probabilities: "
+            "pass classes= with one for each column."
+        )
+    return labels

@@ -13,7 +13,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils import check_consistent_length
 
 from ._early_exit import EarlyExitMixin
-from ._trial import labels_of
+from ._validation import labels_of
 
 __all__ = [
     "accuracy_cost_scorer",
@@ -108,8 +108,9 @@ def calibration_error(
 ) -> float:
     """Return by how much confidence and accuracy differ: the calibration error.
 
-    Samples are sorted by their largest probability into bins of equal size; of each
-    bin the mean of these probabilities is compared with the share that is right.
+    The expected calibration error of [1]_, equation 3, over bins of equal size rather
+    than equal width: samples are sorted by their largest probability, and of each bin
+    the mean of these probabilities is compared with the share that is right.
 
     Parameters
     ----------
@@ -133,7 +134,7 @@ def calibration_error(
     References
     ----------
     .. [1] C. Guo, G. Pleiss, Y. Sun, K. Q. Weinberger, "On Calibration of Modern
-       Neural Networks", ICML 2017, arXiv 1706.04599, equation 3.
+       Neural Networks", ICML 2017, arXiv 1706.04599.
 
     Examples
     --------
