@@ -88,7 +88,7 @@ def out_of_fold(run: TrainingPass, method: Method, exit_: FittedExit) -> Floats:
         return exit_.head.calibrated(exit_.scores)
     proba = np.empty_like(exit_.scores)
     # The upper bits alone are independent of the remainders that may have made folds.
-    parts = folds_by_hash(run.hashes[run.held_out] >> np.uint64(32))
+    parts = folds_by_hash(run.hashes[run.held_out] >> np.uint64(32), 2)
     for part in np.unique(parts):
         inside, outside = np.flatnonzero(parts == part), np.flatnonzero(parts != part)
         calibration = exit_.head.calibration

@@ -8,7 +8,7 @@ from numbers import Real
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, MetaEstimatorMixin, clone
 from sklearn.metrics import get_scorer
 from sklearn.utils import (
@@ -112,7 +112,7 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
     classes_ : ndarray of shape (n_classes,)
         The labels.
 
-    n_features_in_, feature_names_in_
+    n_features_in_, feature_names_in_, stage_cost_
         Those of `estimator_`.
 
     Notes
@@ -124,9 +124,11 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
     `best_score_` is that of the best among many, and so a little too good: judge the
     choice on samples of its own.
 
-    Memory: beyond what the estimator's `fit` takes (features of scikit-learn's
-    ``working_memory``, and with whitening one covariance per fold and stage), 8 bytes
-    per sample, stage and class, and some hundred bytes per sample and exit.
+    Memory: what the estimator's `fit` takes (features of up to scikit-learn's
+    ``working_memory``, and with whitening a covariance for each fold and stage), 8
+    bytes per sample, stage and class, and some hundred bytes per sample and exit. For
+    50,000 images, ten exits and ten classes the process peaked at 2.3 GiB, and at
+    3.3 GiB with whitening; torch and the images are in it.
 
     References
     ----------
@@ -286,20 +288,24 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
         # Of a data frame the estimator wants to know the columns.
         return Data(X if hasattr(X, "columns") else array, y, weight)
 
+    def _split(
+        self, data: Data, rng: np.random.RandomState
+    ) -> tuple[Any, Data, NDArray[np.intp]]:
+        """Return an estimator, labelled data, and the fold that holds out each."""
+        if isinstance(self.cv, str):
+            folds = np.zeros(len(data.weight), dtype=np.intp)
+            return copy(self.estimator), data, folds
+        estimator = clone(self.estimator)
+        if data.y is None:
+            y, head_classes = estimator._own_labels(data.X)
+            estimator.set_params(head_classes=head_classes)
+            data = Data(data.X, y, data.weight)
+        return estimator, data, folds_of(self.cv, data.X, data.y, rng)
+
     def _try(self, data: Data, rng: np.random.RandomState) -> tuple[Trial, Data]:
         """Ask the exits about samples held out, but for those set aside."""
-        n_samples = len(data.weight)
-        if isinstance(self.cv, str):
-            estimator = copy(self.estimator)
-            folds = np.zeros(n_samples, dtype=np.intp)
-        else:
-            estimator = clone(self.estimator)
-            if data.y is None:
-                y, head_classes = estimator._own_labels(data.X)
-                estimator.set_params(head_classes=head_classes)
-                data = Data(data.X, y, data.weight)
-            folds = folds_of(self.cv, data.X, data.y, rng)
-        reserved = np.zeros(n_samples, dtype=bool)
+        estimator, data, folds = self._split(data, rng)
+        reserved = np.zeros(len(folds), dtype=bool)
         if self.risk is not None:
             reserved = set_aside(self.risk.calibration_size, folds, data.y, rng)
         aside = data.take(reserved)

@@ -1,0 +1,74 @@
+"""What the benchmarks compare with, and the weights that they ship."""
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.accuracy import BUDGETS, Judged, chosen, drawn, shared
+from benchmarks.resnet20 import BLOCKS, load_trained
+from benchmarks.train_resnet20 import N_WITHHELD, split
+from examples import datasets
+from sk_e2cm import TorchExtractor
+
+
+def make_judged(n=200, seed=0):
+    rng = np.random.default_rng(seed)
+    right = rng.random((n, 3)) < [0.6, 0.8, 0.9]
+    return Judged(rng.random((n, 2)), right, np.array([0.1, 0.5, 1.0]))
+
+
+def test_points_are_accuracy_and_cost_of_the_first_confident_exit():
+    judged = make_judged()
+    accuracy, cost = judged.points(np.array([[0.7, 0.4]]))[0]
+    right, spent = 0, 0.0
+    for i in range(200):
+        confident = judged.confidence[i] >= [0.7, 0.4]
+        stage = int(np.flatnonzero([*confident, True])[0])
+        right += judged.right[i, stage]
+        spent += judged.stage_cost[stage]
+    assert accuracy == pytest.approx(right / 200)
+    assert cost == pytest.approx(spent / 200)
+
+
+@pytest.mark.parametrize("draw", [shared, lambda judged: drawn(judged, 0)])
+def test_the_rivals_choose_the_most_accurate_within_each_budget(draw):
+    tuning = make_judged()
+    thresholds = draw(tuning)
+    points = tuning.points(thresholds)
+    found = chosen(thresholds, tuning, tuning)
+    for budget, (accuracy, cost) in zip(BUDGETS, found, strict=True):
+        within = points[points[:, 1] <= budget]
+        assert accuracy == within[:, 0].max()
+        assert cost <= budget
+
+
+def test_nothing_is_chosen_where_everything_costs_too_much():
+    tuning = make_judged()._replace(stage_cost=np.array([0.4, 0.5, 1.0]))
+    found = chosen(np.zeros((1, 2)), tuning, tuning)
+    assert np.isnan(found[:2]).all()
+    assert np.isfinite(found[2:]).all()
+
+
+def test_withheld_images_are_no_training_images():
+    rows, withheld = split(50_000)
+    assert len(withheld) == N_WITHHELD
+    assert np.array_equal(np.sort(np.append(rows, withheld)), np.arange(50_000))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "least", "macs"),
+    [("fashion_mnist", 0.92, 31.1e6), ("cifar10", 0.9, 40.6e6)],
+)
+def test_the_trained_networks_are_as_accurate_as_the_docs_say(name, least, macs):
+    try:
+        data = datasets.load(f"npz:{name}")
+    except FileNotFoundError as error:
+        pytest.skip(f"{name}: {error}")
+    network = load_trained(name)
+    with torch.inference_mode():
+        batches = torch.from_numpy(data.X_test).split(100)
+        answers = torch.cat([network(batch).argmax(dim=1) for batch in batches])
+    assert (answers.numpy() == data.y_test).mean() >= least
+    extractor = TorchExtractor(network, BLOCKS)
+    assert extractor.macs(data.X_test.shape[1:])[-1] == pytest.approx(macs, rel=0.01)
