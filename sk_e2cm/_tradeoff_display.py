@@ -119,6 +119,7 @@ class TradeoffDisplay:
         if X is not None and y is not None:
             inside = getattr(estimator, "estimator_", estimator)
             check_is_fitted(inside)
+            check_consistent_length(X, y)
             stage, proba = inside._exit_from_full_path(X)
             right = inside._labels_at(proba, stage) == np.asarray(y)
             return cls.from_predictions(

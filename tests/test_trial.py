@@ -173,9 +173,8 @@ def test_the_networks_own_answers_are_those_of_the_network(data):
     assert_array_equal(trial.answers.label[-1], proba.argmax(axis=1))
 
 
-@pytest.mark.parametrize("calibration", ["temperature", "dirichlet"])
-def test_a_held_out_samples_own_label_does_not_calibrate_its_answers(data, calibration):
-    clf = E2CMClassifier(ToyExtractor(), **EXACT | {"calibration": calibration})
+def test_a_held_out_samples_own_label_does_not_calibrate_its_answers(data):
+    clf = E2CMClassifier(ToyExtractor(), **EXACT | {"calibration": "dirichlet"})
     folds = np.where(np.arange(240) < 120, -1, 0)
     first = cross_fit(clone(clf), data, folds)
     relabelled = data.y.copy()
@@ -287,7 +286,9 @@ def test_codes_are_the_positions_of_the_labels():
 
 
 def test_labels_that_the_estimator_does_not_know_are_named():
-    with pytest.raises(ValueError, match=r"was not fitted on: \[7, 9\]"):
+    with pytest.raises(
+        ValueError, match=r"labels \[7, 9\] that are none of those known"
+    ):
         codes_of(np.array([0, 9, 7, 1]), np.array([0, 1, 8]))
 
 

@@ -182,7 +182,7 @@ def test_labels_that_are_missing(clf, value, cv):
     ids=["number", "text"],
 )
 def test_labels_that_a_fitted_estimator_does_not_know(clf, labels, unknown):
-    with pytest.raises(ValueError, match=f"was not fitted on: {unknown}"):
+    with pytest.raises(ValueError, match=f"labels {unknown} that are none of those"):
         tuned(clf, cv="prefit").fit(X, labels)
 
 
