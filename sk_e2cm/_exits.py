@@ -175,6 +175,15 @@ def cost_shares(macs: Floats, exit_macs: Floats) -> tuple[Floats, Floats]:
     return steps / whole, exit_macs / whole
 
 
+def open_steps(steps: Floats, own: Floats, thresholds: Floats) -> Floats:
+    """Return what a sample pays at each stage it reaches: closed exits cost nothing.
+
+    `steps` and `own` are those of `cost_shares`.
+    """
+    asked = np.append(~is_closed(thresholds), True)
+    return steps + asked * own
+
+
 def stage_costs(macs: Floats, exit_macs: Floats, thresholds: Floats) -> Floats:
     """Return the cost of a sample that exits at each stage.
 
@@ -193,6 +202,4 @@ def stage_costs(macs: Floats, exit_macs: Floats, thresholds: Floats) -> Floats:
     ndarray of shape (J + 1,)
         Fractions of the network's multiply-adds; the last may exceed 1.
     """
-    steps, own = cost_shares(macs, exit_macs)
-    asked = np.append(~is_closed(thresholds), True)
-    return np.cumsum(steps + asked * own)
+    return np.cumsum(open_steps(*cost_shares(macs, exit_macs), thresholds))

@@ -53,6 +53,11 @@ class Points:
         """Select points, in this order."""
         return Points(self.loss[which], self.cost[which], self.thresholds[which])
 
+    def spread(self, most: int) -> Points:
+        """Select at most so many points, evenly by their order, both ends included."""
+        which = np.linspace(0, len(self.loss) - 1, most).round().astype(np.intp)
+        return self.take(np.unique(which))
+
     def best(self, price: float) -> Floats:
         """Return the thresholds with the least loss + price * cost."""
         best: Floats = self.thresholds[(self.loss + price * self.cost).argmin()]
@@ -277,8 +282,7 @@ def _improve(outcomes: Outcomes, found: Points) -> Points:
     for start, end in pairwise(ends):
         for way in (join(outcomes, start, end), join(outcomes, end, start)):
             found = pareto(found, *way)
-    which = np.linspace(0, len(found.loss) - 1, _MOST_VARIED).round().astype(int)
-    for thresholds in found.thresholds[np.unique(which)]:
+    for thresholds in found.spread(_MOST_VARIED).thresholds:
         ways = [vary(outcomes, thresholds, e) for e in range(outcomes.n_exits)]
         found = pareto(found, *ways)
     return found

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._arrays import Floats
-from ._exits import is_closed
+from ._exits import open_steps
 
 
 class Answers:
@@ -135,8 +135,7 @@ class Outcomes:
 
     def stage_cost(self, thresholds: Floats) -> Floats:
         """Return what a sample costs that leaves at each stage."""
-        asked = np.append(~is_closed(thresholds), True)
-        return np.cumsum(self.step_cost + asked * self.exit_cost)
+        return np.cumsum(open_steps(self.step_cost, self.exit_cost, thresholds))
 
     def totals(self, thresholds: Floats) -> Floats:
         """Return the mean loss and the mean cost."""
@@ -161,6 +160,5 @@ class Outcomes:
 
     def enter(self, stage: int, thresholds: Floats, to_come: Floats) -> Floats:
         """Add what computing a stage costs, and asking its exit if it is open."""
-        asked = stage == self.n_exits or (thresholds[stage] < np.inf).any()
-        cost = self.step_cost[stage] + asked * self.exit_cost[stage]
+        cost = open_steps(self.step_cost, self.exit_cost, thresholds)[stage]
         return np.stack([to_come[0], to_come[1] + cost * self.weight])

@@ -62,8 +62,7 @@ def rescored(
     if scoring in _ADDITIVE:
         return points
     judge = _judge(scoring, classes, codes, outcomes.weight)
-    which = np.linspace(0, len(points.loss) - 1, _MOST_SCORED).round().astype(int)
-    points = points.take(np.unique(which))
+    points = points.spread(_MOST_SCORED)
     loss = [1.0 - judge(outcomes.labels(each)) for each in points.thresholds]
     return Points(np.array(loss), points.cost, points.thresholds)
 

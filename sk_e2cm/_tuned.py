@@ -13,16 +13,13 @@ from sklearn.base import BaseEstimator, MetaEstimatorMixin, clone
 from sklearn.metrics import get_scorer
 from sklearn.utils import (
     Tags,
-    check_array,
     check_random_state,
-    check_X_y,
     get_tags,
 )
-from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 
 from ._arrays import Floats
-from ._compat import Interval, StrOptions, _check_sample_weight, _fit_context
+from ._compat import Interval, StrOptions, _fit_context
 from ._delegation import DelegatesToEstimator
 from ._early_exit import EarlyExitMixin
 from ._ease import thresholds_by_ease
@@ -33,7 +30,7 @@ from ._outcomes import Answers
 from ._risk import RiskControl
 from ._scoring import rescored
 from ._trial import Data, Trial, ask, cross_fit
-from ._validation import as_array
+from ._validation import check_samples
 
 # Candidates that a promise is tested for.
 _MOST_TESTED = 200
@@ -276,15 +273,7 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
             check_is_fitted(self.estimator)
 
     def _checked(self, X: Any, y: Any, sample_weight: ArrayLike | None) -> Data:
-        array = as_array(X)
-        if y is None:
-            array = check_array(array, allow_nd=True, estimator=self)
-        else:
-            array, y = check_X_y(array, y, allow_nd=True, estimator=self)
-            check_classification_targets(y)
-        weight = _check_sample_weight(
-            sample_weight, array, dtype=np.float64, ensure_non_negative=True
-        )
+        array, y, weight = check_samples(self, X, y, sample_weight, needs_y=False)
         # Of a data frame the estimator wants to know the columns.
         return Data(X if hasattr(X, "columns") else array, y, weight)
 
@@ -383,8 +372,8 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
 def _promised(risk: RiskControl, points: Points, calibration: Trial) -> Points:
     """Return the points for which the promise can be given, the cheapest first."""
     # From the full network on, for which it always holds.
-    which = np.linspace(len(points.loss) - 1, 0, _MOST_TESTED).round().astype(int)
-    tested = points.take(np.unique(which)[::-1])
+    spread = points.spread(_MOST_TESTED)
+    tested = spread.take(np.arange(len(spread.loss))[::-1])
     n_groups = tested.thresholds.shape[2]
     spoilt = calibration.outcomes(calibration.spoilt(), n_groups)
     risks = evaluate(spoilt, tested.thresholds).loss

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator
-from sklearn.utils import check_X_y
+from sklearn.utils import check_array, check_X_y
 from sklearn.utils.multiclass import check_classification_targets
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -53,6 +53,27 @@ def _two_shapes(X: Any) -> str:
     return f", such as {shapes[0]} and {shapes[-1]}"
 
 
+def check_samples(
+    estimator: BaseEstimator,
+    X: Any,
+    y: Any,
+    sample_weight: ArrayLike | None,
+    *,
+    needs_y: bool = True,
+) -> tuple[NDArray[Any], Any, NDArray[np.float64]]:
+    """Return valid samples, labels and weights."""
+    X = as_array(X)
+    if y is None and not needs_y:
+        X = check_array(X, allow_nd=True, estimator=estimator)
+    else:
+        X, y = check_X_y(X, y, allow_nd=True, estimator=estimator)
+        check_classification_targets(y)
+    weight = _check_sample_weight(
+        sample_weight, X, dtype=np.float64, ensure_non_negative=True
+    )
+    return X, y, weight
+
+
 def check_training_data(
     estimator: BaseEstimator,
     X: Any,
@@ -60,11 +81,7 @@ def check_training_data(
     sample_weight: ArrayLike | None,
 ) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.float64]]:
     """Return valid data without the samples of weight zero."""
-    X, y = check_X_y(as_array(X), y, allow_nd=True, estimator=estimator)
-    check_classification_targets(y)
-    weight = _check_sample_weight(
-        sample_weight, X, dtype=np.float64, ensure_non_negative=True
-    )
+    X, y, weight = check_samples(estimator, X, y, sample_weight)
     used = weight > 0
     if not used.any():
         raise ValueError("sample_weight is zero for every sample.")
