@@ -2,6 +2,7 @@
 
 from . import inspection, metrics, testing
 from ._classifier import E2CMClassifier
+from ._clusterer import E2CMClusterer
 from ._extractors import Extractor, PipelineExtractor, TorchExtractor
 from ._risk import RiskControl
 from ._tuned import TunedExitsCV
@@ -10,6 +11,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "E2CMClassifier",
+    "E2CMClusterer",
     "Extractor",
     "PipelineExtractor",
     "RiskControl",

@@ -2,44 +2,28 @@
 
 from __future__ import annotations
 
-import warnings
-from numbers import Integral, Real
-from os import PathLike
 from typing import Any, Self
 
-import joblib
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils import Tags, check_array
-from sklearn.utils.validation import validate_data
+from sklearn.base import ClassifierMixin
+from sklearn.utils import check_array
 
-from ._compat import (
-    HasMethods,
-    Interval,
-    StrOptions,
-    _fit_context,
-)
+from ._base import BaseE2CM
+from ._compat import HasMethods, StrOptions, _fit_context
 from ._early_exit import EarlyExitClassifierMixin
 from ._exits import check_thresholds
 from ._extractors import Extractor
-from ._features import RawFeatures, row_hashes, staged_pooling_macs
+from ._features import row_hashes
 from ._final import HeldOut, choose_final, head_labels
-from ._fitting import Method, fit_exits
-from ._heads import Head, MeansHead
-from ._training import N_FOLDS, folds_by_hash, run_training_pass
-from ._validation import (
-    as_array,
-    check_classes,
-    check_columns,
-    check_extractor,
-    check_macs,
-    check_training_data,
-)
+from ._fitting import fit_exits
+from ._heads import Head
+from ._training import run_training_pass
+from ._validation import as_array, check_classes, check_samples, nonzero
 
 
-class E2CMClassifier(EarlyExitClassifierMixin, ClassifierMixin, BaseEstimator):
+class E2CMClassifier(EarlyExitClassifierMixin, ClassifierMixin, BaseE2CM):
     """Early exits by class means at every stage of a frozen network.
 
     Fitting runs the network once over the data, without gradients, and takes the
@@ -200,28 +184,12 @@ class E2CMClassifier(EarlyExitClassifierMixin, ClassifierMixin, BaseEstimator):
     """
 
     _parameter_constraints = {
-        "extractor": "no_validation",  # by fit, whose messages say more
-        "metric": [StrOptions({"euclidean", "mahalanobis"})],
-        "pooling": [
-            StrOptions({"auto", "none", "second_order"}),
-            Interval(Integral, 1, None, closed="left"),
-            callable,
-        ],
-        "threshold": [Real, "array-like"],
-        "calibration": [StrOptions({"temperature", "dirichlet"}), None],
+        **BaseE2CM._parameter_constraints,
         "final": [
             StrOptions({"auto", "network", "class_means"}),
             HasMethods(["fit", "predict"]),
         ],
         "head_classes": ["array-like", None],
-        "shrinkage": [
-            StrOptions({"ledoit_wolf", "oas"}),
-            Interval(Real, 0, 1, closed="both"),
-        ],
-        "batch_size": [Interval(Integral, 1, None, closed="left")],
-        "device": [str, torch.device, None],
-        "memory": [str, PathLike, joblib.Memory, None],
-        "verbose": ["verbose"],
     }
 
     def __init__(
@@ -281,12 +249,7 @@ class E2CMClassifier(EarlyExitClassifierMixin, ClassifierMixin, BaseEstimator):
             was fitted before is left as it was.
         """
         self._fit(X, y, sample_weight)
-        if len(self._heads) > 1 and (self._thresholds() > 1).all():
-            warnings.warn(
-                "threshold is above 1, and so above any probability, at every exit: "
-                "nothing will leave early.",
-                stacklevel=2,
-            )
+        self._warn_if_nobody_leaves()
         return self
 
     @_fit_context(prefer_skip_nested_validation=True)
@@ -303,12 +266,15 @@ class E2CMClassifier(EarlyExitClassifierMixin, ClassifierMixin, BaseEstimator):
         content of each row.
         """
         extractor = self._checked_extractor(X)
-        valid_X, valid_y, weight = check_training_data(self, X, y, sample_weight)
+        valid_X, valid_y, weight = check_samples(
+            self, X, y, sample_weight, needs_y=True
+        )
+        used = nonzero(weight)
+        valid_X, valid_y, weight = valid_X[used], valid_y[used], weight[used]
         classes, codes = np.unique(valid_y, return_inverse=True)
         hashes = row_hashes(valid_X)
         check_classes(classes, codes, hashes, weight, calibrate=bool(self.calibration))
-        n_stages = len(extractor.stage_names)
-        check_thresholds(self.threshold, n_stages - 1, len(classes))
+        check_thresholds(self.threshold, len(extractor.stage_names) - 1, len(classes))
 
         run = run_training_pass(
             self._full_pass(extractor, self.pooling),
@@ -319,33 +285,30 @@ class E2CMClassifier(EarlyExitClassifierMixin, ClassifierMixin, BaseEstimator):
             weight,
             second=self.metric == "mahalanobis",
         )
-        method = Method(self.metric, self.shrinkage, self.calibration)
-        exits = list(fit_exits(run, method))
-        macs = check_macs(extractor.macs(valid_X.shape[1:]), n_stages)
-        pooling_macs = staged_pooling_macs(extractor, valid_X[:1], self.pooling)
+        method = self._method
+        stages = list(fit_exits(run, method))
         # Raw features that happen to be as many as the classes are no head.
         no_head = self.extractor is None and self.final == "auto"
         final = choose_final(
             "class_means" if no_head else self.final,
             self.head_classes,
-            exits[-1],
+            stages[-1],
             run,
             method,
             classes,
         )
+        by_means = [stage.head for stage in stages]
+        heads: list[Head] = [*by_means[:-1], final.head]
+        macs = self._counted(extractor, valid_X, heads)
 
         # Nothing is set before this point, so that a failed fit leaves no trace.
-        validate_data(self, X, skip_check_array=True)
-        self.extractor_ = extractor
-        self.input_shape_ = valid_X.shape[1:]
-        self._pooling = self.pooling
+        self._set_stages(X, valid_X.shape[1:], extractor, heads, macs)
         self.classes_ = self._labels = classes
+        self.class_means_ = [head.means.means for head in by_means]
+        self.distance_scale_ = [head.means.scale for head in by_means]
+        self.temperature_ = np.array([head.temperature for head in by_means])
         self.final_ = final.name
-        self._set_heads([exit_.head for exit_ in exits], final.head)
-        self._macs = macs
-        own = [head.macs for head in self._heads]
-        self._exit_macs = np.array(own, dtype=np.float64) + pooling_macs
-        return HeldOut(run, method, exits, final)
+        return HeldOut(run, method, stages[:-1], final)
 
     def _own_labels(self, X: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:
         """Return the network's own answers, without a fit, and `head_classes`."""
@@ -362,28 +325,3 @@ class E2CMClassifier(EarlyExitClassifierMixin, ClassifierMixin, BaseEstimator):
         logits = np.concatenate(outputs)
         names = head_labels(self.head_classes, logits.shape[1])
         return names[logits.argmax(axis=1)], names
-
-    def _checked_extractor(self, X: ArrayLike) -> Extractor:
-        extractor: Extractor = (
-            RawFeatures() if self.extractor is None else self.extractor
-        )
-        check_extractor(extractor)
-        check_columns(extractor, X)
-        return extractor
-
-    def _folds(self, hashes: NDArray[np.uint64]) -> NDArray[np.intp]:
-        plain = self.metric == "euclidean" and self.calibration is None
-        return folds_by_hash(hashes, 1 if plain else N_FOLDS)
-
-    def _set_heads(self, exits: list[MeansHead], final: Head) -> None:
-        self.class_means_ = [exit_.means.means for exit_ in exits]
-        self.distance_scale_ = [exit_.means.scale for exit_ in exits]
-        self.temperature_ = np.array(
-            [1 / exit_.calibration.inverse_temperature for exit_ in exits]
-        )
-        self._heads = [*exits[:-1], final]
-
-    def __sklearn_tags__(self) -> Tags:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.three_d_array = True
-        return tags

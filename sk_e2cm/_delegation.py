@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import update_wrapper
 from typing import Any
 
@@ -13,8 +14,9 @@ from ._arrays import Floats
 from ._early_exit import EarlyExitClassifierMixin
 
 
-def _delegated(name: str) -> Any:
+def _delegated(method: Callable[..., Any]) -> Any:
     """Return a method that calls that of `estimator_`, where it has one."""
+    name = method.__name__
 
     def has_it(self: Any) -> bool:
         return hasattr(getattr(self, "estimator_", self.estimator), name)
@@ -23,9 +25,7 @@ def _delegated(name: str) -> Any:
         return getattr(self._inside(), name)(*args, **kwargs)
 
     # Under its own signature and docstring.
-    return available_if(has_it)(
-        update_wrapper(call, getattr(EarlyExitClassifierMixin, name))
-    )
+    return available_if(has_it)(update_wrapper(call, method))
 
 
 class DelegatesToEstimator:
@@ -34,14 +34,14 @@ class DelegatesToEstimator:
     estimator: Any
     estimator_: Any
 
-    predict = _delegated("predict")
-    predict_proba = _delegated("predict_proba")
-    predict_exit = _delegated("predict_exit")
-    staged_predict = _delegated("staged_predict")
-    staged_predict_proba = _delegated("staged_predict_proba")
-    exit_proba = _delegated("exit_proba")
-    cost = _delegated("cost")
-    score = _delegated("score")
+    predict = _delegated(EarlyExitClassifierMixin.predict)
+    predict_proba = _delegated(EarlyExitClassifierMixin.predict_proba)
+    predict_exit = _delegated(EarlyExitClassifierMixin.predict_exit)
+    staged_predict = _delegated(EarlyExitClassifierMixin.staged_predict)
+    staged_predict_proba = _delegated(EarlyExitClassifierMixin.staged_predict_proba)
+    exit_proba = _delegated(EarlyExitClassifierMixin.exit_proba)
+    cost = _delegated(EarlyExitClassifierMixin.cost)
+    score = _delegated(EarlyExitClassifierMixin.score)
 
     def _inside(self) -> Any:
         check_is_fitted(self, "estimator_")

@@ -6,6 +6,7 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
+from sklearn.base import is_clusterer
 from sklearn.utils import check_consistent_length
 from sklearn.utils.validation import check_is_fitted
 
@@ -67,7 +68,7 @@ class ExitDisplay:
         cls,
         estimator: Any,
         X: ArrayLike,
-        y: ArrayLike,
+        y: ArrayLike | None = None,
         *,
         by: str = "correctness",
         ax: Any = None,
@@ -76,14 +77,15 @@ class ExitDisplay:
 
         Parameters
         ----------
-        estimator : TunedExitsCV or E2CMClassifier
+        estimator : TunedExitsCV, E2CMClassifier or E2CMClusterer
             Fitted.
 
         X : array-like of shape (n_samples, ...)
             Samples.
 
-        y : array-like of shape (n_samples,)
-            True labels.
+        y : array-like of shape (n_samples,), default=None
+            True labels. By default, and for clusters always, the answers of the full
+            network.
 
         by : {"correctness", "class"}, default="correctness"
             See `plot`.
@@ -98,12 +100,17 @@ class ExitDisplay:
         """
         inside = getattr(estimator, "estimator_", estimator)
         check_is_fitted(inside)
-        stage, proba = inside._exit_lazily(X)
+        if y is None or is_clusterer(inside):
+            stage, proba = inside._exit_from_full_path(X)
+            y, y_pred = (inside._labels_at(proba, at) for at in (-1, stage))
+        else:
+            stage, proba = inside._exit_lazily(X)
+            y_pred = inside._labels[proba.argmax(axis=1)]
         return cls.from_predictions(
             y,
-            inside.classes_[proba.argmax(axis=1)],
+            y_pred,
             stage,
-            classes=inside.classes_,
+            classes=inside._labels,
             stage_names=inside.extractor_.stage_names,
             by=by,
             ax=ax,

@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import clone
-from sklearn.utils.validation import has_fit_parameter
 
 from ._arrays import Features, Floats
 from ._fitting import FittedExit, Method, out_of_fold
 from ._heads import ClassifierHead, Head, NetworkHead
 from ._training import TrainingPass
+from ._validation import weight_params
 
 
 class Final(NamedTuple):
@@ -22,7 +22,7 @@ class Final(NamedTuple):
 
     Parameters
     ----------
-    name : {"network", "class_means", "classifier"}
+    name : {"network", "class_means", "classifier", "clusterer"}
         What it is.
 
     head : Head
@@ -47,13 +47,18 @@ class HeldOut(NamedTuple):
     final: Final
 
     @property
+    def codes(self) -> NDArray[np.intp]:
+        """What is right: indices of their classes."""
+        return self.run.codes[self.run.held_out]
+
+    @property
     def rows(self) -> NDArray[np.intp]:
         """Which samples of the fit these are; those without weight do not count."""
         return self.run.kept[self.run.held_out]
 
     def probas(self) -> Iterator[Floats]:
         """Yield the probabilities of each stage, (n_held_out, n_classes)."""
-        for exit_ in self.exits[:-1]:
+        for exit_ in self.exits:
             yield out_of_fold(self.run, self.method, exit_)
         yield self.final.out_of_fold()
 
@@ -156,18 +161,12 @@ def _fit_classifier(classifier: Any, run: TrainingPass, n_classes: int) -> Final
             f"final={classifier!r} has no predict_proba. Choose another classifier, or "
             "wrap it in sklearn.calibration.CalibratedClassifierCV."
         )
-    if not has_fit_parameter(classifier, "sample_weight") and np.ptp(run.sample_weight):
-        raise ValueError(
-            f"final={classifier!r} does not take sample_weight. Choose another "
-            "classifier, or fit without weights."
-        )
+    name = f"final={classifier!r}"
 
     def fitted_to(rows: NDArray[np.bool_]) -> ClassifierHead:
+        params = weight_params(name, classifier, run.sample_weight[rows])
         fitted = clone(classifier)
-        weights = {}
-        if has_fit_parameter(fitted, "sample_weight"):
-            weights["sample_weight"] = run.sample_weight[rows]
-        fitted.fit(run.features[-1][rows], run.codes[rows], **weights)
+        fitted.fit(run.features[-1][rows], run.codes[rows], **params)
         return ClassifierHead(fitted, n_classes)
 
     def cross_fitted() -> Floats:

@@ -7,11 +7,17 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.model_selection import StratifiedShuffleSplit, check_cv, train_test_split
+from sklearn.model_selection import (
+    KFold,
+    ShuffleSplit,
+    StratifiedShuffleSplit,
+    check_cv,
+    train_test_split,
+)
 
 
 def folds_of(
-    cv: Any, X: Any, y: NDArray[Any], rng: np.random.RandomState
+    cv: Any, X: Any, y: NDArray[Any] | None, rng: np.random.RandomState
 ) -> NDArray[np.intp]:
     """Return the fold in which each sample is held out, -1 if in none.
 
@@ -23,30 +29,28 @@ def folds_of(
     X : array-like of shape (n_samples, ...)
         Samples.
 
-    y : ndarray of shape (n_samples,)
-        Labels.
+    y : ndarray of shape (n_samples,) or None
+        Labels, if there are any.
 
     rng : RandomState
-        Splits where `cv` is a share.
+        Splits where `cv` is a share, or a number and there are no labels.
 
     Raises
     ------
     ValueError
         If a sample is held out twice, or if a fold's other samples are not all used.
     """
-    if isinstance(cv, Real) and not isinstance(cv, Integral):
-        splitter = StratifiedShuffleSplit(1, test_size=float(cv), random_state=rng)
-    else:
-        splitter = check_cv(cv, y, classifier=True)
-    folds = np.full(len(y), -1)
+    n_samples = len(X)
+    splitter = _splitter(cv, y, rng)
+    folds = np.full(n_samples, -1)
     for fold, split in enumerate(splitter.split(X, y)):
-        train, test = (np.arange(len(y))[part] for part in split)
+        train, test = (np.arange(n_samples)[part] for part in split)
         if (folds[test] >= 0).any():
             raise ValueError(
                 "cv holds some samples out more than once. Use a splitter like "
                 "StratifiedKFold, or PredefinedSplit."
             )
-        if len(train) + len(test) != len(y):
+        if len(train) + len(test) != n_samples:
             raise ValueError(
                 "cv leaves samples unused: those that are not held out in a fold must "
                 "all train the class means."
@@ -55,7 +59,17 @@ def folds_of(
     return folds
 
 
-def check_folds(folds: NDArray[np.intp], y: NDArray[Any]) -> None:
+def _splitter(cv: Any, y: NDArray[Any] | None, rng: np.random.RandomState) -> Any:
+    if isinstance(cv, Real) and not isinstance(cv, Integral):
+        split = ShuffleSplit if y is None else StratifiedShuffleSplit
+        return split(1, test_size=float(cv), random_state=rng)
+    if isinstance(cv, Integral) and y is None:
+        # Where samples are sorted, each fold would hold out whole clusters.
+        return KFold(int(cv), shuffle=True, random_state=rng)
+    return check_cv(cv, y, classifier=True)
+
+
+def check_folds(folds: NDArray[np.intp], y: NDArray[Any] | None) -> None:
     """Refuse folds that hold out nothing, or all that is known of a class.
 
     Raises
@@ -65,6 +79,8 @@ def check_folds(folds: NDArray[np.intp], y: NDArray[Any]) -> None:
     """
     if (folds < 0).all():
         raise ValueError("cv holds no samples out: there is nothing to choose on.")
+    if y is None:
+        return
     for fold in range(int(folds.max()) + 1):
         inside = folds == fold
         lacking = np.setdiff1d(y[inside], y[~inside])

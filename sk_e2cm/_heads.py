@@ -10,7 +10,7 @@ from scipy.special import softmax
 
 from ._arrays import Features, Floats
 from ._calibration import Calibration
-from ._means import Means
+from ._means import ClassMeans, Means
 
 
 class Head(Protocol):
@@ -34,6 +34,11 @@ class MeansHead:
     @property
     def macs(self) -> int:
         return self.means.macs + self.calibration.macs
+
+    @property
+    def temperature(self) -> float:
+        """1 is the paper's."""
+        return 1 / self.calibration.inverse_temperature
 
     def proba(self, features: Features) -> Floats:
         return self.calibrated(self.means.scores(features))
@@ -84,3 +89,59 @@ class ClassifierHead:
         proba = np.zeros((len(features), self.n_classes))
         proba[:, self.classifier.classes_] = self.classifier.predict_proba(features)
         return proba
+
+
+class ClustererHead:
+    """A clusterer fitted on the last stage's features.
+
+    What it says is what the exits are measured by, and so it is always sure.
+
+    Parameters
+    ----------
+    clusterer : clusterer
+        Fitted.
+
+    names : ndarray of shape (n_clusters,)
+        What it calls the clusters, in ascending order.
+
+    centers : ndarray of shape (n_clusters, n_features)
+        Where they are.
+
+    dtype : dtype
+        Of the features that it was fitted on.
+    """
+
+    def __init__(
+        self, clusterer: Any, names: NDArray[Any], centers: Floats, dtype: Any
+    ) -> None:
+        self.clusterer = clusterer
+        self.names = names
+        self.centers = centers
+        self.dtype = dtype
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds of the distances to its centers; others are not counted."""
+        return int(np.size(getattr(self.clusterer, "cluster_centers_", ())))
+
+    def codes(self, features: Features) -> NDArray[np.intp]:
+        """Return the index of each sample's cluster."""
+        # KMeans compares arrays of one type only.
+        found = self.clusterer.predict(features.astype(self.dtype, copy=False))
+        codes = np.searchsorted(self.names, found).clip(max=len(self.names) - 1)
+        unknown = self.names[codes] != found
+        # A cluster to which none of the training samples belong.
+        if unknown.any():
+            distances = ClassMeans(self.centers).distances(features[unknown])
+            codes[unknown] = distances.argmin(axis=1)
+        return codes
+
+    def proba(self, features: Features) -> Floats:
+        return one_hot(self.codes(features), len(self.names))
+
+
+def one_hot(codes: NDArray[np.intp], n_classes: int) -> Floats:
+    """Return probabilities of 0 and 1, shape (n_samples, n_classes)."""
+    proba = np.zeros((len(codes), n_classes))
+    proba[np.arange(len(codes)), codes] = 1.0
+    return proba

@@ -6,6 +6,7 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
+from sklearn.base import is_clusterer
 from sklearn.utils import check_consistent_length
 from sklearn.utils.validation import check_is_fitted
 
@@ -88,14 +89,15 @@ class TradeoffDisplay:
 
         Parameters
         ----------
-        estimator : TunedExitsCV or E2CMClassifier
+        estimator : TunedExitsCV, E2CMClassifier or E2CMClusterer
             Fitted.
 
         X : array-like of shape (n_samples, ...), default=None
             Samples to measure on. Without them, a `TunedExitsCV` shows its frontier.
 
         y : array-like of shape (n_samples,), default=None
-            True labels of these samples.
+            True labels of these samples. By default, and for clusters always, the
+            score is agreement with the full network.
 
         name : str, default=None
             For the legend; the estimator's class by default.
@@ -111,16 +113,18 @@ class TradeoffDisplay:
         Raises
         ------
         ValueError
-            If there are neither samples with labels nor a frontier.
+            If there are neither samples nor a frontier.
         """
         name = type(estimator).__name__ if name is None else name
-        if (X is None) != (y is None):
+        if X is None and y is not None:
             raise ValueError("Give both X and y, or neither.")
-        if X is not None and y is not None:
+        if X is not None:
             inside = getattr(estimator, "estimator_", estimator)
             check_is_fitted(inside)
-            check_consistent_length(X, y)
             stage, proba = inside._exit_from_full_path(X)
+            if y is None or is_clusterer(inside):
+                y = inside._labels_at(proba, -1)
+            check_consistent_length(X, y)
             right = inside._labels_at(proba, stage) == np.asarray(y)
             return cls.from_predictions(
                 y,
@@ -129,13 +133,13 @@ class TradeoffDisplay:
                 stage_costs(
                     inside._macs, inside._exit_macs, np.zeros((proba.shape[1] - 1, 1))
                 ),
-                classes=inside.classes_,
+                classes=inside._labels,
                 chosen=(inside.stage_cost_[stage].mean(), right.mean()),
                 name=name,
                 ax=ax,
             )
         if not hasattr(estimator, "frontier_"):
-            raise ValueError("Give X and y: only a fitted TunedExitsCV has a frontier.")
+            raise ValueError("Give X: only a fitted TunedExitsCV has a frontier.")
         frontier = estimator.frontier_
         return cls(
             frontier["cost"],

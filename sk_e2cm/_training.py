@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import sklearn
 from numpy.typing import NDArray
+from sklearn.utils import gen_batches
 
 from ._arrays import Features, Floats
 from ._features import FullPass
@@ -90,48 +91,160 @@ def run_training_pass(
 ) -> TrainingPass:
     """Run the network once; sum over all samples and keep the features of some.
 
-    All are kept if they fit into scikit-learn's ``working_memory``, otherwise a
-    uniform subset, of the samples held out if these alone are too many. The subset
-    follows from the hash of each row, so that a sample of weight 2 and two equal
-    samples are treated alike.
-
     Raises
     ------
     ValueError
         If `second` is asked of too many features.
     """
-    n_classes = int(codes.max()) + 1
-    n_folds = int(folds.max()) + 1
-    slots = np.where(folds < 0, n_folds, folds)
-    shape = int(slots.max()) + 1, n_classes
-    sums: list[ClassSums] = []
-    features: list[Features] = []
-    kept = np.empty(0, dtype=np.intp)
+    stage_names = tuple(full_pass.extractor.stage_names)
+    summed = StageSums(stage_names, folds, codes, sample_weight, second=second)
+    kept = KeptFeatures(hashes, folds)
     batches = full_pass(X)
     for rows, batch in _in_chunks(batches) if second else batches:
-        if not sums:
-            if second:
-                _check_widths(full_pass.extractor.stage_names, batch)
-            shifts = [f.mean(axis=0, dtype=np.float64) for f in batch]
-            sums = [ClassSums(*shape, shift, second=second) for shift in shifts]
-            n_bytes_each = sum(f[0].nbytes for f in batch)
-            kept = _affordable(hashes, folds, n_bytes_each)
-            features = [np.empty((len(kept), f.shape[1]), f.dtype) for f in batch]
-        here = (kept >= rows.start) & (kept < rows.stop)
-        for summed, stored, f in zip(sums, features, batch, strict=True):
-            summed.add(f, slots[rows], codes[rows], sample_weight[rows])
-            stored[here] = f[kept[here] - rows.start]
+        summed.add(rows, batch)
+        kept.add(rows, batch)
     return TrainingPass(
-        tuple(full_pass.extractor.stage_names),
-        sums,
-        features,
-        kept,
-        hashes[kept],
-        folds[kept],
-        codes[kept],
-        sample_weight[kept],
+        stage_names,
+        summed.sums,
+        kept.features,
+        kept.rows,
+        hashes[kept.rows],
+        folds[kept.rows],
+        codes[kept.rows],
+        sample_weight[kept.rows],
         n_distinct=len(np.unique(hashes)),
     )
+
+
+def sum_kept(
+    stage_names: Sequence[str],
+    kept: KeptFeatures,
+    folds: NDArray[np.intp],
+    codes: NDArray[np.intp],
+    sample_weight: NDArray[np.float64],
+    *,
+    second: bool = False,
+) -> TrainingPass:
+    """Sum over the samples kept, when their classes are known after the pass only.
+
+    Raises
+    ------
+    ValueError
+        If a class has no sample that was kept, or `second` is asked of too many
+        features.
+    """
+    hashes = kept.hashes[kept.rows]
+    of_kept = folds[kept.rows], codes[kept.rows], sample_weight[kept.rows]
+    lacking = np.setdiff1d(codes, of_kept[1])
+    if len(lacking) and len(stage_names):
+        raise ValueError(
+            f"The features of {len(kept.rows)} of {len(codes)} samples fit into "
+            "scikit-learn's working_memory, and none of them belong to the clusters "
+            f"{lacking[:5].tolist()}. Give it more, by sklearn.set_config("
+            "working_memory=...), ask for fewer clusters, or use a coarser pooling."
+        )
+    summed = StageSums(stage_names, *of_kept, second=second)
+    for rows in gen_batches(len(kept.rows), _CHUNK):
+        summed.add(rows, [features[rows] for features in kept.features])
+    return TrainingPass(
+        tuple(stage_names),
+        summed.sums,
+        kept.features,
+        kept.rows,
+        hashes,
+        *of_kept,
+        n_distinct=len(np.unique(hashes)),
+    )
+
+
+class StageSums:
+    """The sums of every stage, over batches.
+
+    Parameters
+    ----------
+    stage_names : sequence of str
+        Names of the stages.
+
+    folds, codes, sample_weight : ndarray of shape (n_samples,)
+        Of all samples, see `TrainingPass`.
+
+    second : bool
+        Whether to sum products too.
+    """
+
+    def __init__(
+        self,
+        stage_names: Sequence[str],
+        folds: NDArray[np.intp],
+        codes: NDArray[np.intp],
+        sample_weight: Floats,
+        *,
+        second: bool,
+    ) -> None:
+        self.stage_names = stage_names
+        n_folds = int(folds.max()) + 1
+        self.slots = np.where(folds < 0, n_folds, folds)
+        self.codes = codes
+        self.sample_weight = sample_weight
+        self.second = second
+        self.sums: list[ClassSums] = []
+
+    def add(self, rows: slice, batch: list[Features]) -> None:
+        """Add the features of these samples at every stage."""
+        if rows.start == 0:
+            self.sums = self._empty_sums(batch)
+        of_rows = self.slots[rows], self.codes[rows], self.sample_weight[rows]
+        for summed, features in zip(self.sums, batch, strict=True):
+            summed.add(features, *of_rows)
+
+    def _empty_sums(self, batch: list[Features]) -> list[ClassSums]:
+        if self.second:
+            _check_widths(self.stage_names, batch)
+        shape = int(self.slots.max()) + 1, int(self.codes.max()) + 1
+        shifts = [features.mean(axis=0, dtype=np.float64) for features in batch]
+        return [ClassSums(*shape, shift, second=self.second) for shift in shifts]
+
+
+class KeptFeatures:
+    """The features of as many samples as fit into scikit-learn's ``working_memory``.
+
+    If not all do, a uniform subset; of the samples held out, if these alone are too
+    many. The subset follows from the hash of each row, so that a sample of weight 2
+    and two equal samples are treated alike.
+
+    Parameters
+    ----------
+    hashes, folds : ndarray of shape (n_samples,)
+        Of all samples.
+
+    Attributes
+    ----------
+    features : list of ndarray of shape (n_kept, n_features)
+        One per stage.
+
+    rows : ndarray of shape (n_kept,)
+        Which samples these are.
+    """
+
+    def __init__(self, hashes: NDArray[np.uint64], folds: NDArray[np.intp]) -> None:
+        self.hashes = hashes
+        self.folds = folds
+        self.features: list[Features] = []
+        self.rows = np.empty(0, dtype=np.intp)
+
+    def add(self, rows: slice, batch: list[Features]) -> None:
+        """Add the features of these samples at every stage, if they are kept."""
+        if rows.start == 0:
+            n_bytes_each = sum(features[0].nbytes for features in batch)
+            self.rows = _affordable(self.hashes, self.folds, n_bytes_each)
+            shapes = [(len(self.rows), features.shape[1]) for features in batch]
+            self.features = [
+                np.empty(shape, features.dtype)
+                for shape, features in zip(shapes, batch, strict=True)
+            ]
+        here = (self.rows >= rows.start) & (self.rows < rows.stop)
+        for stored, features in zip(self.features, batch, strict=True):
+            stored[here] = features[self.rows[here] - rows.start]
 
 
 def _in_chunks(
@@ -172,7 +285,7 @@ def _affordable(
     """Return which samples' features fit into scikit-learn's working memory."""
     n = len(hashes)
     budget = sklearn.get_config()["working_memory"] * 2**20
-    n_kept = max(int(min(budget / n_bytes_each, n)), min(n, _FEWEST_KEPT))
+    n_kept = max(int(min(budget / max(n_bytes_each, 1), n)), min(n, _FEWEST_KEPT))
     order = np.lexsort((hashes, folds < 0))
     last = order[n_kept - 1]
     # All rows that equal the last one are kept with it.

@@ -110,9 +110,8 @@ def cross_fit(estimator: Any, data: Data, folds: NDArray[np.intp]) -> Trial:
     ``working_memory``, only some are asked about.
     """
     held_out = estimator._fit(data.X, data.y, data.weight, folds)
-    asked = data.take(held_out.rows)
-    codes = codes_of(asked.y, estimator._labels)
+    codes = held_out.codes
     answers = Answers(len(estimator._heads), len(codes), len(estimator._labels))
     for stage, proba in enumerate(held_out.probas()):
         answers.add(stage, proba, codes)
-    return Trial(estimator, answers, codes, asked.weight)
+    return Trial(estimator, answers, codes, data.weight[held_out.rows])

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import BaseEstimator, MetaEstimatorMixin, clone
+from sklearn.base import BaseEstimator, MetaEstimatorMixin, clone, is_clusterer
 from sklearn.metrics import get_scorer
 from sklearn.utils import (
     Tags,
@@ -48,7 +48,7 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
 
     Parameters
     ----------
-    estimator : E2CMClassifier
+    estimator : E2CMClassifier or E2CMClusterer
         Its `threshold` is what is chosen.
 
     max_cost : float, default=None
@@ -90,7 +90,7 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
 
     Attributes
     ----------
-    estimator_ : E2CMClassifier
+    estimator_ : E2CMClassifier or E2CMClusterer
         Fitted, with the thresholds chosen.
 
     best_threshold_ : ndarray of shape (n_exits,) or (n_exits, n_classes)
@@ -114,9 +114,10 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
 
     Notes
     -----
-    Without `y` the answers of the full network take the place of labels: `max_drop`
-    is then the share of samples that are answered differently. `cv="prefit"` runs
-    the network once; otherwise it runs twice, unless the estimator has `memory`.
+    Without `y`, and for a clusterer, the answers of the full network take the place of
+    labels: `max_drop` is then the share of samples that are answered differently. An
+    int for `cv` makes shuffled folds of a clusterer's samples. A classifier runs its
+    network twice then, unless `cv="prefit"` or it has `memory`; a clusterer once.
 
     `best_score_` is that of the best among many, and so a little too good: judge the
     choice on samples of its own.
@@ -198,6 +199,7 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
 
         y : array-like of shape (n_samples,), default=None
             Labels. By default the answers of the full network are taken for right.
+            Ignored for a clusterer, which is measured by those always.
 
         sample_weight : array-like of shape (n_samples,), default=None
             Non-negative; samples of weight 0 are ignored.
@@ -221,6 +223,8 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
         UserWarning
             If the thresholds chosen let nobody leave early.
         """
+        self._check_estimator()
+        y = None if is_clusterer(self.estimator) else y
         self._check_goal(y, sample_weight)
         rng = check_random_state(self.random_state)
         trial, aside = self._try(self._checked(X, y, sample_weight), rng)
@@ -238,11 +242,21 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
         if self.risk is not None:
             points = _promised(self.risk, points, ask(trial.estimator, aside))
             points = evaluate(outcomes, points.thresholds)
-        labels = trial.estimator.classes_
+        labels = trial.estimator._labels
         points = rescored(self.scoring, points, outcomes, labels, trial.codes)
         full_loss = float(points.loss[-1])
         self._set_best(trial.estimator, pareto(points), full_loss)
         return self
+
+    def _check_estimator(self) -> None:
+        if not isinstance(self.estimator, EarlyExitMixin):
+            raise TypeError(
+                "TunedExitsCV needs an E2CMClassifier or E2CMClusterer, got "
+                f"{type(self.estimator).__name__}. In a pipeline, put TunedExitsCV in "
+                "its place: make_pipeline(scaler, TunedExitsCV(classifier, ...))."
+            )
+        if isinstance(self.cv, str):
+            check_is_fitted(self.estimator)
 
     def _check_goal(self, y: ArrayLike | None, sample_weight: ArrayLike | None) -> None:
         goals = (self.max_cost is not None) + (self.max_drop is not None)
@@ -263,17 +277,9 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
                 "risk= is a promise about samples that count alike, and does not take "
                 "sample_weight."
             )
-        if not isinstance(self.estimator, EarlyExitMixin):
-            raise TypeError(
-                "TunedExitsCV needs an E2CMClassifier, got "
-                f"{type(self.estimator).__name__}. In a pipeline, put TunedExitsCV in "
-                "its place: make_pipeline(scaler, TunedExitsCV(classifier, ...))."
-            )
-        if isinstance(self.cv, str):
-            check_is_fitted(self.estimator)
 
     def _checked(self, X: Any, y: Any, sample_weight: ArrayLike | None) -> Data:
-        array, y, weight = check_samples(self, X, y, sample_weight, needs_y=False)
+        array, y, weight = check_samples(self, X, y, sample_weight)
         # Of a data frame the estimator wants to know the columns.
         return Data(X if hasattr(X, "columns") else array, y, weight)
 
@@ -285,7 +291,7 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
             folds = np.zeros(len(data.weight), dtype=np.intp)
             return copy(self.estimator), data, folds
         estimator = clone(self.estimator)
-        if data.y is None:
+        if data.y is None and not is_clusterer(estimator):
             y, head_classes = estimator._own_labels(data.X)
             estimator.set_params(head_classes=head_classes)
             data = Data(data.X, y, data.weight)

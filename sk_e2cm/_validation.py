@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_array, check_X_y
 from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import has_fit_parameter
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -59,7 +60,7 @@ def check_samples(
     y: Any,
     sample_weight: ArrayLike | None,
     *,
-    needs_y: bool = True,
+    needs_y: bool = False,
 ) -> tuple[NDArray[Any], Any, NDArray[np.float64]]:
     """Return valid samples, labels and weights."""
     X = as_array(X)
@@ -74,20 +75,38 @@ def check_samples(
     return X, y, weight
 
 
-def check_training_data(
-    estimator: BaseEstimator,
-    X: Any,
-    y: Any,
-    sample_weight: ArrayLike | None,
-) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.float64]]:
-    """Return valid data without the samples of weight zero."""
-    X, y, weight = check_samples(estimator, X, y, sample_weight)
-    used = weight > 0
+def nonzero(sample_weight: NDArray[np.float64]) -> NDArray[np.bool_] | slice:
+    """Return which samples count, as what selects all without a copy if all do.
+
+    Raises
+    ------
+    ValueError
+        If none does.
+    """
+    used = sample_weight > 0
     if not used.any():
         raise ValueError("sample_weight is zero for every sample.")
-    data = [X, y, weight]
-    X, y, weight = data if used.all() else [a[used] for a in data]
-    return X, y, weight
+    return slice(None) if used.all() else used
+
+
+def weight_params(
+    name: str, estimator: Any, sample_weight: NDArray[np.float64]
+) -> dict[str, NDArray[np.float64]]:
+    """Return what the estimator's ``fit`` takes of the weights.
+
+    Raises
+    ------
+    ValueError
+        If it takes none, and they are not all the same.
+    """
+    if has_fit_parameter(estimator, "sample_weight"):
+        return {"sample_weight": sample_weight}
+    if np.ptp(sample_weight):
+        raise ValueError(
+            f"{name} does not take sample_weight. Choose another, or fit without "
+            "weights."
+        )
+    return {}
 
 
 def check_extractor(extractor: Any) -> None:
@@ -145,6 +164,15 @@ def check_classes(
             "Calibration needs at least two distinct samples per class, and these "
             f"classes have only one sample: {classes[alone][:5].tolist()}. Add "
             "samples, leave the classes out, or use calibration=None."
+        )
+
+
+def check_n_clusters(n_clusters: int, n_samples: int) -> None:
+    """Refuse more clusters than samples."""
+    if n_clusters > n_samples:
+        raise ValueError(
+            f"n_clusters={n_clusters} is more than there are samples: "
+            f"n_samples={n_samples}. Samples of weight zero do not count."
         )
 
 

@@ -17,6 +17,7 @@ from ._validation import labels_of
 
 __all__ = [
     "accuracy_cost_scorer",
+    "agreement_cost_scorer",
     "best_within_cost",
     "calibration_error",
     "cheapest_within_drop",
@@ -75,6 +76,77 @@ def accuracy_cost_scorer(
     >>> sorted(accuracy_cost_scorer(clf, X, y))
     ['accuracy', 'cost', 'full_accuracy']
     """
+    labels, full_labels, cost = _early_and_full(estimator, X)
+    return {
+        "accuracy": float(accuracy_score(y, labels, sample_weight=sample_weight)),
+        "cost": float(np.average(cost, weights=sample_weight)),
+        "full_accuracy": float(
+            accuracy_score(y, full_labels, sample_weight=sample_weight)
+        ),
+    }
+
+
+def agreement_cost_scorer(
+    estimator: Any,
+    X: ArrayLike,
+    y: Any = None,
+    sample_weight: NDArray[np.float64] | None = None,
+) -> dict[str, float]:
+    """Score agreement with full depth, and cost, from one run of the network.
+
+    To be passed to ``GridSearchCV`` as ``scoring``, with `best_within_cost` or
+    `cheapest_within_drop` as ``refit``. It needs no labels: what early exits answer is
+    compared with what the last stage answers. The estimator's `memory` is used.
+
+    Parameters
+    ----------
+    estimator : E2CMClusterer, E2CMClassifier, TunedExitsCV or Pipeline
+        Fitted; a pipeline ends in one of these.
+
+    X : array-like of shape (n_samples, ...)
+        Samples, none of which the network was trained on.
+
+    y : object, default=None
+        Ignored.
+
+    sample_weight : array-like of shape (n_samples,), default=None
+        Weights of the samples.
+
+    Returns
+    -------
+    dict
+        ``"agreement"``, the share of samples that get the label they get with all exits
+        closed; ``"cost"``, the mean fraction of the network's multiply-adds.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from sklearn.model_selection import GridSearchCV
+    >>> from sk_e2cm import E2CMClusterer
+    >>> from sk_e2cm.metrics import agreement_cost_scorer, cheapest_within_drop
+    >>> from sk_e2cm.testing import ToyExtractor
+    >>> X, _ = load_iris(return_X_y=True)
+    >>> search = GridSearchCV(
+    ...     E2CMClusterer(ToyExtractor(), n_clusters=3, random_state=0),
+    ...     {"threshold": [0.5, 0.9, 1.0]},
+    ...     scoring=agreement_cost_scorer,
+    ...     refit=cheapest_within_drop(0.05),
+    ... ).fit(X)
+    >>> agreement_cost_scorer(search.best_estimator_, X)["agreement"] >= 0.95
+    True
+    """
+    labels, full_labels, cost = _early_and_full(estimator, X)
+    agreement = np.average(labels == full_labels, weights=sample_weight)
+    return {
+        "agreement": float(agreement),
+        "cost": float(np.average(cost, weights=sample_weight)),
+    }
+
+
+def _early_and_full(
+    estimator: Any, X: ArrayLike
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.float64]]:
+    """Return the labels with early exits, those without, and the cost of each."""
     if isinstance(estimator, Pipeline):
         if len(estimator) > 1:
             X = estimator[:-1].transform(X)
@@ -82,21 +154,12 @@ def accuracy_cost_scorer(
     estimator = getattr(estimator, "estimator_", estimator)
     if not isinstance(estimator, EarlyExitMixin):
         raise TypeError(
-            "accuracy_cost_scorer needs an estimator with early exits, got "
+            "This scorer needs an estimator with early exits, got "
             f"{type(estimator).__name__}."
         )
     stage, proba = estimator._exit_from_full_path(X)
-
-    def accuracy(stage: NDArray[np.intp] | int) -> float:
-        labels = estimator._labels_at(proba, stage)
-        return float(accuracy_score(y, labels, sample_weight=sample_weight))
-
-    cost = np.average(estimator.stage_cost_[stage], weights=sample_weight)
-    return {
-        "accuracy": accuracy(stage),
-        "cost": float(cost),
-        "full_accuracy": accuracy(-1),
-    }
+    labels, full_labels = (estimator._labels_at(proba, at) for at in (stage, -1))
+    return labels, full_labels, estimator.stage_cost_[stage]
 
 
 def calibration_error(
@@ -162,9 +225,9 @@ def best_within_cost(max_cost: float) -> Callable[[Results], int]:
     Returns
     -------
     callable
-        Takes the ``cv_results_`` of a search scored by `accuracy_cost_scorer` and
-        returns the index of the best candidate; ties go to the cheapest. It raises
-        ValueError if every candidate costs more.
+        Takes the ``cv_results_`` of a search scored by `accuracy_cost_scorer` or
+        `agreement_cost_scorer` and returns the index of the best candidate; ties go
+        to the cheapest. It raises ValueError if every candidate costs more.
 
     Examples
     --------
@@ -182,15 +245,17 @@ def cheapest_within_drop(max_drop: float) -> Callable[[Results], int]:
     Parameters
     ----------
     max_drop : float
-        Against the same estimator with all exits closed: 0.01 is one point.
+        Against the same estimator with all exits closed: 0.01 is one point. Of
+        agreement, what is lacking to 1.
 
     Returns
     -------
     callable
-        Takes the ``cv_results_`` of a search scored by `accuracy_cost_scorer` and
-        returns the index of the best candidate; ties go to the most accurate. It
-        raises ValueError if every candidate loses more. Where the results have no
-        ``full_accuracy``, the most accurate candidate takes its place.
+        Takes the ``cv_results_`` of a search scored by `accuracy_cost_scorer` or
+        `agreement_cost_scorer` and returns the index of the best candidate; ties go to
+        the most accurate. It raises ValueError if every candidate loses more. Where
+        accuracies come without ``full_accuracy``, the most accurate candidate takes its
+        place.
 
     Examples
     --------
@@ -203,7 +268,7 @@ def cheapest_within_drop(max_drop: float) -> Callable[[Results], int]:
 
 
 def _best_within_cost(results: Results, *, max_cost: float) -> int:
-    accuracy, cost = _accuracy_and_cost(results)
+    score, cost, _ = _score_and_cost(results)
     allowed = cost <= max_cost + _ROUNDING
     if not allowed.any():
         raise ValueError(
@@ -211,35 +276,40 @@ def _best_within_cost(results: Results, *, max_cost: float) -> int:
             f"{np.nanmin(cost):.3g}. Allow more, or try lower thresholds. Above 1 the "
             "exits cost more than they save: use fewer, or a coarser pooling."
         )
-    return _first_by(-accuracy, cost, allowed)
+    return _first_by(-score, cost, allowed)
 
 
 def _cheapest_within_drop(results: Results, *, max_drop: float) -> int:
-    accuracy, cost = _accuracy_and_cost(results)
-    full = np.asarray(results.get("mean_test_full_accuracy", np.nanmax(accuracy)))
-    allowed = full - accuracy <= max_drop + _ROUNDING
+    score, cost, full = _score_and_cost(results)
+    allowed = full - score <= max_drop + _ROUNDING
     if not allowed.any():
         raise ValueError(
             f"No candidate loses at most {max_drop}: the best loses "
-            f"{np.nanmin(full - accuracy):.3g}. Allow more, or try higher thresholds."
+            f"{np.nanmin(full - score):.3g}. Allow more, or try higher thresholds."
         )
-    return _first_by(cost, -accuracy, allowed)
+    return _first_by(cost, -score, allowed)
 
 
-def _accuracy_and_cost(
+def _score_and_cost(
     results: Results,
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    missing = {"mean_test_accuracy", "mean_test_cost"} - set(results)
+) -> tuple[NDArray[np.float64], NDArray[np.float64], Any]:
+    """Return score and cost of the candidates, and the score of the full network."""
+    names = [f"mean_test_{score}" for score in ("accuracy", "agreement")]
+    found = [name for name in names if name in results]
+    missing = {found[0] if found else names[0], "mean_test_cost"} - set(results)
     if missing:
         raise ValueError(
             f"The search's results lack {sorted(missing)}: pass "
-            "scoring=accuracy_cost_scorer to it."
+            "scoring=accuracy_cost_scorer to it, or agreement_cost_scorer."
         )
-    accuracy = np.asarray(results["mean_test_accuracy"], dtype=np.float64)
+    score = np.asarray(results[found[0]], dtype=np.float64)
     cost = np.asarray(results["mean_test_cost"], dtype=np.float64)
-    if np.isnan(accuracy).all():
+    if np.isnan(score).all():
         raise ValueError("Every candidate of the search has failed.")
-    return accuracy, cost
+    if found[0] == "mean_test_agreement":
+        return score, cost, 1.0
+    full = results.get("mean_test_full_accuracy", np.nanmax(score))
+    return score, cost, np.asarray(full)
 
 
 def _first_by(

@@ -147,7 +147,7 @@ def test_every_stage_speaks_of_every_sample_held_out(final):
     )
     exits = list(fit_exits(run, METHOD))
     chosen = choose_final(final, None, exits[-1], run, METHOD, CLASSES)
-    held_out = HeldOut(run, METHOD, exits, chosen)
+    held_out = HeldOut(run, METHOD, exits[:-1], chosen)
 
     assert_array_equal(held_out.rows, kept[samples[1][kept] >= 0])
     probas = list(held_out.probas())

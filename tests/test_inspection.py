@@ -188,7 +188,7 @@ def test_labels_that_are_not_as_many_as_the_columns_are_refused(clf, new):
 
 
 def test_an_estimator_needs_samples_for_its_trade_off(clf, new):
-    with pytest.raises(ValueError, match="Give X and y: only a fitted TunedExitsCV"):
+    with pytest.raises(ValueError, match="Give X: only a fitted TunedExitsCV"):
         TradeoffDisplay.from_estimator(clf)
     with pytest.raises(NotFittedError):
         TradeoffDisplay.from_estimator(clone(clf), *new)

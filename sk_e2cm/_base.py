@@ -1,0 +1,109 @@
+"""What the classifier and the clusterer have in common: parameters, fitted state."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from numbers import Integral, Real
+from os import PathLike
+from typing import Any
+
+import joblib
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator
+from sklearn.utils import Tags
+from sklearn.utils.validation import validate_data
+
+from ._arrays import Floats
+from ._compat import Interval, StrOptions
+from ._early_exit import EarlyExitMixin
+from ._extractors import Extractor
+from ._features import RawFeatures, staged_pooling_macs
+from ._fitting import Method
+from ._heads import Head
+from ._training import N_FOLDS, folds_by_hash
+from ._validation import check_columns, check_extractor, check_macs
+
+
+class BaseE2CM(EarlyExitMixin, BaseEstimator):
+    """Class means at every exit: how they are fitted, and what is then known."""
+
+    _parameter_constraints: dict[str, Any] = {
+        "extractor": "no_validation",  # by fit, whose messages say more
+        "metric": [StrOptions({"euclidean", "mahalanobis"})],
+        "pooling": [
+            StrOptions({"auto", "none", "second_order"}),
+            Interval(Integral, 1, None, closed="left"),
+            callable,
+        ],
+        "threshold": [Real, "array-like"],
+        "calibration": [StrOptions({"temperature", "dirichlet"}), None],
+        "shrinkage": [
+            StrOptions({"ledoit_wolf", "oas"}),
+            Interval(Real, 0, 1, closed="both"),
+        ],
+        "batch_size": [Interval(Integral, 1, None, closed="left")],
+        "device": [str, torch.device, None],
+        "memory": [str, PathLike, joblib.Memory, None],
+        "verbose": ["verbose"],
+    }
+
+    extractor: Extractor | None
+    metric: str
+    pooling: Any
+    shrinkage: str | float
+    calibration: str | None
+
+    @property
+    def _method(self) -> Method:
+        return Method(self.metric, self.shrinkage, self.calibration)
+
+    def _checked_extractor(self, X: ArrayLike) -> Extractor:
+        extractor: Extractor = (
+            RawFeatures() if self.extractor is None else self.extractor
+        )
+        check_extractor(extractor)
+        check_columns(extractor, X)
+        return extractor
+
+    def _folds(self, hashes: NDArray[np.uint64]) -> NDArray[np.intp]:
+        plain = self.metric == "euclidean" and self.calibration is None
+        return folds_by_hash(hashes, 1 if plain else N_FOLDS)
+
+    def _counted(
+        self, extractor: Extractor, X: NDArray[Any], heads: Sequence[Head]
+    ) -> tuple[Floats, Floats]:
+        """Return the multiply-adds of the stages, cumulative, and of the exits."""
+        macs = check_macs(extractor.macs(X.shape[1:]), len(heads))
+        own = np.array([head.macs for head in heads], dtype=np.float64)
+        return macs, own + staged_pooling_macs(extractor, X[:1], self.pooling)
+
+    def _set_stages(
+        self,
+        X: Any,
+        input_shape: tuple[int, ...],
+        extractor: Extractor,
+        heads: Sequence[Head],
+        macs: tuple[Floats, Floats],
+    ) -> None:
+        validate_data(self, X, skip_check_array=True)
+        self.extractor_ = extractor
+        self.input_shape_ = input_shape
+        self._pooling = self.pooling
+        self._heads = heads
+        self._macs, self._exit_macs = macs
+
+    def _warn_if_nobody_leaves(self) -> None:
+        if len(self._heads) > 1 and (self._thresholds() > 1).all():
+            warnings.warn(
+                "threshold is above 1, and so above any probability, at every exit: "
+                "nothing will leave early.",
+                stacklevel=3,
+            )
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.three_d_array = True
+        return tags

@@ -1,0 +1,363 @@
+"""Clusters of the last stage, and their centroids at every exit before it."""
+
+from __future__ import annotations
+
+from numbers import Integral
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import (
+    ClassNamePrefixFeaturesOutMixin,
+    ClusterMixin,
+    TransformerMixin,
+)
+from sklearn.cluster import KMeans
+
+from ._arrays import Floats
+from ._base import BaseE2CM
+from ._clustering import Clusters, find_clusters
+from ._compat import HasMethods, Interval, _fit_context
+from ._exits import check_thresholds
+from ._extractors import Extractor
+from ._features import row_hashes
+from ._final import Final, HeldOut
+from ._fitting import fit_exits
+from ._heads import Head, one_hot
+from ._means import ClassMeans
+from ._training import KeptFeatures, sum_kept
+from ._validation import check_n_clusters, check_samples, nonzero
+
+
+class E2CMClusterer(
+    ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseE2CM
+):
+    """Early exits for clustering: no labels, and no change to the network.
+
+    Fitting runs the network once over the data, without gradients, finds clusters
+    among the features of its last stage, and takes their centroids at every exit
+    before it. A sample then leaves at the first exit that is confident of its cluster;
+    what comes after is not computed for it.
+
+    Parameters
+    ----------
+    extractor : extractor, default=None
+        A frozen network in stages, such as `TorchExtractor`. By default the features
+        themselves are the only stage, and all is done by the clusterer.
+
+    n_clusters : int, default=8
+        Number of clusters that k-means finds. Ignored if `clusterer` is given.
+
+    clusterer : clusterer, default=None
+        What finds the clusters of the last stage: anything with `fit` and `predict`,
+        such as `sklearn.mixture.GaussianMixture`. By default
+        ``KMeans(n_clusters, random_state=random_state)``. One that is fitted already is
+        taken as it is in a `sklearn.frozen.FrozenEstimator`.
+
+    metric : {"euclidean", "mahalanobis"}, default="euclidean"
+        The distance to the centroids of the exits. "euclidean" is the paper's.
+        "mahalanobis" whitens by the pooled covariance within the clusters: given more
+        samples than features far more accurate, at the same cost. The clusters of the
+        last stage are those of the clusterer either way.
+
+    pooling : {"auto", "none", "second_order"}, int or callable, default="auto"
+        How a feature map becomes one row per sample, see `E2CMClassifier`.
+
+    threshold : float or array-like, default=0.9
+        A sample exits where its largest probability reaches the threshold. One number,
+        one per exit, or one per exit and cluster, shape (n_exits, n_clusters).
+        ``numpy.inf`` closes an exit, and a closed exit costs nothing. Read at each
+        prediction, so it may be changed on a fitted estimator.
+
+    calibration : {"temperature", "dirichlet"} or None, default="temperature"
+        What makes a probability of the distances, see `E2CMClassifier`. Calibrated,
+        it is that of the cluster at full depth: a threshold of 0.9 asks for at least
+        90% agreement with the last stage. None is the paper's.
+
+    shrinkage : {"ledoit_wolf", "oas"} or float, default="ledoit_wolf"
+        For ``metric="mahalanobis"``, see `E2CMClassifier`.
+
+    batch_size : int, default=128
+        Samples run through the network at once.
+
+    device : str, torch.device or None, default=None
+        Where to run. None is where the extractor's weights are.
+
+    memory : str, path, joblib.Memory or None, default=None
+        Where to cache the features of every stage. Used by `fit`, `transform`,
+        `exit_proba` and the scorers of `sk_e2cm.metrics`, never by predictions.
+
+    verbose : int, default=0
+        Whether passes over all stages draw a progress bar.
+
+    random_state : int, RandomState instance or None, default=None
+        Draws the first centers of k-means. Ignored if `clusterer` is given.
+
+    Attributes
+    ----------
+    labels_ : ndarray of shape (n_samples,)
+        The cluster of each sample of the fit, at full depth.
+
+    cluster_centers_ : ndarray of shape (n_clusters, n_features)
+        Centers of the clusters at the last stage: the clusterer's, or means of the
+        samples if it has none.
+
+    stage_centers_ : list of ndarray of shape (n_clusters, n_features)
+        Centroids of the clusters at each exit, and last `cluster_centers_`.
+
+    inertia_ : float
+        Weighted sum of squared distances of samples to the center of their cluster,
+        at the last stage.
+
+    n_iter_ : int
+        Iterations that the clusterer took. Defined only if it counts them.
+
+    clusterer_ : clusterer
+        The fitted clusterer.
+
+    distance_scale_ : list of ndarray of shape (n_clusters,)
+        For each exit, the mean distance of all training samples to each centroid.
+        Whitened distances have no such scale: it is 1.
+
+    temperature_ : ndarray of shape (n_exits,)
+        For each exit; 1 is the paper's.
+
+    stage_cost_ : ndarray of shape (n_exits + 1,)
+        Cost of exiting at each stage, in fractions of the network's multiply-adds up
+        to its last stage. Those of the open exits and of the distances to
+        `cluster_centers_` are included, so the last exceeds 1 by a little.
+
+    extractor_ : extractor
+        The extractor used.
+
+    input_shape_ : tuple of int
+        The shape of one sample.
+
+    n_features_in_ : int
+        The length of the first axis of a sample.
+
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
+        Defined only when `X` has feature names that are all strings.
+
+    See Also
+    --------
+    E2CMClassifier : The same with labels.
+    TunedExitsCV : Chooses the thresholds, by agreement with the last stage.
+    sk_e2cm.metrics.agreement_cost_scorer : Scores for choosing a threshold.
+
+    Notes
+    -----
+    The last stage says which cluster is right, so its probabilities are 0 and 1.
+    `labels_` are full depth, also of samples that would exit early: compare with
+    ``predict(X)`` to see what early exits change.
+
+    Clusters are numbered from 0 in the order of the clusterer's own labels, and
+    only those to which training samples belong. With one cluster there is nothing to
+    decide, and every sample leaves at the first open exit.
+
+    The features of the last stage are held in memory for all samples. Where those of
+    the exits exceed scikit-learn's ``working_memory``, their centroids, scales,
+    covariances and calibration are those of a uniform subset of the samples.
+
+    Method: [1]_, section on unsupervised learning.
+
+    References
+    ----------
+    .. [1] A. Görmez, V. R. Dasari, E. Koyuncu, "E2CM: Early Exit via Class Means for
+       Efficient Supervised and Unsupervised Learning", IJCNN 2022, arXiv 2103.01148.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from sk_e2cm import E2CMClusterer
+    >>> from sk_e2cm.testing import ToyExtractor
+    >>> X, _ = load_digits(return_X_y=True)
+    >>> clusterer = E2CMClusterer(ToyExtractor(), n_clusters=10, random_state=0)
+    >>> labels = clusterer.fit_predict(X)
+    >>> bool((clusterer.predict(X) == labels).mean() > 0.9)
+    True
+    >>> clusterer.cost(X) < 1
+    True
+    """
+
+    _parameter_constraints = {
+        **BaseE2CM._parameter_constraints,
+        "n_clusters": [Interval(Integral, 1, None, closed="left")],
+        "clusterer": [HasMethods(["fit", "predict"]), None],
+        "random_state": ["random_state"],
+    }
+
+    def __init__(
+        self,
+        extractor: Extractor | None = None,
+        n_clusters: int = 8,
+        *,
+        clusterer: Any = None,
+        metric: str = "euclidean",
+        pooling: Any = "auto",
+        threshold: ArrayLike = 0.9,
+        calibration: str | None = "temperature",
+        shrinkage: str | float = "ledoit_wolf",
+        batch_size: int = 128,
+        device: str | torch.device | None = None,
+        memory: Any = None,
+        verbose: int = 0,
+        random_state: Any = None,
+    ) -> None:
+        self.extractor = extractor
+        self.n_clusters = n_clusters
+        self.clusterer = clusterer
+        self.metric = metric
+        self.pooling = pooling
+        self.threshold = threshold
+        self.calibration = calibration
+        self.shrinkage = shrinkage
+        self.batch_size = batch_size
+        self.device = device
+        self.memory = memory
+        self.verbose = verbose
+        self.random_state = random_state
+
+    def fit(
+        self,
+        X: ArrayLike,
+        y: None = None,
+        sample_weight: ArrayLike | None = None,
+    ) -> Self:
+        """Find clusters and their centroids at every exit, in one pass over the data.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, ...)
+            Samples, each of the shape that the extractor takes.
+
+        y : None
+            Ignored.
+
+        sample_weight : array-like of shape (n_samples,), default=None
+            Non-negative; samples of weight 0 get labels, and have no influence.
+
+        Returns
+        -------
+        E2CMClusterer
+            The fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            If the data, the parameters and the network do not fit together, if there
+            are fewer samples than clusters, or if only one cluster is found. What was
+            fitted before is left as it was.
+        """
+        self._fit(X, y, sample_weight)
+        self._warn_if_nobody_leaves()
+        return self
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def _fit(
+        self,
+        X: ArrayLike,
+        y: None,
+        sample_weight: ArrayLike | None,
+        folds: NDArray[np.intp] | None = None,
+    ) -> HeldOut:
+        """Fit, and return what every exit says of the samples held out.
+
+        `folds` are as for `E2CMClassifier`.
+        """
+        extractor = self._checked_extractor(X)
+        all_X, _, all_weight = check_samples(self, X, None, sample_weight)
+        used = nonzero(all_weight)
+        valid_X, weight = all_X[used], all_weight[used]
+        if self.clusterer is None:
+            check_n_clusters(self.n_clusters, len(valid_X))
+        hashes = row_hashes(valid_X)
+        folds = self._folds(hashes) if folds is None else folds
+        kept = KeptFeatures(hashes, folds)
+        clusters = self._cluster(extractor, valid_X, weight, kept)
+        exit_names = extractor.stage_names[:-1]
+        check_thresholds(self.threshold, len(exit_names), len(clusters.centers))
+
+        second = self.metric == "mahalanobis"
+        run = sum_kept(exit_names, kept, folds, clusters.codes, weight, second=second)
+        method = self._method
+        exits = list(fit_exits(run, method))
+        by_means = [exit_.head for exit_ in exits]
+        heads: list[Head] = [*by_means, clusters.head]
+        macs = self._counted(extractor, valid_X, heads)
+        labels = np.empty(len(all_X), dtype=np.intp)
+        labels[used] = clusters.codes
+        unused = np.flatnonzero(all_weight == 0)
+        for rows, batch in self._full_pass(extractor, self.pooling)(all_X[unused]):
+            labels[unused[rows]] = clusters.head.codes(batch[-1])
+
+        # Nothing is set before this point, so that a failed fit leaves no trace.
+        self._set_stages(X, valid_X.shape[1:], extractor, heads, macs)
+        self.clusterer_ = clusters.head.clusterer
+        self.labels_ = labels
+        self.inertia_ = clusters.inertia
+        self.cluster_centers_ = clusters.centers
+        self.stage_centers_ = [head.means.means for head in by_means]
+        self.stage_centers_.append(clusters.centers)
+        self.distance_scale_ = [head.means.scale for head in by_means]
+        self.temperature_ = np.array([head.temperature for head in by_means])
+        self._labels = np.arange(len(clusters.centers))
+        known = one_hot(run.codes[run.held_out], len(self._labels))
+        return HeldOut(
+            run, method, exits, Final("clusterer", clusters.head, lambda: known)
+        )
+
+    def _cluster(
+        self,
+        extractor: Extractor,
+        X: NDArray[Any],
+        sample_weight: Floats,
+        kept: KeptFeatures,
+    ) -> Clusters:
+        """Run the network once; find clusters, and keep what the exits need."""
+        last = []
+        for rows, batch in self._full_pass(extractor, self.pooling)(X):
+            kept.add(rows, batch[:-1])
+            last.append(batch[-1])
+        default = KMeans(self.n_clusters, random_state=self.random_state)
+        clusterer = default if self.clusterer is None else self.clusterer
+        clusters = find_clusters(clusterer, np.concatenate(last), sample_weight)
+        wanted_one = clusterer is default and self.n_clusters == 1
+        if len(clusters.centers) == 1 and not wanted_one:
+            raise ValueError(
+                f"{clusterer!r} has found one cluster only, so that there is nothing "
+                "to decide. Do the samples, and the network's outputs, differ?"
+            )
+        return clusters
+
+    def transform(self, X: ArrayLike) -> Floats:
+        """Return the distances to the centers of the clusters, at full depth.
+
+        Every stage is computed for all samples, and `memory` is used.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, ...)
+            Samples of the shape that was fitted.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_clusters)
+            Euclidean distances to `cluster_centers_`.
+        """
+        X = self._check_X(X)
+        means = ClassMeans(self.cluster_centers_)
+        distances = np.empty((len(X), len(self.cluster_centers_)))
+        for rows, batch in self._full_pass(self.extractor_, self._pooling)(X):
+            distances[rows] = means.distances(batch[-1])
+        return distances
+
+    @property
+    def n_iter_(self) -> int:
+        """Iterations that the clusterer took, if it counts them."""
+        return self.clusterer_.n_iter_
+
+    @property
+    def _n_features_out(self) -> int:
+        return len(self.cluster_centers_)

@@ -1,0 +1,107 @@
+"""The clusters of the last stage's features."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import clone
+from sklearn.frozen import FrozenEstimator
+from sklearn.utils import gen_batches
+
+from ._arrays import Features, Floats
+from ._heads import ClustererHead
+from ._sums import ClassSums
+from ._validation import weight_params
+
+# Samples whose distances are summed at once.
+_CHUNK = 1024
+
+
+class Clusters(NamedTuple):
+    """What a clusterer has found.
+
+    Parameters
+    ----------
+    head : ClustererHead
+        Assigns samples to them.
+
+    codes : ndarray of shape (n_samples,)
+        The cluster of each sample of the fit; every cluster has some.
+
+    inertia : float
+        Weighted sum of squared distances to the centers.
+    """
+
+    head: ClustererHead
+    codes: NDArray[np.intp]
+    inertia: float
+
+    @property
+    def centers(self) -> Floats:
+        """The centers, shape (n_clusters, n_features)."""
+        return self.head.centers
+
+
+def find_clusters(
+    clusterer: Any, features: Features, sample_weight: Floats
+) -> Clusters:
+    """Fit a clusterer, and number the clusters that samples belong to from 0.
+
+    Raises
+    ------
+    ValueError
+        If it does not take weights, and these are not all the same, or if it does
+        not return one label for each sample.
+    """
+    if features.dtype.kind != "f":
+        features = features.astype(np.float64)
+    fitted = _fitted(clusterer, features, sample_weight)
+    found = np.asarray(fitted.predict(features))
+    if found.shape != (len(features),):
+        raise ValueError(
+            f"clusterer={clusterer!r} must predict one label for each sample; for "
+            f"{len(features)} samples it returned an array of shape {found.shape}."
+        )
+    names, codes = np.unique(found, return_inverse=True)
+    centers = _own_centers(fitted, names)
+    if centers is None:
+        sums = ClassSums(1, len(names), features.mean(axis=0, dtype=np.float64))
+        sums.add(features, np.zeros_like(codes), codes, sample_weight)
+        centers = sums.means()
+    head = ClustererHead(fitted, names, centers, features.dtype)
+    return Clusters(head, codes, _inertia(features, centers, codes, sample_weight))
+
+
+def _fitted(clusterer: Any, features: Features, sample_weight: Floats) -> Any:
+    if isinstance(clusterer, FrozenEstimator):
+        return clusterer
+    params = weight_params(f"clusterer={clusterer!r}", clusterer, sample_weight)
+    # What is no estimator of scikit-learn's, but has fit and predict, is copied.
+    fitted = clone(clusterer, safe=False)
+    fitted.fit(features, **params)
+    return fitted
+
+
+def _own_centers(clusterer: Any, names: NDArray[Any]) -> Floats | None:
+    """Return the centers that a clusterer has found itself, if its labels say which."""
+    centers = getattr(clusterer, "cluster_centers_", None)
+    if centers is None or names.dtype.kind not in "iu":
+        return None
+    if names[0] < 0 or names[-1] >= len(centers):
+        return None
+    return np.asarray(centers, dtype=np.float64)[names]
+
+
+def _inertia(
+    features: Features,
+    centers: Floats,
+    codes: NDArray[np.intp],
+    sample_weight: Floats,
+) -> float:
+    total = 0.0
+    for rows in gen_batches(len(features), _CHUNK):
+        away = features[rows] - centers[codes[rows]]
+        total += sample_weight[rows] @ np.einsum("nd,nd->n", away, away)
+    return float(total)
