@@ -10,7 +10,8 @@ PY := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo demo-imagenet test test-all check docs networks bench-accuracy clean
+.PHONY: help demo demo-imagenet demo-clusters test test-all check docs networks \
+	bench-accuracy bench-clusters clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -20,6 +21,9 @@ demo: $(VENV)/.setup-examples ## Install the package and run examples/quickstart
 
 demo-imagenet: $(VENV)/.setup-examples ## EfficientNet-Lite0 with ImageNet weights, on other data too
 	$(PY) examples/imagenet.py
+
+demo-clusters: $(VENV)/.setup-examples ## Deep clustering of MNIST without labels, some 10 minutes
+	$(PY) examples/deep_clusters.py
 
 test: $(VENV)/.setup-tests ## Run the tests but for the slow ones, doctests included
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 -m "not slow" $(PYTEST_ARGS)
@@ -42,6 +46,10 @@ networks: $(VENV)/.setup-tests ## Measure the networks of the docs anew
 bench-accuracy: $(VENV)/.setup-examples ## Accuracy at a given cost: the tables of the docs, 30 minutes
 	$(PY) -m benchmarks.accuracy
 	$(PY) -m benchmarks.tuning_cost
+
+bench-clusters: $(VENV)/.setup-examples ## Clusters at a given cost; trains ten encoders the first time, an hour
+	$(PY) -m benchmarks.train_dec
+	$(PY) -m benchmarks.clusters
 
 clean: ## Remove what builds and runs leave behind (the environment stays)
 	rm -rf build dist *.egg-info docs/_build docs/generated .coverage htmlcov

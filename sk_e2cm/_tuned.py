@@ -117,7 +117,8 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
     Without `y`, and for a clusterer, the answers of the full network take the place of
     labels: `max_drop` is then the share of samples that are answered differently. An
     int for `cv` makes shuffled folds of a clusterer's samples. A classifier runs its
-    network twice then, unless `cv="prefit"` or it has `memory`; a clusterer once.
+    network twice then, unless `cv="prefit"` or it has `memory`. A clusterer runs it once,
+    and finds its clusters once, among all samples: only centroids leave folds out.
 
     `best_score_` is that of the best among many, and so a little too good: judge the
     choice on samples of its own.

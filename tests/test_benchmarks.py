@@ -3,12 +3,16 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.datasets import load_digits
+from sklearn.metrics import adjusted_rand_score
 
+from benchmarks import clusters
 from benchmarks.accuracy import BUDGETS, Judged, chosen, drawn, shared
 from benchmarks.resnet20 import BLOCKS, load_trained
 from benchmarks.train_resnet20 import N_WITHHELD, split
 from examples import datasets
 from sk_e2cm import TorchExtractor
+from sk_e2cm.testing import ToyExtractor
 
 
 def make_judged(n=200, seed=0):
@@ -72,3 +76,60 @@ def test_the_trained_networks_are_as_accurate_as_the_docs_say(name, least, macs)
     assert (answers.numpy() == data.y_test).mean() >= least
     extractor = TorchExtractor(network, BLOCKS)
     assert extractor.macs(data.X_test.shape[1:])[-1] == pytest.approx(macs, rel=0.01)
+
+
+# Clusters
+
+
+@pytest.fixture
+def subject():
+    X, y = load_digits(return_X_y=True)
+    data = datasets.DataSet(X[:1000], y[:1000], X[1000:], y[1000:])
+    return clusters.Subject("digits", 0, None, ToyExtractor(), data, {}, 500)
+
+
+@pytest.fixture
+def search(subject):
+    return clusters.tuned(subject, {"metric": "mahalanobis"}, memory=None)
+
+
+def test_thresholds_within_a_budget_agree_most(search):
+    cost, score = search.frontier_["cost"], search.frontier_["score"]
+    for budget in (cost[0], 0.7, 2.0):
+        found = clusters.within(search, budget)
+        (at,) = np.flatnonzero((search.frontier_["threshold"] == found).all(axis=1))
+        assert cost[at] <= budget
+        assert score[at] == score[cost <= budget].max()
+    assert clusters.within(search, cost[0] / 2) is None
+
+
+def test_runs_are_what_the_clusterer_predicts(subject, search):
+    found = {
+        (run.images, run.budget): run for run in clusters.runs(subject, "", search)
+    }
+    for images, X, y in (
+        ("training", subject.data.X_train, subject.data.y_train),
+        ("test", subject.data.X_test, subject.data.y_test),
+    ):
+        run = found[images, 0.7]
+        clf = search.estimator_.set_params(threshold=clusters.within(search, 0.7))
+        assert run.cost == pytest.approx(clf.cost(X))
+        assert adjusted_rand_score(y, clf.predict(X)) == pytest.approx(run.ARI)
+        clf.set_params(threshold=np.inf)
+        assert adjusted_rand_score(y, clf.predict(X)) == pytest.approx(run.full_ARI)
+
+
+def test_means_are_those_of_shares_over_seeds():
+    def run(seed, budget, acc, full):
+        scores = acc, 0.0, 0.0, full, 1.0, 1.0
+        return clusters.Run("a", seed, "test", "b", budget, 0.4, *scores)
+
+    found = [run(0, 0.4, 0.6, 0.8), run(1, 0.4, 0.9, 0.9), run(0, 0.6, 0.8, 0.8)]
+    (line,) = clusters.mean_lines(found, "ACC")
+    assert line[:3] == ["a", "test", "b"]
+    cells = dict(zip(map(str, clusters.BUDGETS), line[4:], strict=True))
+    assert cells == {
+        **dict.fromkeys(cells, ""),
+        "0.4": "0.875 (0.400)",
+        "0.6": "1.000 (0.400)",
+    }
