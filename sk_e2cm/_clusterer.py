@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from numbers import Integral
 from typing import Any, Self
 
@@ -12,6 +13,7 @@ from sklearn.base import (
     ClassNamePrefixFeaturesOutMixin,
     ClusterMixin,
     TransformerMixin,
+    clone,
 )
 from sklearn.cluster import KMeans
 
@@ -125,8 +127,8 @@ class E2CMClusterer(
 
     stage_cost_ : ndarray of shape (n_exits + 1,)
         Cost of exiting at each stage, in fractions of the network's multiply-adds up
-        to its last stage. Those of the open exits and of the distances to
-        `cluster_centers_` are included, so the last exceeds 1 by a little.
+        to its last stage. Those of the open exits and, if the clusterer has its own,
+        of the distances to `cluster_centers_` are included: the last may exceed 1.
 
     extractor_ : extractor
         The extractor used.
@@ -152,9 +154,9 @@ class E2CMClusterer(
     `labels_` are full depth, also of samples that would exit early: compare with
     ``predict(X)`` to see what early exits change.
 
-    Clusters are numbered from 0 in the order of the clusterer's own labels, and
-    only those to which training samples belong. With one cluster there is nothing to
-    decide, and every sample leaves at the first open exit.
+    Clusters are numbered from 0 in the order of the clusterer's own labels, only those
+    to which training samples belong; noise, if it knows any, is a cluster like others.
+    With ``n_clusters=1`` every sample leaves at the first open exit.
 
     The features of the last stage are held in memory for all samples. Where those of
     the exits exceed scikit-learn's ``working_memory``, their centroids, scales,
@@ -286,11 +288,7 @@ class E2CMClusterer(
         by_means = [exit_.head for exit_ in exits]
         heads: list[Head] = [*by_means, clusters.head]
         macs = self._counted(extractor, valid_X, heads)
-        labels = np.empty(len(all_X), dtype=np.intp)
-        labels[used] = clusters.codes
-        unused = np.flatnonzero(all_weight == 0)
-        for rows, batch in self._full_pass(extractor, self.pooling)(all_X[unused]):
-            labels[unused[rows]] = clusters.head.codes(batch[-1])
+        labels = self._labels_of_all(extractor, all_X, all_weight, clusters)
 
         # Nothing is set before this point, so that a failed fit leaves no trace.
         self._set_stages(X, valid_X.shape[1:], extractor, heads, macs)
@@ -303,10 +301,8 @@ class E2CMClusterer(
         self.distance_scale_ = [head.means.scale for head in by_means]
         self.temperature_ = np.array([head.temperature for head in by_means])
         self._labels = np.arange(len(clusters.centers))
-        known = one_hot(run.codes[run.held_out], len(self._labels))
-        return HeldOut(
-            run, method, exits, Final("clusterer", clusters.head, lambda: known)
-        )
+        known = partial(one_hot, run.codes[run.held_out], len(self._labels))
+        return HeldOut(run, method, exits, Final("clusterer", clusters.head, known))
 
     def _cluster(
         self,
@@ -320,16 +316,36 @@ class E2CMClusterer(
         for rows, batch in self._full_pass(extractor, self.pooling)(X):
             kept.add(rows, batch[:-1])
             last.append(batch[-1])
-        default = KMeans(self.n_clusters, random_state=self.random_state)
-        clusterer = default if self.clusterer is None else self.clusterer
+        clusterer = self._unfitted_clusterer()
         clusters = find_clusters(clusterer, np.concatenate(last), sample_weight)
-        wanted_one = clusterer is default and self.n_clusters == 1
+        wanted_one = self.clusterer is None and self.n_clusters == 1
         if len(clusters.centers) == 1 and not wanted_one:
             raise ValueError(
                 f"{clusterer!r} has found one cluster only, so that there is nothing "
                 "to decide. Do the samples, and the network's outputs, differ?"
             )
         return clusters
+
+    def _unfitted_clusterer(self) -> Any:
+        if self.clusterer is None:
+            return KMeans(self.n_clusters, random_state=self.random_state)
+        # Other objects with fit and predict are copied, but a class is refused.
+        return clone(self.clusterer, safe=isinstance(self.clusterer, type))
+
+    def _labels_of_all(
+        self,
+        extractor: Extractor,
+        X: NDArray[Any],
+        sample_weight: Floats,
+        clusters: Clusters,
+    ) -> NDArray[np.intp]:
+        """Return the cluster of every sample, those without weight included."""
+        labels = np.empty(len(X), dtype=np.intp)
+        labels[sample_weight > 0] = clusters.codes
+        unused = np.flatnonzero(sample_weight == 0)
+        for rows, batch in self._full_pass(extractor, self.pooling)(X[unused]):
+            labels[unused[rows]] = clusters.head.codes(batch[-1])
+        return labels
 
     def transform(self, X: ArrayLike) -> Floats:
         """Return the distances to the centers of the clusters, at full depth.

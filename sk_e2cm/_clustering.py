@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
+from sklearn.pipeline import Pipeline
 from sklearn.utils import gen_batches
 
 from ._arrays import Features, Floats
@@ -49,6 +49,8 @@ def find_clusters(
 ) -> Clusters:
     """Fit a clusterer, and number the clusters that samples belong to from 0.
 
+    A `FrozenEstimator` is fitted already.
+
     Raises
     ------
     ValueError
@@ -57,31 +59,32 @@ def find_clusters(
     """
     if features.dtype.kind != "f":
         features = features.astype(np.float64)
-    fitted = _fitted(clusterer, features, sample_weight)
-    found = np.asarray(fitted.predict(features))
+    if not isinstance(clusterer, FrozenEstimator):
+        params = weight_params(f"clusterer={clusterer!r}", clusterer, sample_weight)
+        clusterer.fit(features.copy(), **params)  # some work in place
+    dtype = _dtype_of(clusterer, features)
+    found = np.asarray(clusterer.predict(features.astype(dtype)))
     if found.shape != (len(features),):
         raise ValueError(
             f"clusterer={clusterer!r} must predict one label for each sample; for "
             f"{len(features)} samples it returned an array of shape {found.shape}."
         )
     names, codes = np.unique(found, return_inverse=True)
-    centers = _own_centers(fitted, names)
+    centers = _own_centers(clusterer, names)
     if centers is None:
         sums = ClassSums(1, len(names), features.mean(axis=0, dtype=np.float64))
         sums.add(features, np.zeros_like(codes), codes, sample_weight)
         centers = sums.means()
-    head = ClustererHead(fitted, names, centers, features.dtype)
+    head = ClustererHead(clusterer, names, centers, dtype)
     return Clusters(head, codes, _inertia(features, centers, codes, sample_weight))
 
 
-def _fitted(clusterer: Any, features: Features, sample_weight: Floats) -> Any:
-    if isinstance(clusterer, FrozenEstimator):
-        return clusterer
-    params = weight_params(f"clusterer={clusterer!r}", clusterer, sample_weight)
-    # What is no estimator of scikit-learn's, but has fit and predict, is copied.
-    fitted = clone(clusterer, safe=False)
-    fitted.fit(features, **params)
-    return fitted
+def _dtype_of(clusterer: Any, features: Features) -> np.dtype[Any]:
+    """Return the type it was fitted on, elsewhere perhaps: KMeans takes no other."""
+    inner = getattr(clusterer, "estimator", clusterer)  # of a FrozenEstimator
+    inner = inner[-1] if isinstance(inner, Pipeline) else inner
+    dtype = np.asarray(getattr(inner, "cluster_centers_", features)).dtype
+    return dtype if dtype.kind == "f" else features.dtype
 
 
 def _own_centers(clusterer: Any, names: NDArray[Any]) -> Floats | None:

@@ -63,9 +63,10 @@ def _splitter(cv: Any, y: NDArray[Any] | None, rng: np.random.RandomState) -> An
     if isinstance(cv, Real) and not isinstance(cv, Integral):
         split = ShuffleSplit if y is None else StratifiedShuffleSplit
         return split(1, test_size=float(cv), random_state=rng)
-    if isinstance(cv, Integral) and y is None:
+    if (cv is None or isinstance(cv, Integral)) and y is None:
         # Where samples are sorted, each fold would hold out whole clusters.
-        return KFold(int(cv), shuffle=True, random_state=rng)
+        n_folds = check_cv(cv).get_n_splits()
+        return KFold(n_folds, shuffle=True, random_state=rng)
     return check_cv(cv, y, classifier=True)
 
 

@@ -87,7 +87,8 @@ class ClassifierHead:
 
     def proba(self, features: Features) -> Floats:
         proba = np.zeros((len(features), self.n_classes))
-        proba[:, self.classifier.classes_] = self.classifier.predict_proba(features)
+        given = features.copy()  # some work in place
+        proba[:, self.classifier.classes_] = self.classifier.predict_proba(given)
         return proba
 
 
@@ -108,7 +109,7 @@ class ClustererHead:
         Where they are.
 
     dtype : dtype
-        Of the features that it was fitted on.
+        What it takes features in.
     """
 
     def __init__(
@@ -126,8 +127,7 @@ class ClustererHead:
 
     def codes(self, features: Features) -> NDArray[np.intp]:
         """Return the index of each sample's cluster."""
-        # KMeans compares arrays of one type only.
-        found = self.clusterer.predict(features.astype(self.dtype, copy=False))
+        found = self.clusterer.predict(features.astype(self.dtype))  # may write to it
         codes = np.searchsorted(self.names, found).clip(max=len(self.names) - 1)
         unknown = self.names[codes] != found
         # A cluster to which none of the training samples belong.

@@ -85,8 +85,8 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
         held out; False needs such samples. Ignored with ``cv="prefit"``.
 
     random_state : int, RandomState instance or None, default=None
-        Draws the random candidates, a `cv` given as a float, and the samples set
-        aside for `risk`.
+        Draws the random candidates, a `cv` given as a float or without labels, and
+        the samples set aside for `risk`.
 
     Attributes
     ----------
@@ -107,7 +107,7 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
         "threshold", of shape (n_points, n_exits) or (n_points, n_exits, n_classes).
 
     classes_ : ndarray of shape (n_classes,)
-        The labels.
+        The labels; a clusterer has none.
 
     n_features_in_, feature_names_in_, stage_cost_
         Those of `estimator_`.
@@ -115,10 +115,10 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
     Notes
     -----
     Without `y`, and for a clusterer, the answers of the full network take the place of
-    labels: `max_drop` is then the share of samples that are answered differently. An
-    int for `cv` makes shuffled folds of a clusterer's samples. A classifier runs its
-    network twice then, unless `cv="prefit"` or it has `memory`. A clusterer runs it once,
-    and finds its clusters once, among all samples: only centroids leave folds out.
+    labels: `max_drop` is then the share of samples that are answered differently. A
+    classifier runs its network twice then, unless `cv="prefit"` or it has `memory`. A
+    clusterer runs it once, and finds its clusters once, among all samples: only
+    centroids leave folds out, which are shuffled if `cv` is an int.
 
     `best_score_` is that of the best among many, and so a little too good: judge the
     choice on samples of its own.
@@ -269,8 +269,8 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
             )
         if y is None and self.scoring != "accuracy":
             raise ValueError(
-                f"scoring={self.scoring!r} needs labels, and y is None. Without labels "
-                "use scoring='accuracy': agreement with the full network."
+                f"scoring={self.scoring!r} needs labels: without y, and for clusters, "
+                "use scoring='accuracy', which is agreement with the full network."
             )
         get_scorer(self.scoring)  # refuses what it does not know
         if self.risk is not None and sample_weight is not None:
@@ -325,9 +325,10 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
         return len(answers.class_proba) if self.per_class else 1
 
     def _starts(self, answers: Answers) -> list[Floats]:
-        if not self.per_class or len(answers.confidence) == 1:
+        exits, classes = answers.confidence[:-1], answers.class_proba
+        if not self.per_class or not len(exits) or len(classes) == 1:
             return []
-        return thresholds_by_ease(answers.class_proba, answers.confidence[:-1])
+        return thresholds_by_ease(classes, exits)
 
     def _set_best(self, estimator: Any, points: Points, full_loss: float) -> None:
         best = self._best(points, full_loss)

@@ -12,8 +12,8 @@ from sklearn.model_selection import (
     TimeSeriesSplit,
 )
 
-from sk_e2cm import E2CMClassifier, TunedExitsCV
-from sk_e2cm._folds import folds_of, set_aside
+from sk_e2cm import E2CMClassifier, E2CMClusterer, TunedExitsCV
+from sk_e2cm._folds import check_folds, folds_of, set_aside
 from sk_e2cm.testing import ToyExtractor
 
 RNG = np.random.default_rng(0)
@@ -197,3 +197,107 @@ def test_samples_may_be_set_aside_from_more_classes_than_there_are_samples_asked
     many = np.arange(200) // 2
     aside = set_aside(0.2, np.zeros(200, dtype=int), many, np.random.RandomState(0))
     assert aside.sum() == 40
+
+
+# Without labels
+
+
+def folds_without_labels(cv, seed=0):
+    return folds_of(cv, X, None, np.random.RandomState(seed))
+
+
+def clusters_tuned(**params):
+    clusterer = E2CMClusterer(ToyExtractor(), n_clusters=3, random_state=0)
+    return TunedExitsCV(clusterer, max_drop=0.3, random_state=0, **params)
+
+
+@pytest.mark.parametrize(
+    ("cv", "n_folds"),
+    [(5, 5), (2, 2), (200, 200), (np.int64(4), 4), (None, 5)],
+    ids=["5", "2", "one each", "numpy", "none"],
+)
+def test_without_labels_a_number_of_folds_is_shuffled(cv, n_folds):
+    folds = folds_without_labels(cv)
+    assert np.bincount(folds).tolist() == [200 // n_folds] * n_folds
+    assert (np.diff(folds) < 0).any()
+    assert_array_equal(folds_without_labels(cv), folds)
+    assert (folds_without_labels(cv, seed=1) != folds).any()
+
+
+@pytest.mark.parametrize("cv", [5, 0.2, None], ids=str)
+def test_of_sorted_data_no_fold_holds_out_whole_clusters(cv):
+    folds, clusters = folds_without_labels(cv), np.arange(200) // 40
+    for k in range(5):
+        assert 0 < (folds[clusters == k] == 0).mean() < 0.4
+    labels = y.argsort()
+    assert clusters_tuned(cv=cv).fit(X[labels]).best_score_ >= 0.7
+
+
+@pytest.mark.parametrize("share", [0.3, 0.05, np.float64(0.5)], ids=str)
+def test_without_labels_a_share_is_drawn_by_the_random_state(share):
+    folds = folds_without_labels(share)
+    assert (folds == 0).sum() == share * 200
+    assert set(folds) == {-1, 0}
+    assert_array_equal(folds_without_labels(share), folds)
+    assert (folds_without_labels(share, seed=1) != folds).any()
+
+
+@pytest.mark.parametrize(
+    "cv",
+    [KFold(3), PredefinedSplit(NEVER), list(KFold(4).split(X))],
+    ids=["k-fold", "predefined", "iterable"],
+)
+def test_without_labels_each_sample_is_in_the_fold_that_tests_it(cv):
+    splits = cv if isinstance(cv, list) else cv.split(X)
+    assert folds_without_labels(cv).tolist() == held_out_by_loop(splits)
+    clusters_tuned(cv=cv).fit(X)
+
+
+@pytest.mark.parametrize(
+    ("cv", "message"),
+    [
+        (RepeatedKFold(n_splits=3, n_repeats=2), "out more than once"),
+        (TimeSeriesSplit(3), "leaves samples unused"),
+        (PredefinedSplit(np.full(200, -1)), "holds no samples out"),
+    ],
+    ids=["twice", "unused", "nobody"],
+)
+@pytest.mark.parametrize("refit", [True, False])
+def test_without_labels_splitters_that_do_not_fit_are_refused(cv, message, refit):
+    with pytest.raises(ValueError, match=message):
+        clusters_tuned(cv=cv, refit=refit).fit(X)
+
+
+@pytest.mark.parametrize("cv", [5, KFold(3)], ids=["int", "k-fold"])
+def test_without_refit_some_of_a_clusterers_samples_are_never_held_out(cv):
+    with pytest.raises(ValueError, match=r"refit=False needs .* cv=0.2, say"):
+        clusters_tuned(cv=cv, refit=False).fit(X)
+
+
+def test_without_labels_folds_are_only_asked_to_hold_somebody_out():
+    folds = np.repeat([0, 1], 100)
+    check_folds(folds, None)
+    check_folds(np.where(folds == 1, -1, 0), None)
+    with pytest.raises(ValueError, match="holds no samples out"):
+        check_folds(np.full(200, -1), None)
+    # With labels they are asked for more.
+    with pytest.raises(ValueError, match=r"classes \[0\] are held out in one fold"):
+        check_folds(folds, folds)
+
+
+def test_a_fold_may_hold_out_a_whole_cluster():
+    k_means = clusters_tuned().estimator.fit(X).labels_
+    search = clusters_tuned(cv=PredefinedSplit(np.where(k_means == 1, 0, -1)))
+    assert search.fit(X).full_score_ == 1
+
+
+@pytest.mark.parametrize(("share", "n_aside"), [(0.2, 30), (0.5, 75), (0.9, 135)])
+def test_without_labels_a_share_of_those_held_out_is_set_aside(share, n_aside):
+    first, again, other = (
+        set_aside(share, NEVER, None, np.random.RandomState(seed)) for seed in (1, 1, 2)
+    )
+    assert first.dtype == bool
+    assert first.sum() == n_aside
+    assert not first[NEVER < 0].any()
+    assert_array_equal(first, again)
+    assert (first != other).any()

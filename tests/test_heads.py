@@ -4,12 +4,23 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.special import log_softmax, softmax
+from sklearn.cluster import KMeans
 from sklearn.ensemble import RandomForestClassifier
+from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
+from sklearn.mixture import GaussianMixture
 from sklearn.naive_bayes import GaussianNB
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from sk_e2cm._calibration import Dirichlet, Temperature
-from sk_e2cm._heads import ClassifierHead, MeansHead, NetworkHead
+from sk_e2cm._heads import (
+    ClassifierHead,
+    ClustererHead,
+    MeansHead,
+    NetworkHead,
+    one_hot,
+)
 from sk_e2cm._means import ClassMeans, WhitenedMeans
 
 N, N_CLASSES, N_FEATURES = 60, 3, 5
@@ -69,6 +80,19 @@ def test_probabilities_sum_to_one(means, calibration, scale):
 )
 def test_an_exit_costs_its_means_and_its_calibration(means, calibration, macs):
     assert MeansHead(means, calibration).macs == N_CLASSES * N_FEATURES + macs
+
+
+@pytest.mark.parametrize(
+    ("calibration", "temperature"),
+    list(zip(make_calibrations(), [1.0, 0.4, 2.0], strict=True)),
+)
+def test_the_temperature_is_what_scores_are_divided_by(calibration, temperature):
+    head = MeansHead(make_means()[1], calibration)
+    assert head.temperature == pytest.approx(temperature)
+    if isinstance(calibration, Temperature):
+        _, features = make_features()
+        logits = head.means.scores(features) / head.temperature
+        assert_allclose(head.proba(features), softmax(logits, axis=1), rtol=1e-10)
 
 
 def test_probabilities_of_float32_features_are_float64():
@@ -144,3 +168,123 @@ def test_a_linear_classifier_costs_its_coefficients(classifier, macs):
     codes, features = make_features()
     head = ClassifierHead(classifier.fit(features, codes), N_CLASSES)
     assert head.macs == macs
+
+
+# A clusterer
+
+
+class Says:
+    """Calls the samples what it was told to, and notes of what type they were."""
+
+    def __init__(self, names):
+        self.names = np.asarray(names)
+
+    def predict(self, features):
+        self.dtype = features.dtype
+        return self.names[: len(features)]
+
+
+CENTERS = np.array([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0]])
+
+
+def make_clusterer_head(said, names, dtype=np.float64):
+    return ClustererHead(Says(said), np.array(names), CENTERS, dtype)
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        ([0, 1, 2], [2, 0, 1, 1, 0]),
+        ([0, 3, 7], [7, 0, 3, 3, 0]),
+        ([-1, 0, 4], [4, -1, 0, 0, -1]),
+        (["bird", "cat", "dog"], ["dog", "bird", "cat", "cat", "bird"]),
+    ],
+    ids=["numbers", "gaps", "negative", "text"],
+)
+def test_clusters_are_known_by_the_position_of_their_names(names, said):
+    codes = make_clusterer_head(said, names).codes(np.zeros((5, 2)))
+    assert codes.tolist() == [names.index(name) for name in said] == [2, 0, 1, 1, 0]
+
+
+@pytest.mark.parametrize("unknown", [-5, 2, 6, 99])
+def test_a_cluster_of_no_training_sample_gives_way_to_the_nearest_centre(unknown):
+    features = np.array([[9.0, 1.0], [1.0, 9.0], [1.0, 1.0], [9.0, 1.0]])
+    head = make_clusterer_head([unknown, unknown, unknown, 0], [0, 4, 7])
+    # The last is known, and far from its centre.
+    assert head.codes(features).tolist() == [1, 2, 0, 0]
+
+
+def test_a_name_beyond_text_that_is_known_gives_way_too():
+    features = np.array([[1.0, 9.0], [9.0, 1.0]])
+    head = make_clusterer_head(["zebra", "ant"], ["bird", "cat", "dog"])
+    assert head.codes(features).tolist() == [2, 1]
+
+
+def test_k_means_that_found_more_than_the_training_samples_belong_to():
+    _, features = make_features()
+    fitted = KMeans(4, random_state=0).fit(features)
+    names = np.array([0, 1, 3])
+    head = ClustererHead(fitted, names, fitted.cluster_centers_[names], features.dtype)
+    distances = np.linalg.norm(
+        features[:, None] - fitted.cluster_centers_[names], axis=2
+    )
+    assert (fitted.predict(features) == 2).any()
+    # The nearest of all, or if that is gone the nearest of the others.
+    assert_array_equal(head.codes(features), distances.argmin(axis=1))
+
+
+@pytest.mark.parametrize("given", [np.float64, np.float32, np.int64, np.uint8])
+@pytest.mark.parametrize("fitted", [np.float64, np.float32])
+def test_a_clusterer_is_asked_about_the_type_it_was_fitted_on(given, fitted):
+    head = make_clusterer_head([0, 1], [0, 1, 2], dtype=fitted)
+    head.codes(np.zeros((2, 2), dtype=given))
+    assert head.clusterer.dtype == fitted
+
+
+@pytest.mark.parametrize("given", [np.float64, np.float32])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_k_means_answers_for_features_of_another_type(given, dtype):
+    _, features = make_features()
+    fitted = KMeans(3, random_state=0).fit(features.astype(dtype))
+    head = ClustererHead(fitted, np.arange(3), fitted.cluster_centers_, dtype)
+    assert_array_equal(head.codes(features.astype(given)), fitted.labels_)
+
+
+def test_a_clusterer_is_always_sure():
+    proba = make_clusterer_head([7, 0, 3, 3], [0, 3, 7]).proba(np.zeros((4, 2)))
+    assert proba.tolist() == [[0, 0, 1], [1, 0, 0], [0, 1, 0], [0, 1, 0]]
+    assert proba.dtype == np.float64
+
+
+@pytest.mark.parametrize(
+    ("clusterer", "macs"),
+    [
+        (KMeans(4, random_state=0), 4 * N_FEATURES),
+        (FrozenEstimator(KMeans(4, random_state=0)), 4 * N_FEATURES),
+        (GaussianMixture(4, random_state=0), 0),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_clusterer_costs_all_the_centres_it_has(clusterer, macs):
+    _, features = make_features()
+    getattr(clusterer, "estimator", clusterer).fit(features)
+    head = ClustererHead(clusterer, np.arange(2), np.zeros((2, N_FEATURES)), float)
+    assert head.macs == macs
+
+
+@pytest.mark.parametrize("codes", [[2, 0, 1, 0], [1], []], ids=str)
+def test_probabilities_of_0_and_1_have_one_1_in_each_row(codes):
+    proba = one_hot(np.array(codes, dtype=np.intp), 4)
+    assert proba.shape == (len(codes), 4)
+    assert proba.tolist() == [[float(k == code) for k in range(4)] for code in codes]
+
+
+def test_a_classifier_that_works_in_place_does_not_write_to_the_features():
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(60, 3)) + 3.0 * (np.arange(60) % 2)[:, None]
+    steps = StandardScaler(copy=False), LogisticRegression()
+    classifier = make_pipeline(*steps).fit(features.copy(), np.arange(60) % 2)
+    given = features.copy()
+    proba = ClassifierHead(classifier, 2).proba(given)
+    assert_array_equal(given, features)
+    assert_allclose(proba, classifier.predict_proba(features.copy()))

@@ -10,7 +10,7 @@ from sklearn.base import clone
 from sklearn.datasets import make_classification
 from sklearn.exceptions import NotFittedError
 
-from sk_e2cm import E2CMClassifier, TunedExitsCV
+from sk_e2cm import E2CMClassifier, E2CMClusterer, TunedExitsCV
 from sk_e2cm.inspection import ExitDisplay, TradeoffDisplay
 from sk_e2cm.testing import CountingExtractor, ToyExtractor
 
@@ -322,6 +322,67 @@ def test_labels_of_another_length_are_refused(clf, new):
     for display in (TradeoffDisplay, ExitDisplay):
         with pytest.raises(ValueError, match="inconsistent numbers of samples"):
             display.from_estimator(clf, X, y[:-1])
+
+
+# Agreement with full depth
+
+
+@pytest.fixture(scope="module", params=["clusterer", "tuned"])
+def clusters(data, request):
+    clusterer = E2CMClusterer(ToyExtractor(), 3, threshold=0.7, random_state=0)
+    if request.param == "tuned":
+        clusterer = TunedExitsCV(clusterer, max_drop=0.1, random_state=0)
+    return clusterer.fit(data[0][:120])
+
+
+def agreement_by_loop(estimator, X):
+    """Return the stage, the label and that at full depth of each sample."""
+    inside, found = getattr(estimator, "estimator_", estimator), []
+    proba, thresholds = inside.exit_proba(X), np.broadcast_to(inside.threshold, 2)
+    for i in range(len(X)):
+        stage = 0
+        while stage < 2 and proba[i, stage].max() < thresholds[stage]:
+            stage += 1
+        found.append((stage, proba[i, stage].argmax(), proba[i, -1].argmax()))
+    return np.array(found).T
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["clusters", "classes"])
+def test_without_labels_the_trade_off_is_against_agreement(clf, clusters, new, own):
+    estimator, (X, _) = clusters if own else clf, new
+    display = TradeoffDisplay.from_estimator(estimator, X)
+    stage, label, full = agreement_by_loop(estimator, X)
+    cost = estimator.stage_cost_[stage].mean()
+    assert display.chosen == pytest.approx((cost, np.mean(label == full)))
+    assert display.full_score == display.score[-1] == 1
+    expected = TradeoffDisplay.from_predictions(
+        full, estimator.exit_proba(X), estimator.stage_cost_, classes=range(3)
+    )
+    assert_allclose(display.cost, expected.cost)
+    assert_allclose(display.score, expected.score)
+    assert len(display.cost) > 5
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["clusters", "classes"])
+def test_without_labels_exits_are_right_if_they_agree(clf, clusters, new, own):
+    estimator, (X, _) = clusters if own else clf, new
+    display = ExitDisplay.from_estimator(estimator, X, by="class")
+    counts = np.zeros((3, 3, 2), dtype=int)
+    for stage, label, full in zip(*agreement_by_loop(estimator, X), strict=True):
+        counts[stage, full, int(label == full)] += 1
+    assert_array_equal(display.counts, counts)
+    assert counts[-1, :, 0].sum() == 0
+    assert_array_equal(display.classes, np.arange(3) if own else NAMES)
+    assert texts(display.ax_.get_yticklabels()) == [str(k) for k in display.classes]
+
+
+@pytest.mark.parametrize("as_y", [lambda y: y, lambda y: y[:3]], ids=["all", "some"])
+def test_labels_of_clusters_are_ignored(clusters, new, as_y):
+    X, y = new
+    for show in (TradeoffDisplay.from_estimator, ExitDisplay.from_estimator):
+        display, expected = show(clusters, X, as_y(y)), show(clusters, X)
+        for name in vars(expected).keys() & {"cost", "score", "counts", "classes"}:
+            assert_array_equal(getattr(display, name), getattr(expected, name))
 
 
 # Without matplotlib

@@ -8,7 +8,12 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from sk_e2cm._features import FullPass, row_hashes
 from sk_e2cm._fitting import Method, fit_exits
-from sk_e2cm._training import folds_by_hash, run_training_pass
+from sk_e2cm._training import (
+    KeptFeatures,
+    folds_by_hash,
+    run_training_pass,
+    sum_kept,
+)
 from sk_e2cm.testing import CountingExtractor, ToyExtractor
 
 N_CLASSES, N_FOLDS = 3, 5
@@ -283,3 +288,113 @@ def test_the_stage_with_too_many_features_is_named():
     X, classes, weight = np.zeros((20, 9000)), np.arange(20) % 3, np.ones(20)
     with pytest.raises(ValueError, match="'part1' has 4500 features"):
         train(X, classes, weight, second=True)
+
+
+# Classes that are known after the pass only
+
+
+def keep(X, folds=None, *, batch_size=64, widths=WIDTHS, working_memory=1024):
+    """Return the features kept of stages of these widths."""
+    hashes = row_hashes(X)
+    kept = KeptFeatures(hashes, folds_by_hash(hashes) if folds is None else folds)
+    with sklearn.config_context(working_memory=working_memory):
+        for start in range(0, len(X), batch_size):
+            rows = slice(start, min(start + batch_size, len(X)))
+            kept.add(rows, [X[rows, :width] for width in widths])
+    return kept
+
+
+def sum_up(kept, classes, weight, **params):
+    names = [f"part{stage + 1}" for stage in range(len(kept.features))]
+    return sum_kept(names, kept, kept.folds, classes, weight, **params)
+
+
+@pytest.mark.parametrize("second", [False, True])
+@pytest.mark.parametrize("share", [1.0, 0.4], ids=["all", "some held out"])
+@pytest.mark.parametrize("n", [500, 2500])
+def test_sums_after_the_pass_are_those_of_the_pass(n, share, second):
+    X, classes, weight = data = make_data(n)
+    folds = make_folds(n, share)
+    expected = train(*data, folds=folds, second=second)
+    run = sum_up(keep(X, folds), classes, weight, second=second)
+    assert_sums_over_all(run, *data, folds)
+    assert (run.sums[0].second is not None) == second
+    for name in ("kept", "hashes", "folds", "codes", "sample_weight", "features"):
+        np.testing.assert_equal(getattr(run, name), getattr(expected, name))
+    assert run.stage_names == expected.stage_names
+    assert run.n_distinct == expected.n_distinct == n
+    for sums, others in zip(run.sums, expected.sums, strict=True):
+        assert_allclose(sums.weight, others.weight, rtol=1e-12)
+        assert_allclose(sums.means(0), others.means(0), rtol=1e-12)
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "mahalanobis"])
+def test_exits_after_the_pass_are_those_of_the_pass(metric):
+    X, classes, weight = make_data()
+    X[:, 5] += classes
+    method, second = Method(metric, "oas", "temperature"), metric == "mahalanobis"
+    run = sum_up(keep(X), classes, weight, second=second)
+    expected = fit_exits(train(X, classes, weight, second=second), method)
+    for exit_, other in zip(fit_exits(run, method), expected, strict=True):
+        assert_allclose(exit_.scores, other.scores, rtol=1e-7)
+        assert exit_.head.temperature == pytest.approx(other.head.temperature)
+
+
+@pytest.mark.parametrize("second", [False, True])
+@pytest.mark.parametrize("share", [1.0, 0.5, 0.1], ids=str)
+def test_of_a_subset_the_sums_are_those_of_the_subset(share, second):
+    data, folds = make_data(n=1000), make_folds(1000, share)
+    kept = keep(data[0], folds, working_memory=300 * BYTES_EACH / 2**20)
+    run = sum_up(kept, *data[1:], second=second)
+    assert len(run.kept) == run.n_distinct == 300
+    X, *of_rows = (array[run.kept] for array in (*data, folds))
+    assert_sums_over_all(run, X, *of_rows)
+    assert_array_equal([run.codes, run.sample_weight, run.folds], of_rows)
+    assert_array_equal(run.hashes, row_hashes(X))
+
+
+@pytest.mark.parametrize("working_memory", [1024, 0])
+def test_without_stages_there_is_nothing_to_sum(working_memory):
+    X, _, weight = make_data()
+    kept = keep(X, widths=(), working_memory=working_memory)
+    # Each sample a cluster: it does not matter which are kept.
+    run = sum_up(kept, np.arange(500), weight)
+    assert run.sums == run.features == []
+    assert_array_equal(run.codes, run.kept)
+    assert_array_equal(run.sample_weight, weight[run.kept])
+
+
+def test_clusters_of_which_no_sample_was_kept_are_named():
+    X, classes, weight = make_data(n=1000)
+    kept = keep(X, working_memory=0)
+    lost = np.setdiff1d(np.arange(1000), kept.rows)
+    classes[lost[:3]] = 3, 5, 3
+    classes[kept.rows[0]] = 4
+    message = (
+        r"100 of 1000 samples .*clusters \[3, 5\]\. Give .*working_memory=.*coarse"
+    )
+    with pytest.raises(ValueError, match=message):
+        sum_up(kept, classes, weight)
+    classes[lost[:8]] = np.arange(8) + 5
+    with pytest.raises(ValueError, match=r"clusters \[5, 6, 7, 8, 9\]\. Give"):
+        sum_up(kept, classes, weight)
+
+
+def test_products_of_too_many_features_are_refused_after_the_pass_too():
+    kept = keep(np.eye(20, 5000), widths=(10, 5000))
+    with pytest.raises(ValueError, match="'part2' has 5000 features"):
+        sum_up(kept, np.arange(20) % 3, np.ones(20), second=True)
+
+
+@pytest.mark.parametrize("batch_size", [1, 64, 1000])
+@pytest.mark.parametrize("n_kept", [150, 1000])
+def test_features_are_kept_of_batches_of_any_size(n_kept, batch_size):
+    X, classes, weight = make_data(n=600)
+    X = X.astype(np.float32)  # of half as many bytes
+    memory = n_kept * BYTES_EACH / 2 / 2**20
+    kept = keep(X, batch_size=batch_size, working_memory=memory)
+    assert len(kept.rows) == min(n_kept, 600)
+    for features, width in zip(kept.features, WIDTHS, strict=True):
+        assert features.dtype == np.float32
+        assert_array_equal(features, X[kept.rows, :width])
+    assert_array_equal(kept.rows, train_within(n_kept / 2, (X, classes, weight)).kept)

@@ -6,11 +6,19 @@ import sklearn
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
+from sklearn.cluster import KMeans
 from sklearn.datasets import make_classification
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import KFold, PredefinedSplit, StratifiedKFold
 
-from sk_e2cm import E2CMClassifier, RiskControl, TorchExtractor, TunedExitsCV, _trial
+from sk_e2cm import (
+    E2CMClassifier,
+    E2CMClusterer,
+    RiskControl,
+    TorchExtractor,
+    TunedExitsCV,
+    _trial,
+)
 from sk_e2cm._folds import folds_of
 from sk_e2cm._trial import Data, Trial, ask, codes_of, cross_fit
 from sk_e2cm.testing import CountingExtractor, ToyExtractor
@@ -264,6 +272,85 @@ def test_outcomes_cost_what_the_estimator_says(fitted, data):
         costs = outcomes.stage_cost(np.array(threshold)[:, None])
         assert_allclose(costs, fitted.set_params(threshold=threshold).stage_cost_)
     assert_allclose(outcomes.weight, data.weight / data.weight.sum())
+
+
+# Clusters
+
+
+def clusterer(**params):
+    return E2CMClusterer(ToyExtractor(), n_clusters=3, random_state=0, **params)
+
+
+@pytest.mark.parametrize("cv", SPLITTERS.values(), ids=SPLITTERS)
+def test_exits_that_have_not_seen_the_fold_are_asked_of_clusters_found_in_all(data, cv):
+    X, weight = data.X, data.weight
+    unlabelled = Data(X, None, weight)
+    trial = cross_fit(clusterer(calibration=None), unlabelled, folds_by(cv, data))
+    codes = KMeans(3, random_state=0).fit(X, sample_weight=weight).labels_
+    expected, held_out = np.empty((2, len(X), 3)), np.zeros(len(X), dtype=bool)
+    for stage, n_seen in enumerate([4, 8]):
+        f = X[:, :n_seen]
+
+        def distances(rows, f=f):
+            means = []
+            for k in range(3):
+                inside = rows[codes[rows] == k]
+                means.append(weight[inside] @ f[inside] / weight[inside].sum())
+            return np.linalg.norm(f[:, None] - np.array(means), axis=2)
+
+        scale = np.average(distances(np.arange(len(X))), axis=0, weights=weight)
+        for train, test in cv.split(X, data.y):
+            e = np.exp(-distances(train)[test] / scale)
+            expected[stage, test] = e / e.sum(axis=1, keepdims=True)
+            held_out[test] = True
+    expected, codes = expected[:, held_out], codes[held_out]
+    assert_allclose(trial.answers.confidence[:2], expected.max(axis=2), rtol=1e-9)
+    assert_array_equal(trial.answers.label[:2], expected.argmax(axis=2))
+    assert_array_equal(trial.answers.confidence[2], 1)
+    assert_array_equal(trial.answers.label[2], codes)
+    assert_array_equal(trial.codes, codes)
+    assert_array_equal(trial.weight, weight[held_out])
+    for k in range(3):
+        of_cluster = expected[:, codes == k].sum(axis=(0, 1))
+        assert_allclose(trial.answers.class_proba[k], of_cluster, rtol=1e-9)
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "mahalanobis"])
+@pytest.mark.parametrize("calibration", ["temperature", "dirichlet"])
+def test_a_trial_leaves_a_clusterer_as_a_fit_does(data, metric, calibration):
+    params = {"metric": metric, "calibration": calibration}
+    folds = folds_by(5, data)
+    trial = cross_fit(clusterer(**params), Data(data.X, None, data.weight), folds)
+    expected = clusterer(**params).fit(data.X, sample_weight=data.weight)
+    assert_array_equal(trial.codes, expected.labels_)
+    for found, others in zip(
+        trial.estimator.stage_centers_, expected.stage_centers_, strict=True
+    ):
+        assert_allclose(found, others, rtol=1e-9)
+
+
+def test_past_the_working_memory_some_are_asked_and_all_are_clustered(data):
+    folds = folds_by(5, data)
+    with sklearn.config_context(working_memory=0.012):
+        trial = cross_fit(clusterer(), Data(data.X, None, data.weight), folds)
+    assert 100 <= len(trial.codes) < 200
+    rows = [np.flatnonzero(data.weight == weight).item() for weight in trial.weight]
+    k_means = KMeans(3, random_state=0).fit(data.X, sample_weight=data.weight)
+    assert_array_equal(trial.codes, k_means.labels_[rows])
+    assert_array_equal(trial.estimator.labels_, k_means.labels_)
+    # The centroids of the exits are those of some.
+    for k in range(3):
+        inside = np.array(rows)[trial.codes == k]
+        mean = np.average(data.X[inside, :4], axis=0, weights=data.weight[inside])
+        assert_allclose(trial.estimator.stage_centers_[0][k], mean)
+
+
+def test_what_is_right_of_clusters_is_what_the_last_stage_says(data):
+    fitted = clusterer().fit(data.X[:100])
+    trial = ask(fitted, Data(data.X, None, data.weight))
+    assert_array_equal(trial.codes, fitted.clusterer_.predict(data.X))
+    assert_array_equal(trial.answers.label[-1], trial.codes)
+    assert_array_equal(trial.spoilt(), trial.losses("accuracy"))
 
 
 # Data

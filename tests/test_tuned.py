@@ -299,7 +299,7 @@ def test_without_labels_an_answer_that_is_never_given_does_not_matter(data, netw
 
 @pytest.mark.parametrize("cv", [5, "prefit"])
 def test_without_labels_only_agreement_can_be_scored(data, clf, cv):
-    with pytest.raises(ValueError, match=r"needs labels, and y is None.*agreement"):
+    with pytest.raises(ValueError, match=r"needs labels: without y.*agreement"):
         tuned(clf, max_drop=0.1, cv=cv, scoring="f1_macro").fit(data[0])
 
 
