@@ -22,7 +22,7 @@ from ._early_exit import EarlyExitMixin
 from ._extractors import Extractor
 from ._features import RawFeatures, staged_pooling_macs
 from ._fitting import Method
-from ._heads import Head
+from ._heads import Head, MeansHead
 from ._training import N_FOLDS, folds_by_hash
 from ._validation import check_columns, check_extractor, check_macs
 
@@ -86,6 +86,7 @@ class BaseE2CM(EarlyExitMixin, BaseEstimator):
         input_shape: tuple[int, ...],
         extractor: Extractor,
         heads: Sequence[Head],
+        by_means: Sequence[MeansHead],
         macs: tuple[Floats, Floats],
     ) -> None:
         validate_data(self, X, skip_check_array=True)
@@ -94,6 +95,8 @@ class BaseE2CM(EarlyExitMixin, BaseEstimator):
         self._pooling = self.pooling
         self._heads = heads
         self._macs, self._exit_macs = macs
+        self.distance_scale_ = [head.means.scale for head in by_means]
+        self.temperature_ = np.array([head.temperature for head in by_means])
 
     def _warn_if_nobody_leaves(self) -> None:
         if len(self._heads) > 1 and (self._thresholds() > 1).all():

@@ -20,7 +20,7 @@ from ._final import HeldOut, choose_final, head_labels
 from ._fitting import fit_exits
 from ._heads import Head
 from ._training import run_training_pass
-from ._validation import as_array, check_classes, check_samples, nonzero
+from ._validation import as_array, check_classes, check_samples, with_weight
 
 
 class E2CMClassifier(EarlyExitClassifierMixin, ClassifierMixin, BaseE2CM):
@@ -263,13 +263,13 @@ class E2CMClassifier(EarlyExitClassifierMixin, ClassifierMixin, BaseE2CM):
         """Fit, and return what every stage says of the samples held out.
 
         `folds` are -1 for samples that never are; by default they follow from the
-        content of each row.
+        content of each row. Where they are given, no weight is zero.
         """
         extractor = self._checked_extractor(X)
         valid_X, valid_y, weight = check_samples(
             self, X, y, sample_weight, needs_y=True
         )
-        used = nonzero(weight)
+        used = with_weight(weight)
         valid_X, valid_y, weight = valid_X[used], valid_y[used], weight[used]
         classes, codes = np.unique(valid_y, return_inverse=True)
         hashes = row_hashes(valid_X)
@@ -302,11 +302,10 @@ class E2CMClassifier(EarlyExitClassifierMixin, ClassifierMixin, BaseE2CM):
         macs = self._counted(extractor, valid_X, heads)
 
         # Nothing is set before this point, so that a failed fit leaves no trace.
-        self._set_stages(X, valid_X.shape[1:], extractor, heads, macs)
+        shape = valid_X.shape[1:]
+        self._set_stages(X, shape, extractor, heads, by_means, macs)
         self.classes_ = self._labels = classes
         self.class_means_ = [head.means.means for head in by_means]
-        self.distance_scale_ = [head.means.scale for head in by_means]
-        self.temperature_ = np.array([head.temperature for head in by_means])
         self.final_ = final.name
         return HeldOut(run, method, stages[:-1], final)
 

@@ -19,7 +19,7 @@ from sklearn.cluster import KMeans
 
 from ._arrays import Floats
 from ._base import BaseE2CM
-from ._clustering import Clusters, find_clusters
+from ._clustering import Clusters, find_clusters, fit_params
 from ._compat import HasMethods, Interval, _fit_context
 from ._exits import check_thresholds
 from ._extractors import Extractor
@@ -28,8 +28,8 @@ from ._final import Final, HeldOut
 from ._fitting import fit_exits
 from ._heads import Head, one_hot
 from ._means import ClassMeans
-from ._training import KeptFeatures, sum_kept
-from ._validation import check_n_clusters, check_samples, nonzero
+from ._training import KeptFeatures, check_widths, sum_kept
+from ._validation import check_n_clusters, check_samples, with_weight
 
 
 class E2CMClusterer(
@@ -270,15 +270,16 @@ class E2CMClusterer(
         """
         extractor = self._checked_extractor(X)
         all_X, _, all_weight = check_samples(self, X, None, sample_weight)
-        used = nonzero(all_weight)
+        used = with_weight(all_weight)
         valid_X, weight = all_X[used], all_weight[used]
+        exit_names = extractor.stage_names[:-1]
         if self.clusterer is None:
             check_n_clusters(self.n_clusters, len(valid_X))
+            check_thresholds(self.threshold, len(exit_names), self.n_clusters)
         hashes = row_hashes(valid_X)
         folds = self._folds(hashes) if folds is None else folds
-        kept = KeptFeatures(hashes, folds)
+        kept = KeptFeatures(hashes)
         clusters = self._cluster(extractor, valid_X, weight, kept)
-        exit_names = extractor.stage_names[:-1]
         check_thresholds(self.threshold, len(exit_names), len(clusters.centers))
 
         second = self.metric == "mahalanobis"
@@ -288,18 +289,20 @@ class E2CMClusterer(
         by_means = [exit_.head for exit_ in exits]
         heads: list[Head] = [*by_means, clusters.head]
         macs = self._counted(extractor, valid_X, heads)
-        labels = self._labels_of_all(extractor, all_X, all_weight, clusters)
+        labels = np.empty(len(all_X), dtype=np.intp)
+        labels[used] = clusters.codes
+        unused = np.flatnonzero(all_weight == 0)
+        if len(unused):
+            labels[unused] = self._assign(extractor, all_X[unused], clusters)
 
         # Nothing is set before this point, so that a failed fit leaves no trace.
-        self._set_stages(X, valid_X.shape[1:], extractor, heads, macs)
+        shape = valid_X.shape[1:]
+        self._set_stages(X, shape, extractor, heads, by_means, macs)
         self.clusterer_ = clusters.head.clusterer
         self.labels_ = labels
         self.inertia_ = clusters.inertia
         self.cluster_centers_ = clusters.centers
-        self.stage_centers_ = [head.means.means for head in by_means]
-        self.stage_centers_.append(clusters.centers)
-        self.distance_scale_ = [head.means.scale for head in by_means]
-        self.temperature_ = np.array([head.temperature for head in by_means])
+        self.stage_centers_ = [*(h.means.means for h in by_means), clusters.centers]
         self._labels = np.arange(len(clusters.centers))
         known = partial(one_hot, run.codes[run.held_out], len(self._labels))
         return HeldOut(run, method, exits, Final("clusterer", clusters.head, known))
@@ -312,12 +315,17 @@ class E2CMClusterer(
         kept: KeptFeatures,
     ) -> Clusters:
         """Run the network once; find clusters, and keep what the exits need."""
-        last = []
+        clusterer = self._cloned_clusterer()
+        fit_params(clusterer, sample_weight)  # refused before the network runs
+        last = np.empty((0, 0))
         for rows, batch in self._full_pass(extractor, self.pooling)(X):
+            if rows.start == 0:
+                last = np.empty((len(X), batch[-1].shape[1]), batch[-1].dtype)
+                if self.metric == "mahalanobis":
+                    check_widths(extractor.stage_names[:-1], batch[:-1])
+            last[rows] = batch[-1]
             kept.add(rows, batch[:-1])
-            last.append(batch[-1])
-        clusterer = self._unfitted_clusterer()
-        clusters = find_clusters(clusterer, np.concatenate(last), sample_weight)
+        clusters = find_clusters(clusterer, last, sample_weight)
         wanted_one = self.clusterer is None and self.n_clusters == 1
         if len(clusters.centers) == 1 and not wanted_one:
             raise ValueError(
@@ -326,26 +334,17 @@ class E2CMClusterer(
             )
         return clusters
 
-    def _unfitted_clusterer(self) -> Any:
+    def _cloned_clusterer(self) -> Any:
         if self.clusterer is None:
             return KMeans(self.n_clusters, random_state=self.random_state)
         # Other objects with fit and predict are copied, but a class is refused.
         return clone(self.clusterer, safe=isinstance(self.clusterer, type))
 
-    def _labels_of_all(
-        self,
-        extractor: Extractor,
-        X: NDArray[Any],
-        sample_weight: Floats,
-        clusters: Clusters,
+    def _assign(
+        self, extractor: Extractor, X: NDArray[Any], clusters: Clusters
     ) -> NDArray[np.intp]:
-        """Return the cluster of every sample, those without weight included."""
-        labels = np.empty(len(X), dtype=np.intp)
-        labels[sample_weight > 0] = clusters.codes
-        unused = np.flatnonzero(sample_weight == 0)
-        for rows, batch in self._full_pass(extractor, self.pooling)(X[unused]):
-            labels[unused[rows]] = clusters.head.codes(batch[-1])
-        return labels
+        batches = self._full_pass(extractor, self.pooling)(X)
+        return np.concatenate([clusters.head.codes(batch[-1]) for _, batch in batches])
 
     def transform(self, X: ArrayLike) -> Floats:
         """Return the distances to the centers of the clusters, at full depth.

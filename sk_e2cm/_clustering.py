@@ -12,6 +12,7 @@ from sklearn.utils import gen_batches
 
 from ._arrays import Features, Floats
 from ._heads import ClustererHead
+from ._means import ClassMeans
 from ._sums import ClassSums
 from ._validation import weight_params
 
@@ -41,7 +42,20 @@ class Clusters(NamedTuple):
     @property
     def centers(self) -> Floats:
         """The centers, shape (n_clusters, n_features)."""
-        return self.head.centers
+        return self.head.means.means
+
+
+def fit_params(clusterer: Any, sample_weight: Floats) -> dict[str, Any]:
+    """Return what `fit` takes besides the data.
+
+    Raises
+    ------
+    ValueError
+        If it does not take weights, and these are not all the same.
+    """
+    if isinstance(clusterer, FrozenEstimator):
+        return {}
+    return weight_params(f"clusterer={clusterer!r}", clusterer, sample_weight)
 
 
 def find_clusters(
@@ -54,13 +68,12 @@ def find_clusters(
     Raises
     ------
     ValueError
-        If it does not take weights, and these are not all the same, or if it does
-        not return one label for each sample.
+        If it does not take the weights, or return one label for each sample.
     """
     if features.dtype.kind != "f":
         features = features.astype(np.float64)
     if not isinstance(clusterer, FrozenEstimator):
-        params = weight_params(f"clusterer={clusterer!r}", clusterer, sample_weight)
+        params = fit_params(clusterer, sample_weight)
         clusterer.fit(features.copy(), **params)  # some work in place
     dtype = _dtype_of(clusterer, features)
     found = np.asarray(clusterer.predict(features.astype(dtype)))
@@ -72,10 +85,8 @@ def find_clusters(
     names, codes = np.unique(found, return_inverse=True)
     centers = _own_centers(clusterer, names)
     if centers is None:
-        sums = ClassSums(1, len(names), features.mean(axis=0, dtype=np.float64))
-        sums.add(features, np.zeros_like(codes), codes, sample_weight)
-        centers = sums.means()
-    head = ClustererHead(clusterer, names, centers, dtype)
+        centers = _centers_of_mass(features, codes, sample_weight)
+    head = ClustererHead(clusterer, names, ClassMeans(centers), dtype)
     return Clusters(head, codes, _inertia(features, centers, codes, sample_weight))
 
 
@@ -95,6 +106,17 @@ def _own_centers(clusterer: Any, names: NDArray[Any]) -> Floats | None:
     if names[0] < 0 or names[-1] >= len(centers):
         return None
     return np.asarray(centers, dtype=np.float64)[names]
+
+
+def _centers_of_mass(
+    features: Features, codes: NDArray[np.intp], sample_weight: Floats
+) -> Floats:
+    shift = features.mean(axis=0, dtype=np.float64)
+    sums = ClassSums(1, int(codes.max()) + 1, shift)
+    for rows in gen_batches(len(features), _CHUNK):
+        fold = np.zeros_like(codes[rows])
+        sums.add(features[rows], fold, codes[rows], sample_weight[rows])
+    return sums.means()
 
 
 def _inertia(

@@ -156,6 +156,13 @@ class EarlyExitMixin:
         """Return the label of each sample at its stage, given ``exit_proba(X)``."""
         return self._labels[proba[np.arange(len(proba)), stage].argmax(axis=1)]
 
+    def _early_and_full(
+        self, X: ArrayLike
+    ) -> tuple[NDArray[np.intp], NDArray[Any], NDArray[Any]]:
+        """Return each sample's stage, its label there, and its label at full depth."""
+        stage, proba = self._exit_from_full_path(X)
+        return stage, self._labels_at(proba, stage), self._labels_at(proba, -1)
+
     def _exit_lazily(self, X: ArrayLike) -> tuple[NDArray[np.intp], Floats]:
         """Return each sample's stage and its probabilities there."""
         X = self._check_X(X)

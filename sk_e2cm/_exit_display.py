@@ -101,8 +101,7 @@ class ExitDisplay:
         inside = getattr(estimator, "estimator_", estimator)
         check_is_fitted(inside)
         if y is None or is_clusterer(inside):
-            stage, proba = inside._exit_from_full_path(X)
-            y, y_pred = (inside._labels_at(proba, at) for at in (-1, stage))
+            stage, y_pred, y = inside._early_and_full(X)
         else:
             stage, proba = inside._exit_lazily(X)
             y_pred = inside._labels[proba.argmax(axis=1)]

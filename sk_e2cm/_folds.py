@@ -80,6 +80,11 @@ def check_folds(folds: NDArray[np.intp], y: NDArray[Any] | None) -> None:
     """
     if (folds < 0).all():
         raise ValueError("cv holds no samples out: there is nothing to choose on.")
+    if (folds == 0).all():
+        raise ValueError(
+            "cv holds all samples out in one fold: none are left that could say "
+            "anything about them. Use more folds."
+        )
     if y is None:
         return
     for fold in range(int(folds.max()) + 1):

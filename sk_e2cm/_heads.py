@@ -105,7 +105,7 @@ class ClustererHead:
     names : ndarray of shape (n_clusters,)
         What it calls the clusters, in ascending order.
 
-    centers : ndarray of shape (n_clusters, n_features)
+    means : ClassMeans
         Where they are.
 
     dtype : dtype
@@ -113,11 +113,11 @@ class ClustererHead:
     """
 
     def __init__(
-        self, clusterer: Any, names: NDArray[Any], centers: Floats, dtype: Any
+        self, clusterer: Any, names: NDArray[Any], means: ClassMeans, dtype: Any
     ) -> None:
         self.clusterer = clusterer
         self.names = names
-        self.centers = centers
+        self.means = means
         self.dtype = dtype
 
     @property
@@ -132,7 +132,7 @@ class ClustererHead:
         unknown = self.names[codes] != found
         # A cluster to which none of the training samples belong.
         if unknown.any():
-            distances = ClassMeans(self.centers).distances(features[unknown])
+            distances = self.means.distances(features[unknown])
             codes[unknown] = distances.argmin(axis=1)
         return codes
 

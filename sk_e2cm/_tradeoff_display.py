@@ -113,18 +113,18 @@ class TradeoffDisplay:
         Raises
         ------
         ValueError
-            If there are neither samples nor a frontier.
+            If there are neither samples nor a frontier, or labels without samples.
         """
         name = type(estimator).__name__ if name is None else name
         if X is None and y is not None:
-            raise ValueError("Give both X and y, or neither.")
+            raise ValueError("Give X with y: the samples that it labels.")
         if X is not None:
             inside = getattr(estimator, "estimator_", estimator)
             check_is_fitted(inside)
+            check_consistent_length(X, y)
             stage, proba = inside._exit_from_full_path(X)
             if y is None or is_clusterer(inside):
                 y = inside._labels_at(proba, -1)
-            check_consistent_length(X, y)
             right = inside._labels_at(proba, stage) == np.asarray(y)
             return cls.from_predictions(
                 y,

@@ -33,14 +33,16 @@ _MOST_FEATURES = 4096
 class TrainingPass:
     """Result of one run of the network over the training data.
 
+    The samples summed are all of them, or those that were kept (`sum_kept`).
+
     Parameters
     ----------
     stage_names : tuple of str
         Names of the stages.
 
     sums : list of ClassSums
-        One per stage, over all samples. Those that are not held out in any fold are
-        the last of its folds.
+        One per stage. Samples that are not held out in any fold are the last of its
+        folds.
 
     features : list of ndarray of shape (n_kept, n_features)
         One per stage, of the samples that were kept.
@@ -53,7 +55,7 @@ class TrainingPass:
         are the indices of their classes.
 
     n_distinct : int
-        Number of distinct rows among all samples.
+        Number of distinct rows among the samples summed.
     """
 
     stage_names: tuple[str, ...]
@@ -96,15 +98,15 @@ def run_training_pass(
     ValueError
         If `second` is asked of too many features.
     """
-    stage_names = tuple(full_pass.extractor.stage_names)
+    stage_names = full_pass.extractor.stage_names
     summed = StageSums(stage_names, folds, codes, sample_weight, second=second)
-    kept = KeptFeatures(hashes, folds)
+    kept = KeptFeatures(hashes, first=folds >= 0)
     batches = full_pass(X)
     for rows, batch in _in_chunks(batches) if second else batches:
         summed.add(rows, batch)
         kept.add(rows, batch)
     return TrainingPass(
-        stage_names,
+        tuple(stage_names),
         summed.sums,
         kept.features,
         kept.rows,
@@ -130,18 +132,19 @@ def sum_kept(
     Raises
     ------
     ValueError
-        If a class has no sample that was kept, or `second` is asked of too many
-        features.
+        If all samples of a class, or all that are held out, are among those that were
+        not kept.
     """
     hashes = kept.hashes[kept.rows]
     of_kept = folds[kept.rows], codes[kept.rows], sample_weight[kept.rows]
     lacking = np.setdiff1d(codes, of_kept[1])
-    if len(lacking) and len(stage_names):
+    if len(stage_names) and (len(lacking) or (of_kept[0] < 0).all()):
+        of_whom = f"the clusters {lacking[:5].tolist()}" if len(lacking) else "any fold"
         raise ValueError(
             f"The features of {len(kept.rows)} of {len(codes)} samples fit into "
-            "scikit-learn's working_memory, and none of them belong to the clusters "
-            f"{lacking[:5].tolist()}. Give it more, by sklearn.set_config("
-            "working_memory=...), ask for fewer clusters, or use a coarser pooling."
+            f"scikit-learn's working_memory, and none of them belong to {of_whom}. "
+            "Give it more, by sklearn.set_config(working_memory=...), ask for fewer "
+            "clusters, or use a coarser pooling."
         )
     summed = StageSums(stage_names, *of_kept, second=second)
     for rows in gen_batches(len(kept.rows), _CHUNK):
@@ -199,7 +202,7 @@ class StageSums:
 
     def _empty_sums(self, batch: list[Features]) -> list[ClassSums]:
         if self.second:
-            _check_widths(self.stage_names, batch)
+            check_widths(self.stage_names, batch)
         shape = int(self.slots.max()) + 1, int(self.codes.max()) + 1
         shifts = [features.mean(axis=0, dtype=np.float64) for features in batch]
         return [ClassSums(*shape, shift, second=self.second) for shift in shifts]
@@ -208,14 +211,16 @@ class StageSums:
 class KeptFeatures:
     """The features of as many samples as fit into scikit-learn's ``working_memory``.
 
-    If not all do, a uniform subset; of the samples held out, if these alone are too
-    many. The subset follows from the hash of each row, so that a sample of weight 2
-    and two equal samples are treated alike.
+    If not all do, a uniform subset, which follows from the hash of each row, so that a
+    sample of weight 2 and two equal samples are treated alike.
 
     Parameters
     ----------
-    hashes, folds : ndarray of shape (n_samples,)
+    hashes : ndarray of shape (n_samples,)
         Of all samples.
+
+    first : ndarray of shape (n_samples,), default=None
+        Which samples are kept before all others; by default none are.
 
     Attributes
     ----------
@@ -226,9 +231,11 @@ class KeptFeatures:
         Which samples these are.
     """
 
-    def __init__(self, hashes: NDArray[np.uint64], folds: NDArray[np.intp]) -> None:
+    def __init__(
+        self, hashes: NDArray[np.uint64], first: NDArray[np.bool_] | None = None
+    ) -> None:
         self.hashes = hashes
-        self.folds = folds
+        self.first = np.zeros(len(hashes), dtype=bool) if first is None else first
         self.features: list[Features] = []
         self.rows = np.empty(0, dtype=np.intp)
 
@@ -236,7 +243,7 @@ class KeptFeatures:
         """Add the features of these samples at every stage, if they are kept."""
         if rows.start == 0:
             n_bytes_each = sum(features[0].nbytes for features in batch)
-            self.rows = _affordable(self.hashes, self.folds, n_bytes_each)
+            self.rows = _affordable(self.hashes, self.first, n_bytes_each)
             shapes = [(len(self.rows), features.shape[1]) for features in batch]
             self.features = [
                 np.empty(shape, features.dtype)
@@ -267,7 +274,8 @@ def _joined(batches: list[list[Features]]) -> list[Features]:
     return [np.concatenate(stage) for stage in zip(*batches, strict=True)]
 
 
-def _check_widths(stage_names: Sequence[str], batch: list[Features]) -> None:
+def check_widths(stage_names: Sequence[str], batch: list[Features]) -> None:
+    """Refuse to sum the products of too many features."""
     for name, f in zip(stage_names, batch, strict=True):
         d = f.shape[1]
         if d > _MOST_FEATURES:
@@ -280,16 +288,16 @@ def _check_widths(stage_names: Sequence[str], batch: list[Features]) -> None:
 
 
 def _affordable(
-    hashes: NDArray[np.uint64], folds: NDArray[np.intp], n_bytes_each: int
+    hashes: NDArray[np.uint64], first: NDArray[np.bool_], n_bytes_each: int
 ) -> NDArray[np.intp]:
     """Return which samples' features fit into scikit-learn's working memory."""
     n = len(hashes)
     budget = sklearn.get_config()["working_memory"] * 2**20
     n_kept = max(int(min(budget / max(n_bytes_each, 1), n)), min(n, _FEWEST_KEPT))
-    order = np.lexsort((hashes, folds < 0))
+    order = np.lexsort((hashes, ~first))
     last = order[n_kept - 1]
     # All rows that equal the last one are kept with it.
-    equal = (hashes == hashes[last]) & ((folds < 0) == (folds < 0)[last])
+    equal = (hashes == hashes[last]) & (first == first[last])
     chosen = np.zeros(n, dtype=bool)
     chosen[order[:n_kept]] = True
     return np.flatnonzero(chosen | equal)

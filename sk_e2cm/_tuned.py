@@ -91,7 +91,8 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
     Attributes
     ----------
     estimator_ : E2CMClassifier or E2CMClusterer
-        Fitted, with the thresholds chosen.
+        Fitted, with the thresholds chosen. The `labels_` of a clusterer are those of
+        the samples that it was fitted to: use ``predict(X)``.
 
     best_threshold_ : ndarray of shape (n_exits,) or (n_exits, n_classes)
         These thresholds; infinite where an exit is closed.
@@ -117,8 +118,8 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
     Without `y`, and for a clusterer, the answers of the full network take the place of
     labels: `max_drop` is then the share of samples that are answered differently. A
     classifier runs its network twice then, unless `cv="prefit"` or it has `memory`. A
-    clusterer runs it once, and finds its clusters once, among all samples: only
-    centroids leave folds out, which are shuffled if `cv` is an int.
+    clusterer runs it once, and finds its clusters once, among all samples that it is
+    fitted to: only centroids leave folds out, which are shuffled if `cv` is an int.
 
     `best_score_` is that of the best among many, and so a little too good: judge the
     choice on samples of its own.

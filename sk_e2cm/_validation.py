@@ -75,8 +75,8 @@ def check_samples(
     return X, y, weight
 
 
-def nonzero(sample_weight: NDArray[np.float64]) -> NDArray[np.bool_] | slice:
-    """Return which samples count, as what selects all without a copy if all do.
+def with_weight(sample_weight: NDArray[np.float64]) -> NDArray[np.bool_] | slice:
+    """Return what selects the samples that count, without a copy if all do.
 
     Raises
     ------

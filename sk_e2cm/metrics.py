@@ -157,8 +157,7 @@ def _early_and_full(
             "This scorer needs an estimator with early exits, got "
             f"{type(estimator).__name__}."
         )
-    stage, proba = estimator._exit_from_full_path(X)
-    labels, full_labels = (estimator._labels_at(proba, at) for at in (stage, -1))
+    stage, labels, full_labels = estimator._early_and_full(X)
     return labels, full_labels, estimator.stage_cost_[stage]
 
 

@@ -301,3 +301,9 @@ def test_without_labels_a_share_of_those_held_out_is_set_aside(share, n_aside):
     assert not first[NEVER < 0].any()
     assert_array_equal(first, again)
     assert (first != other).any()
+
+
+@pytest.mark.parametrize("y", [None, np.arange(20) % 4], ids=["clusters", "classes"])
+def test_a_single_fold_may_not_hold_out_everybody(y):
+    with pytest.raises(ValueError, match="all samples out in one fold"):
+        check_folds(np.zeros(20, dtype=int), y)

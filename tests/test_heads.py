@@ -188,7 +188,7 @@ CENTERS = np.array([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0]])
 
 
 def make_clusterer_head(said, names, dtype=np.float64):
-    return ClustererHead(Says(said), np.array(names), CENTERS, dtype)
+    return ClustererHead(Says(said), np.array(names), ClassMeans(CENTERS), dtype)
 
 
 @pytest.mark.parametrize(
@@ -224,7 +224,9 @@ def test_k_means_that_found_more_than_the_training_samples_belong_to():
     _, features = make_features()
     fitted = KMeans(4, random_state=0).fit(features)
     names = np.array([0, 1, 3])
-    head = ClustererHead(fitted, names, fitted.cluster_centers_[names], features.dtype)
+    head = ClustererHead(
+        fitted, names, ClassMeans(fitted.cluster_centers_[names]), features.dtype
+    )
     distances = np.linalg.norm(
         features[:, None] - fitted.cluster_centers_[names], axis=2
     )
@@ -246,7 +248,9 @@ def test_a_clusterer_is_asked_about_the_type_it_was_fitted_on(given, fitted):
 def test_k_means_answers_for_features_of_another_type(given, dtype):
     _, features = make_features()
     fitted = KMeans(3, random_state=0).fit(features.astype(dtype))
-    head = ClustererHead(fitted, np.arange(3), fitted.cluster_centers_, dtype)
+    head = ClustererHead(
+        fitted, np.arange(3), ClassMeans(fitted.cluster_centers_), dtype
+    )
     assert_array_equal(head.codes(features.astype(given)), fitted.labels_)
 
 
@@ -268,7 +272,9 @@ def test_a_clusterer_is_always_sure():
 def test_a_clusterer_costs_all_the_centres_it_has(clusterer, macs):
     _, features = make_features()
     getattr(clusterer, "estimator", clusterer).fit(features)
-    head = ClustererHead(clusterer, np.arange(2), np.zeros((2, N_FEATURES)), float)
+    head = ClustererHead(
+        clusterer, np.arange(2), ClassMeans(np.zeros((2, N_FEATURES))), float
+    )
     assert head.macs == macs
 
 

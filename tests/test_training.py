@@ -293,10 +293,9 @@ def test_the_stage_with_too_many_features_is_named():
 # Classes that are known after the pass only
 
 
-def keep(X, folds=None, *, batch_size=64, widths=WIDTHS, working_memory=1024):
+def keep(X, first=None, *, batch_size=64, widths=WIDTHS, working_memory=1024):
     """Return the features kept of stages of these widths."""
-    hashes = row_hashes(X)
-    kept = KeptFeatures(hashes, folds_by_hash(hashes) if folds is None else folds)
+    kept = KeptFeatures(row_hashes(X), first)
     with sklearn.config_context(working_memory=working_memory):
         for start in range(0, len(X), batch_size):
             rows = slice(start, min(start + batch_size, len(X)))
@@ -304,9 +303,10 @@ def keep(X, folds=None, *, batch_size=64, widths=WIDTHS, working_memory=1024):
     return kept
 
 
-def sum_up(kept, classes, weight, **params):
+def sum_up(kept, classes, weight, folds=None, **params):
     names = [f"part{stage + 1}" for stage in range(len(kept.features))]
-    return sum_kept(names, kept, kept.folds, classes, weight, **params)
+    folds = folds_by_hash(kept.hashes) if folds is None else folds
+    return sum_kept(names, kept, folds, classes, weight, **params)
 
 
 @pytest.mark.parametrize("second", [False, True])
@@ -316,7 +316,7 @@ def test_sums_after_the_pass_are_those_of_the_pass(n, share, second):
     X, classes, weight = data = make_data(n)
     folds = make_folds(n, share)
     expected = train(*data, folds=folds, second=second)
-    run = sum_up(keep(X, folds), classes, weight, second=second)
+    run = sum_up(keep(X), classes, weight, folds, second=second)
     assert_sums_over_all(run, *data, folds)
     assert (run.sums[0].second is not None) == second
     for name in ("kept", "hashes", "folds", "codes", "sample_weight", "features"):
@@ -344,8 +344,8 @@ def test_exits_after_the_pass_are_those_of_the_pass(metric):
 @pytest.mark.parametrize("share", [1.0, 0.5, 0.1], ids=str)
 def test_of_a_subset_the_sums_are_those_of_the_subset(share, second):
     data, folds = make_data(n=1000), make_folds(1000, share)
-    kept = keep(data[0], folds, working_memory=300 * BYTES_EACH / 2**20)
-    run = sum_up(kept, *data[1:], second=second)
+    kept = keep(data[0], working_memory=300 * BYTES_EACH / 2**20)
+    run = sum_up(kept, *data[1:], folds, second=second)
     assert len(run.kept) == run.n_distinct == 300
     X, *of_rows = (array[run.kept] for array in (*data, folds))
     assert_sums_over_all(run, X, *of_rows)
@@ -362,6 +362,22 @@ def test_without_stages_there_is_nothing_to_sum(working_memory):
     assert run.sums == run.features == []
     assert_array_equal(run.codes, run.kept)
     assert_array_equal(run.sample_weight, weight[run.kept])
+
+
+def test_after_the_pass_the_subset_is_uniform_whoever_is_held_out():
+    data, folds = make_data(n=1000), make_folds(1000, 0.3)
+    kept = keep(data[0], working_memory=300 * BYTES_EACH / 2**20)
+    run = sum_up(kept, *data[1:], folds)
+    assert 0.2 < (run.folds >= 0).mean() < 0.4
+
+
+def test_nobody_held_out_among_those_kept_is_an_error():
+    X, classes, weight = make_data(n=1000)
+    kept = keep(X, working_memory=0)
+    folds = np.zeros(1000, dtype=int)
+    folds[kept.rows] = -1
+    with pytest.raises(ValueError, match=r"belong to any fold\. Give"):
+        sum_up(kept, classes, weight, folds)
 
 
 def test_clusters_of_which_no_sample_was_kept_are_named():
