@@ -48,7 +48,6 @@ bench-accuracy: $(VENV)/.setup-examples ## Accuracy at a given cost: the tables 
 	$(PY) -m benchmarks.tuning_cost
 
 bench-clusters: $(VENV)/.setup-examples ## Clusters at a given cost; trains ten encoders the first time, an hour
-	$(PY) -m benchmarks.train_dec
 	$(PY) -m benchmarks.clusters
 
 clean: ## Remove what builds and runs leave behind (the environment stays)

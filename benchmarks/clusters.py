@@ -7,6 +7,7 @@ clusters, of the training images, as in the paper, and of the test images.
 """
 
 import argparse
+import itertools
 import tempfile
 from collections.abc import Iterator
 from functools import partial
@@ -19,13 +20,15 @@ from torch import nn
 
 from examples import datasets, dec
 from examples.networks import lite0
-from examples.story import time_ratio
+from examples.story import exits_of, time_ratio
 from sk_e2cm import E2CMClusterer, TorchExtractor, TunedExitsCV
 
 from .clusters_picture import draw
 from .tables import write_table
-from .train_dec import N_CLUSTERS, NAMES, SEEDS, encoder_of
 
+NAMES = ["mnist", "fashion_mnist"]
+SEEDS = [0, 1, 2, 3, 4]
+N_CLUSTERS = 10
 BUDGETS = [0.25, 0.30, 0.40, 0.50, 0.60, 0.75]
 CURVE = np.arange(24, 101) / 100
 METHODS = {
@@ -83,13 +86,16 @@ def deep_embeddings(names: list[str]) -> Iterator[Subject]:
     for name in names:
         data = datasets.load(f"npz:{name}")
         for seed in SEEDS:
-            encoder = encoder_of(name, seed, data.X_train)
+            folder = datasets.home() / "dec"
+            encoder = dec.load_or_train(
+                folder, name, data.X_train, N_CLUSTERS, seed=seed
+            )
             extractor = TorchExtractor(encoder, dec.EXITS)
             yield Subject(name, seed, encoder, extractor, data, METHODS, 1024)
 
 
-def pretrained(n_images: int = 20_000) -> Subject:
-    """Return EfficientNet-Lite0 without its head, and images of another kind."""
+def pretrained(n_images: int = 20_000) -> Iterator[Subject]:
+    """Yield EfficientNet-Lite0 without its head, and images of another kind."""
     data = datasets.load("npz:cifar10")
     data = data._replace(
         X_train=data.X_train[:n_images], y_train=data.y_train[:n_images]
@@ -98,7 +104,7 @@ def pretrained(n_images: int = 20_000) -> Subject:
     network.network._fc = nn.Identity()
     extractor = TorchExtractor(network, 6, input_shape=data.X_train.shape[1:])
     methods = {**METHODS, "second order, Dirichlet": SECOND_ORDER}
-    return Subject("cifar10", 0, network, extractor, data, methods, 32)
+    yield Subject("cifar10", 0, network, extractor, data, methods, 32)
 
 
 def tuned(subject: Subject, params: dict, memory: str | None) -> TunedExitsCV:
@@ -134,9 +140,7 @@ def runs(subject: Subject, exits: str, search: TunedExitsCV) -> Iterator[Run]:
             if thresholds is None:
                 continue
             clusterer = search.estimator_.set_params(threshold=thresholds)
-            leaves = np.ones(proba.shape[:2], dtype=bool)
-            leaves[:, :-1] = proba[:, :-1].max(axis=2) >= thresholds
-            stage = leaves.argmax(axis=1)
+            stage = exits_of(proba.max(axis=2), thresholds)
             labels = proba[np.arange(len(y)), stage].argmax(axis=1)
             scores = [score(y, labels) for score in SCORES.values()]
             cost = clusterer.stage_cost_[stage].mean()
@@ -193,10 +197,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("names", nargs="*", default=[*NAMES, "cifar10"])
     names = parser.parse_args().names
-    subjects = deep_embeddings([name for name in names if name in NAMES])
+    subjects = itertools.chain(
+        deep_embeddings([name for name in names if name in NAMES]),
+        pretrained() if "cifar10" in names else (),
+    )
     found: list[Run] = []
     timed: list[list[str]] = []
-    for subject in [*subjects, *([pretrained()] if "cifar10" in names else [])]:
+    for subject in subjects:
         for exits, params in subject.methods.items():
             with tempfile.TemporaryDirectory() as memory:
                 search = tuned(subject, params, memory)

@@ -39,12 +39,19 @@ def draw(runs) -> None:
 
 def draw_one(ax, runs, title: str) -> None:
     for exits, color in SHOWN.items():
-        costs, scores = [], []
         for seed in sorted({run.seed for run in runs}):
             line = [run for run in runs if (run.seed, run.exits) == (seed, exits)]
-            costs.append([run.cost for run in line])
-            scores.append([run.ACC for run in line])
-            ax.plot(costs[-1], scores[-1], color=color, alpha=0.3, linewidth=0.8)
-        mean = [np.mean(values, axis=0) for values in (costs, scores)]
-        ax.plot(*mean, color=color, linewidth=2, label=exits)
+            costs, scores = [run.cost for run in line], [run.ACC for run in line]
+            ax.plot(costs, scores, color=color, alpha=0.3, linewidth=0.8)
+        ax.plot(*mean_curve(runs, exits).T, color=color, linewidth=2, label=exits)
     ax.set(title=title, xlabel="fraction of the multiply-adds", ylabel="accuracy")
+
+
+def mean_curve(runs, exits: str) -> np.ndarray:
+    """Return mean cost and accuracy for each budget, shape (n_budgets, 2)."""
+    budgets = sorted({run.budget for run in runs})
+    of_budgets = (
+        [(run.cost, run.ACC) for run in runs if (run.exits, run.budget) == (exits, b)]
+        for b in budgets
+    )
+    return np.array([np.mean(points, axis=0) for points in of_budgets if points])

@@ -48,11 +48,25 @@ def chain(widths: list[int]) -> OrderedDict[str, nn.Module]:
     return layers
 
 
-def load_or_train(path: Path, X: np.ndarray, n_clusters: int, **params) -> nn.Module:
-    """Return the encoder that was saved there, or train and save it."""
+def load_or_train(
+    folder: Path,
+    name: str,
+    X: np.ndarray,
+    n_clusters: int,
+    *,
+    seed: int = 0,
+    n_pretraining: int = 20,
+    n_refinement: int = 10,
+) -> nn.Module:
+    """Return the encoder that was saved there, or train and save it.
+
+    It takes images of bytes, shape (n, 1, side, side). `n_pretraining` and
+    `n_refinement` are epochs.
+    """
+    path = folder / f"{name}-{seed}-{n_pretraining}-{n_refinement}.pt"
     if not path.exists():
-        encoder = train(X, n_clusters, **params)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        encoder = train(X, n_clusters, seed, n_pretraining, n_refinement)
+        folder.mkdir(parents=True, exist_ok=True)
         torch.save(encoder.state_dict(), path)
     encoder = make_encoder(X[0].size)
     encoder.load_state_dict(torch.load(path, weights_only=True))
@@ -60,25 +74,15 @@ def load_or_train(path: Path, X: np.ndarray, n_clusters: int, **params) -> nn.Mo
 
 
 def train(
-    X: np.ndarray,
-    n_clusters: int,
-    *,
-    seed: int = 0,
-    n_pretraining: int = 20,
-    n_refinement: int = 10,
-) -> nn.Sequential:
-    """Train an encoder for images of bytes, shape (n, 1, side, side), in two phases.
-
-    Epochs are counted by `n_pretraining` and `n_refinement`.
-    """
+    X: np.ndarray, n_clusters: int, seed: int, n_pretraining: int, n_refinement: int
+) -> nn.Module:
     torch.manual_seed(seed)
     images = torch.from_numpy(np.ascontiguousarray(X))
     encoder = make_encoder(X[0].size)
     decoder = nn.Sequential(chain([*reversed(WIDTHS), X[0].size]))
     pretrain(encoder, decoder, images, n_pretraining)
-    refine(
-        encoder, images, first_centers(encoder, images, n_clusters, seed), n_refinement
-    )
+    centers = first_centers(encoder, images, n_clusters, seed)
+    refine(encoder, images, centers, n_refinement)
     return encoder
 
 

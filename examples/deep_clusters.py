@@ -29,16 +29,17 @@ def main(arguments=None) -> None:
     add("--seed", type=int, default=0, help="of the encoder")
     add("--pretraining", type=int, default=20, help="epochs of the autoencoder")
     add("--refinement", type=int, default=10, help="epochs of the clusters")
-    add("--encoder", type=Path, help="where it is saved, or was")
+    add("--folder", type=Path, help="where encoders are saved, or were")
     add("--max-drop", type=float, default=0.01, help="of agreement")
     add("--picture", type=Path, default=Path("build/deep_clusters.png"))
     args = parser.parse_args(arguments)
 
     data = datasets.load(args.data)
     n_clusters = len(np.unique(data.y_test))
-    name = args.data.partition(":")[2].lower()
+    name = Path(args.data.partition(":")[2]).stem.lower()
     encoder = dec.load_or_train(
-        args.encoder or datasets.home() / "dec" / f"{name}-{args.seed}.pt",
+        args.folder or datasets.home() / "dec",
+        name,
         data.X_train,
         n_clusters,
         seed=args.seed,
@@ -70,30 +71,27 @@ def main(arguments=None) -> None:
 
 def show(search: TunedExitsCV, X: np.ndarray, y: np.ndarray) -> None:
     """Print what a few points of the frontier bring on new images; one was chosen."""
-    proba = search.exit_proba(X)
-    full = proba[:, -1].argmax(axis=1)
+    full = search.exit_proba(X)[:, -1].argmax(axis=1)
     accuracy = dec.clustering_accuracy(y, full)
     print(
         f"\nOn {len(X)} new images, full depth: {accuracy:.3f} of them in the cluster"
     )
     print("of their class. * is the drop that was asked for.")
     print(" drop   agreement  accuracy  MACs   % leaving at each exit, and at the end")
-    frontier = search.frontier_
+    frontier, clusterer = search.frontier_, search.estimator_
     for drop in sorted({*MAX_DROPS, search.max_drop}, reverse=True):
-        thresholds = frontier["threshold"][(frontier["score"] >= 1 - drop).argmax()]
-        clusterer = search.estimator_.set_params(threshold=thresholds)
-        leaves = proba[:, :-1].max(axis=2) >= thresholds
-        exits = np.column_stack([leaves, np.ones(len(X), dtype=bool)]).argmax(axis=1)
-        labels = proba[np.arange(len(X)), exits].argmax(axis=1)
-        shares = np.bincount(exits, minlength=proba.shape[1]) / len(X)
+        best = (frontier["score"] >= 1 - drop).argmax()
+        clusterer.set_params(threshold=frontier["threshold"][best])
+        labels, exits = clusterer.predict(X), clusterer.predict_exit(X)
+        leaving = np.bincount(exits, minlength=len(clusterer.stage_cost_))
         print(
             f"{drop:5.3f}{'*' if drop == search.max_drop else ' '}"
             f"{(labels == full).mean():10.3f}"
             f"{dec.clustering_accuracy(y, labels):10.3f}"
             f"{clusterer.stage_cost_[exits].mean():8.3f}  ",
-            *(f"{100 * share:3.0f}" for share in shares),
+            *(f"{100 * share:3.0f}" for share in leaving / len(X)),
         )
-    search.estimator_.set_params(threshold=search.best_threshold_)
+    clusterer.set_params(threshold=search.best_threshold_)
 
 
 if __name__ == "__main__":

@@ -19,19 +19,24 @@ def sweep(clf, X, y, thresholds=THRESHOLDS) -> list[dict]:
     labels, confidences = judge(clf, X)
     rows = []
     for threshold in (*thresholds, np.inf):
-        leaves = confidences >= threshold
-        leaves[:, -1] = True
-        exits = leaves.argmax(axis=1)
+        exits = exits_of(confidences, threshold)
         no_exits = threshold == np.inf
         rows.append(
             {
                 "threshold": threshold,
                 "accuracy": (labels[np.arange(len(y)), exits] == y).mean(),
                 "MACs": 1.0 if no_exits else clf.stage_cost_[exits].mean(),
-                "leaves": np.bincount(exits, minlength=leaves.shape[1]) / len(y),
+                "leaves": np.bincount(exits, minlength=labels.shape[1]) / len(y),
             }
         )
     return rows
+
+
+def exits_of(confidences: np.ndarray, thresholds) -> np.ndarray:
+    """Return where samples leave, given their confidence at every stage."""
+    leaves = np.ones(confidences.shape, dtype=bool)  # the last stage keeps nobody
+    leaves[:, :-1] = confidences[:, :-1] >= thresholds
+    return leaves.argmax(axis=1)
 
 
 def judge(clf, X) -> tuple[np.ndarray, np.ndarray]:

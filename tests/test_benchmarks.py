@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.metrics import adjusted_rand_score
 
-from benchmarks import clusters
+from benchmarks import clusters, clusters_picture
 from benchmarks.accuracy import BUDGETS, Judged, chosen, drawn, shared
 from benchmarks.resnet20 import BLOCKS, load_trained
 from benchmarks.train_resnet20 import N_WITHHELD, split
@@ -133,3 +134,20 @@ def test_means_are_those_of_shares_over_seeds():
         "0.4": "0.875 (0.400)",
         "0.6": "1.000 (0.400)",
     }
+
+
+def test_the_picture_has_every_run_and_the_mean(tmp_path, monkeypatch):
+    monkeypatch.setattr(clusters_picture, "PICTURE", tmp_path / "clusters.png")
+    runs = [
+        clusters.Run("mnist", seed, images, exits, budget, budget - 0.01, *[acc] * 6)
+        for images in ("training", "test")
+        for exits in clusters_picture.SHOWN
+        for seed, acc in ((0, 0.5), (1, 0.7))
+        for budget in (0.3, 0.6)
+    ]
+    runs = [run for run in runs if (run.seed, run.budget) != (1, 0.3)]
+    mean = clusters_picture.mean_curve(runs, "paper")
+    np.testing.assert_allclose(mean, [[0.29, 0.5], [0.59, 0.6]])
+    clusters_picture.draw(runs)
+    with Image.open(tmp_path / "clusters.png") as picture:
+        picture.verify()

@@ -89,8 +89,8 @@ def test_an_encoder_is_trained_once_and_saved(narrow, tmp_path, monkeypatch):
     X, corner = make_images()
     params = {"seed": 3, "n_pretraining": 60, "n_refinement": 2}
     with torch.random.fork_rng():
-        first = dec.load_or_train(tmp_path / "new" / "a.pt", X, 3, **params)
-        again = dec.train(X, 3, **params)
+        first = dec.load_or_train(tmp_path / "new", "a", X, 3, **params)
+        again = dec.train(X, 3, *params.values())
     assert not first.training
     for one, other in zip(first.parameters(), again.parameters(), strict=True):
         assert torch.equal(one, other)  # the seed says it all
@@ -99,9 +99,11 @@ def test_an_encoder_is_trained_once_and_saved(narrow, tmp_path, monkeypatch):
     assert dec.clustering_accuracy(corner, q.argmax(dim=1).numpy()) > 0.9
 
     monkeypatch.setattr(dec, "train", lambda *_, **__: pytest.fail("trained again"))
-    loaded = dec.load_or_train(tmp_path / "new" / "a.pt", X, 3, **params)
+    loaded = dec.load_or_train(tmp_path / "new", "a", X, 3, **params)
     for one, other in zip(first.parameters(), loaded.parameters(), strict=True):
         assert torch.equal(one, other)
+    with pytest.raises(pytest.fail.Exception, match="trained again"):
+        dec.load_or_train(tmp_path / "new", "a", X, 3, **{**params, "seed": 4})
 
 
 def test_the_example_tells_the_whole_story(narrow, tmp_path, monkeypatch, capsys):
@@ -127,6 +129,6 @@ def test_the_example_tells_the_whole_story(narrow, tmp_path, monkeypatch, capsys
     assert costs == sorted(costs)
     for size in (1, 1024):
         assert f"Time of {size} at once" in printed
-    assert (tmp_path / "dec" / "corners-0.pt").exists()
+    assert (tmp_path / "dec" / "corners-0-30-1.pt").exists()
     with Image.open(tmp_path / "a" / "b.png") as picture:
         picture.verify()
