@@ -217,8 +217,12 @@ def main() -> None:
         write_table(f"clusters_{score}", [header, *mean_lines(found, score)])
     header = ["data", "exits", "images at once", *map(str, TIMED_BUDGETS)]
     write_table("clusters_times", [header, *timed])
-    at_budgets = [[str(x) for x in run] for run in found if run.budget in BUDGETS]
-    write_table("clusters_runs", [list(Run._fields), *at_budgets])
+    lines = [
+        [f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in run]
+        for run in found
+        if run.budget in BUDGETS
+    ]
+    write_table("clusters_runs", [list(Run._fields), *lines])
     draw([run for run in found if run.data in NAMES])
 
 

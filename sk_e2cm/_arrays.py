@@ -43,6 +43,11 @@ def convert(tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
     return converted
 
 
+def float_dtype(features: NDArray[Any]) -> np.dtype[Any]:
+    """Return the type of floats that holds them; other batches may have fractions."""
+    return np.result_type(features.dtype, np.float32)
+
+
 def matmul(a: Floats, b: Floats) -> Floats:
     """Return a @ b, computed on torch's threads.
 

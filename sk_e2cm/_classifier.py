@@ -252,7 +252,8 @@ class E2CMClassifier(EarlyExitClassifierMixin, ClassifierMixin, BaseE2CM):
         self._warn_if_nobody_leaves()
         return self
 
-    @_fit_context(prefer_skip_nested_validation=True)
+    # Estimators that users pass are to be validated too.
+    @_fit_context(prefer_skip_nested_validation=False)
     def _fit(
         self,
         X: ArrayLike,

@@ -17,7 +17,7 @@ from sklearn.base import (
 )
 from sklearn.cluster import KMeans
 
-from ._arrays import Floats
+from ._arrays import Floats, float_dtype
 from ._base import BaseE2CM
 from ._clustering import Clusters, find_clusters, fit_params
 from ._compat import HasMethods, Interval, _fit_context
@@ -26,6 +26,7 @@ from ._extractors import Extractor
 from ._features import row_hashes
 from ._final import Final, HeldOut
 from ._fitting import fit_exits
+from ._folds import spare_whole_clusters
 from ._heads import Head, one_hot
 from ._means import ClassMeans
 from ._training import KeptFeatures, check_widths, sum_kept
@@ -256,7 +257,8 @@ class E2CMClusterer(
         self._warn_if_nobody_leaves()
         return self
 
-    @_fit_context(prefer_skip_nested_validation=True)
+    # Estimators that users pass are to be validated too.
+    @_fit_context(prefer_skip_nested_validation=False)
     def _fit(
         self,
         X: ArrayLike,
@@ -266,7 +268,7 @@ class E2CMClusterer(
     ) -> HeldOut:
         """Fit, and return what every exit says of the samples held out.
 
-        `folds` are as for `E2CMClassifier`.
+        `folds` are as for `E2CMClassifier`, but no cluster is held out as a whole.
         """
         extractor = self._checked_extractor(X)
         all_X, _, all_weight = check_samples(self, X, None, sample_weight)
@@ -275,11 +277,14 @@ class E2CMClusterer(
         exit_names = extractor.stage_names[:-1]
         if self.clusterer is None:
             check_n_clusters(self.n_clusters, len(valid_X))
-            check_thresholds(self.threshold, len(exit_names), self.n_clusters)
         hashes = row_hashes(valid_X)
-        folds = self._folds(hashes) if folds is None else folds
         kept = KeptFeatures(hashes)
         clusters = self._cluster(extractor, valid_X, weight, kept)
+        folds = (
+            self._folds(hashes)
+            if folds is None
+            else spare_whole_clusters(folds, clusters.codes)
+        )
         check_thresholds(self.threshold, len(exit_names), len(clusters.centers))
 
         second = self.metric == "mahalanobis"
@@ -320,7 +325,7 @@ class E2CMClusterer(
         last = np.empty((0, 0))
         for rows, batch in self._full_pass(extractor, self.pooling)(X):
             if rows.start == 0:
-                last = np.empty((len(X), batch[-1].shape[1]), batch[-1].dtype)
+                last = np.empty((len(X), batch[-1].shape[1]), float_dtype(batch[-1]))
                 if self.metric == "mahalanobis":
                     check_widths(extractor.stage_names[:-1], batch[:-1])
             last[rows] = batch[-1]

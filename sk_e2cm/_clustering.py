@@ -6,12 +6,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import issparse
 from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
 from sklearn.utils import gen_batches
 
 from ._arrays import Features, Floats
-from ._heads import ClustererHead
+from ._heads import ClustererHead, predict_names
 from ._means import ClassMeans
 from ._sums import ClassSums
 from ._validation import weight_params
@@ -76,14 +77,9 @@ def find_clusters(
         params = fit_params(clusterer, sample_weight)
         clusterer.fit(features.copy(), **params)  # some work in place
     dtype = _dtype_of(clusterer, features)
-    found = np.asarray(clusterer.predict(features.astype(dtype)))
-    if found.shape != (len(features),):
-        raise ValueError(
-            f"clusterer={clusterer!r} must predict one label for each sample; for "
-            f"{len(features)} samples it returned an array of shape {found.shape}."
-        )
+    found = predict_names(clusterer, features.astype(dtype))
     names, codes = np.unique(found, return_inverse=True)
-    centers = _own_centers(clusterer, names)
+    centers = _own_centers(clusterer, names, features.shape[1])
     if centers is None:
         centers = _centers_of_mass(features, codes, sample_weight)
     head = ClustererHead(clusterer, names, ClassMeans(centers), dtype)
@@ -93,19 +89,24 @@ def find_clusters(
 def _dtype_of(clusterer: Any, features: Features) -> np.dtype[Any]:
     """Return the type it was fitted on, elsewhere perhaps: KMeans takes no other."""
     inner = getattr(clusterer, "estimator", clusterer)  # of a FrozenEstimator
+    inner = getattr(inner, "best_estimator_", inner)
     inner = inner[-1] if isinstance(inner, Pipeline) else inner
-    dtype = np.asarray(getattr(inner, "cluster_centers_", features)).dtype
+    centers = getattr(inner, "cluster_centers_", features)
+    dtype = getattr(centers, "dtype", features.dtype)
     return dtype if dtype.kind == "f" else features.dtype
 
 
-def _own_centers(clusterer: Any, names: NDArray[Any]) -> Floats | None:
+def _own_centers(clusterer: Any, names: NDArray[Any], n_features: int) -> Floats | None:
     """Return the centers that a clusterer has found itself, if its labels say which."""
     centers = getattr(clusterer, "cluster_centers_", None)
     if centers is None or names.dtype.kind not in "iu":
         return None
-    if names[0] < 0 or names[-1] >= len(centers):
+    dense = centers.toarray() if issparse(centers) else np.asarray(centers, np.float64)
+    if dense.ndim != 2 or dense.shape[1] != n_features or not np.isfinite(dense).all():
         return None
-    return np.asarray(centers, dtype=np.float64)[names]
+    if names[0] < 0 or names[-1] >= len(dense):
+        return None
+    return dense[names]
 
 
 def _centers_of_mass(

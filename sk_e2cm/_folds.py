@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from sklearn.model_selection import (
     KFold,
     ShuffleSplit,
+    StratifiedKFold,
     StratifiedShuffleSplit,
     check_cv,
     train_test_split,
@@ -50,7 +51,7 @@ def folds_of(
                 "cv holds some samples out more than once. Use a splitter like "
                 "StratifiedKFold, or PredefinedSplit."
             )
-        if len(train) + len(test) != n_samples:
+        if len(np.union1d(train, test)) != n_samples:
             raise ValueError(
                 "cv leaves samples unused: those that are not held out in a fold must "
                 "all train the class means."
@@ -67,7 +68,13 @@ def _splitter(cv: Any, y: NDArray[Any] | None, rng: np.random.RandomState) -> An
         # Where samples are sorted, each fold would hold out whole clusters.
         n_folds = check_cv(cv).get_n_splits()
         return KFold(n_folds, shuffle=True, random_state=rng)
-    return check_cv(cv, y, classifier=True)
+    splitter = check_cv(cv, y, classifier=True)
+    if y is None and isinstance(splitter, (StratifiedKFold, StratifiedShuffleSplit)):
+        raise ValueError(
+            f"cv={cv!r} needs labels, and clusters have none beforehand. Use a number "
+            "of folds, or KFold(shuffle=True)."
+        )
+    return splitter
 
 
 def check_folds(folds: NDArray[np.intp], y: NDArray[Any] | None) -> None:
@@ -80,7 +87,7 @@ def check_folds(folds: NDArray[np.intp], y: NDArray[Any] | None) -> None:
     """
     if (folds < 0).all():
         raise ValueError("cv holds no samples out: there is nothing to choose on.")
-    if (folds == 0).all():
+    if (folds == folds[0]).all():
         raise ValueError(
             "cv holds all samples out in one fold: none are left that could say "
             "anything about them. Use more folds."
@@ -96,6 +103,31 @@ def check_folds(folds: NDArray[np.intp], y: NDArray[Any] | None) -> None:
                 "one fold, so that the others know no such class. Use fewer folds, "
                 "stratified ones, or more samples."
             )
+
+
+def spare_whole_clusters(
+    folds: NDArray[np.intp], codes: NDArray[np.intp]
+) -> NDArray[np.intp]:
+    """Hold no sample out whose whole cluster would be held out with it.
+
+    Nothing but these samples could say where the cluster is.
+
+    Raises
+    ------
+    ValueError
+        If no sample is left that is held out.
+    """
+    first, last = np.full((2, int(codes.max()) + 1), folds.max() + 1)
+    last[:] = -1
+    np.minimum.at(first, codes, folds)
+    np.maximum.at(last, codes, folds)
+    spared = np.where((first == last)[codes], -1, folds)
+    if (spared < 0).all():
+        raise ValueError(
+            "Each cluster lies in one fold alone, so that nothing could say where it "
+            "is without that fold. Use fewer clusters, or folds that are shuffled."
+        )
+    return spared
 
 
 def set_aside(

@@ -127,7 +127,7 @@ class ClustererHead:
 
     def codes(self, features: Features) -> NDArray[np.intp]:
         """Return the index of each sample's cluster."""
-        found = self.clusterer.predict(features.astype(self.dtype))  # may write to it
+        found = predict_names(self.clusterer, features.astype(self.dtype))
         codes = np.searchsorted(self.names, found).clip(max=len(self.names) - 1)
         unknown = self.names[codes] != found
         # A cluster to which none of the training samples belong.
@@ -138,6 +138,23 @@ class ClustererHead:
 
     def proba(self, features: Features) -> Floats:
         return one_hot(self.codes(features), len(self.names))
+
+
+def predict_names(clusterer: Any, features: Features) -> NDArray[Any]:
+    """Return what a clusterer calls the cluster of each sample; it may write to them.
+
+    Raises
+    ------
+    ValueError
+        If it does not return one label for each sample.
+    """
+    found = np.asarray(clusterer.predict(features))
+    if found.shape != (len(features),):
+        raise ValueError(
+            f"clusterer={clusterer!r} must predict one label for each sample; for "
+            f"{len(features)} samples it returned an array of shape {found.shape}."
+        )
+    return found
 
 
 def one_hot(codes: NDArray[np.intp], n_classes: int) -> Floats:

@@ -12,7 +12,7 @@ import sklearn
 from numpy.typing import NDArray
 from sklearn.utils import gen_batches
 
-from ._arrays import Features, Floats
+from ._arrays import Features, Floats, float_dtype
 from ._features import FullPass
 from ._sums import ClassSums
 
@@ -132,14 +132,16 @@ def sum_kept(
     Raises
     ------
     ValueError
-        If all samples of a class, or all that are held out, are among those that were
-        not kept.
+        If all samples of a class, all that are held out in some fold, or all others are
+        among those that were not kept.
     """
     hashes = kept.hashes[kept.rows]
     of_kept = folds[kept.rows], codes[kept.rows], sample_weight[kept.rows]
     lacking = np.setdiff1d(codes, of_kept[1])
-    if len(stage_names) and (len(lacking) or (of_kept[0] < 0).all()):
-        of_whom = f"the clusters {lacking[:5].tolist()}" if len(lacking) else "any fold"
+    one_sided = np.ptp(of_kept[0]) == 0 and np.ptp(folds) > 0
+    if len(stage_names) and (len(lacking) or one_sided):
+        lost = "another fold or none" if of_kept[0][0] >= 0 else "any fold"
+        of_whom = f"the clusters {lacking[:5].tolist()}" if len(lacking) else lost
         raise ValueError(
             f"The features of {len(kept.rows)} of {len(codes)} samples fit into "
             f"scikit-learn's working_memory, and none of them belong to {of_whom}. "
@@ -246,7 +248,7 @@ class KeptFeatures:
             self.rows = _affordable(self.hashes, self.first, n_bytes_each)
             shapes = [(len(self.rows), features.shape[1]) for features in batch]
             self.features = [
-                np.empty(shape, features.dtype)
+                np.empty(shape, float_dtype(features))
                 for shape, features in zip(shapes, batch, strict=True)
             ]
         here = (self.rows >= rows.start) & (self.rows < rows.stop)

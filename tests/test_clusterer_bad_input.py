@@ -291,3 +291,10 @@ def test_arrays_tensors_and_lists_are_taken_alike(fitted, X_of):
     labels = E2CMClusterer(ToyExtractor(), 3, random_state=0).fit_predict(X_of(X))
     np.testing.assert_array_equal(labels, fitted.labels_)
     np.testing.assert_array_equal(fitted.predict(X_of(X)), fitted.predict(X))
+
+
+def test_parameters_of_the_clusterer_are_validated():
+    X = np.random.default_rng(0).normal(size=(40, 3))
+    for clusterer in (KMeans(3, tol=-1.0), make_pipeline(KMeans(3, n_init=0))):
+        with pytest.raises(ValueError, match="parameter of KMeans must be"):
+            E2CMClusterer(clusterer=clusterer).fit(X)
