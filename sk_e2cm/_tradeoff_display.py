@@ -121,10 +121,10 @@ class TradeoffDisplay:
         if X is not None:
             inside = getattr(estimator, "estimator_", estimator)
             check_is_fitted(inside)
+            y = None if is_clusterer(inside) else y
             check_consistent_length(X, y)
             stage, proba = inside._exit_from_full_path(X)
-            if y is None or is_clusterer(inside):
-                y = inside._labels_at(proba, -1)
+            y = inside._labels_at(proba, -1) if y is None else y
             right = inside._labels_at(proba, stage) == np.asarray(y)
             return cls.from_predictions(
                 y,
