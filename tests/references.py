@@ -26,3 +26,18 @@ def minimise(logits, classes, weight):
         options={"xatol": 1e-9},
     )
     return np.exp(found.x)
+
+
+def leave(proba, thresholds):
+    """Return the stage and the class of each sample, one sample at a time."""
+    found = []
+    for sample in proba:
+        for stage, row in enumerate(sample):
+            k = row.argmax()
+            if stage == len(sample) - 1:
+                break
+            limit = thresholds[stage]
+            if row[k] >= (limit if np.ndim(limit) == 0 else limit[k]):
+                break
+        found.append((stage, k))
+    return np.array(found).T

@@ -15,6 +15,8 @@ from sk_e2cm import E2CMClassifier, RiskControl, TorchExtractor, TunedExitsCV
 from sk_e2cm._folds import folds_of, set_aside
 from sk_e2cm.testing import ToyExtractor
 
+from .references import leave
+
 GOALS = [{"max_cost": 0.5}, {"max_cost": 0.9}, {"max_drop": 0.0}, {"max_drop": 0.05}]
 PREDICTIONS = ["predict", "predict_proba", "predict_exit", "exit_proba", "cost"]
 
@@ -50,21 +52,6 @@ def tuned(estimator=None, **params):
     if estimator is None:
         estimator = E2CMClassifier(ToyExtractor())
     return TunedExitsCV(estimator, **{"random_state": 0} | params)
-
-
-def leave(proba, thresholds):
-    """Return the stage and the class of each sample, one sample at a time."""
-    found = []
-    for sample in proba:
-        for stage, row in enumerate(sample):
-            k = row.argmax()
-            if stage == len(sample) - 1:
-                break
-            limit = thresholds[stage]
-            if row[k] >= (limit if np.ndim(limit) == 0 else limit[k]):
-                break
-        found.append((stage, k))
-    return np.array(found).T
 
 
 def cost_by_stage(thresholds):

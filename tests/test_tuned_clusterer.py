@@ -21,6 +21,8 @@ from sk_e2cm import E2CMClusterer, RiskControl, TunedExitsCV
 from sk_e2cm._folds import folds_of, set_aside
 from sk_e2cm.testing import CountingExtractor, ToyExtractor
 
+from .references import leave
+
 N, N_CLUSTERS = 300, 4
 GOALS = [{"max_cost": 0.4}, {"max_cost": 0.9}, {"max_drop": 0.0}, {"max_drop": 0.05}]
 CVS = {
@@ -57,21 +59,6 @@ def make_clusterer(extractor=None, **params):
 def tuned(estimator=None, **params):
     estimator = make_clusterer() if estimator is None else estimator
     return TunedExitsCV(estimator, **{"random_state": 0} | params)
-
-
-def leave(proba, thresholds):
-    """Return the stage and the cluster of each sample, one sample at a time."""
-    found = []
-    for sample in proba:
-        for stage, row in enumerate(sample):
-            k = row.argmax()
-            if stage == len(sample) - 1:
-                break
-            limit = thresholds[stage]
-            if row[k] >= (limit if np.ndim(limit) == 0 else limit[k]):
-                break
-        found.append((stage, k))
-    return np.array(found).T
 
 
 def cost_by_stage(thresholds):
