@@ -41,7 +41,7 @@ docs: $(VENV)/.setup-docs ## Build the HTML documentation; a warning is an error
 	$(PY) -m sphinx -W --keep-going -b html docs docs/_build/html
 
 networks: $(VENV)/.setup-tests ## Measure the networks of the docs anew
-	$(PY) -m tests._extractors.zoo
+	$(PY) -m tests._extractors._torch.zoo
 
 bench-accuracy: $(VENV)/.setup-examples ## Accuracy at a given cost: the tables of the docs, 30 minutes
 	$(PY) -m benchmarks.accuracy

@@ -4,8 +4,8 @@ from . import inspection, metrics, testing
 from ._classifier import E2CMClassifier
 from ._clusterer import E2CMClusterer
 from ._extractors import Extractor, PipelineExtractor, TorchExtractor
-from ._risk import RiskControl
 from ._tuned import TunedExitsCV
+from ._tuning._risk import RiskControl
 
 __version__ = "0.1.0"
 

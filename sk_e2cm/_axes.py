@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ._compat import check_matplotlib_support
+from ._utils._compat import check_matplotlib_support
 
 
 def axes_for(ax: Any, caller: str) -> Any:

@@ -16,15 +16,15 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import Tags
 from sklearn.utils.validation import validate_data
 
-from ._arrays import Floats
-from ._compat import Interval, StrOptions
 from ._early_exit import EarlyExitMixin
 from ._extractors import Extractor
-from ._features import RawFeatures, staged_pooling_macs
-from ._fitting import Method
-from ._heads import Head, MeansHead
-from ._training import N_FOLDS, folds_by_hash
-from ._validation import check_columns, check_extractor, check_macs
+from ._fitting._cross_fitting import Method
+from ._fitting._statistics import N_FOLDS, folds_by_hash
+from ._multi_exit._full_pass import RawFeatures, staged_pooling_macs
+from ._multi_exit._heads import Head, MeansHead
+from ._utils._arrays import Floats
+from ._utils._compat import Interval, StrOptions
+from ._utils._validation import check_columns, check_extractor, check_macs
 
 
 class BaseE2CM(EarlyExitMixin, BaseEstimator):

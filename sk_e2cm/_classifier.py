@@ -11,16 +11,16 @@ from sklearn.base import ClassifierMixin
 from sklearn.utils import check_array
 
 from ._base import BaseE2CM
-from ._compat import HasMethods, StrOptions, _fit_context
 from ._early_exit import EarlyExitClassifierMixin
-from ._exits import check_thresholds
 from ._extractors import Extractor
-from ._features import row_hashes
-from ._final import HeldOut, choose_final, head_labels
-from ._fitting import fit_exits
-from ._heads import Head
-from ._training import run_training_pass
-from ._validation import as_array, check_classes, check_samples, with_weight
+from ._fitting._cross_fitting import fit_exits
+from ._fitting._final import HeldOut, choose_final, head_labels
+from ._fitting._statistics import run_training_pass
+from ._multi_exit._full_pass import row_hashes
+from ._multi_exit._heads import Head
+from ._multi_exit._loop import check_thresholds
+from ._utils._compat import HasMethods, StrOptions, _fit_context
+from ._utils._validation import as_array, check_classes, check_samples, with_weight
 
 
 class E2CMClassifier(EarlyExitClassifierMixin, ClassifierMixin, BaseE2CM):

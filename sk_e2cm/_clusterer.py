@@ -17,20 +17,20 @@ from sklearn.base import (
 )
 from sklearn.cluster import KMeans
 
-from ._arrays import Floats, float_dtype
 from ._base import BaseE2CM
-from ._clustering import Clusters, find_clusters, fit_params
-from ._compat import HasMethods, Interval, _fit_context
-from ._exits import check_thresholds
 from ._extractors import Extractor
-from ._features import row_hashes
-from ._final import Final, HeldOut
-from ._fitting import fit_exits
-from ._folds import spare_whole_clusters
-from ._heads import Head, one_hot
-from ._means import ClassMeans
-from ._training import KeptFeatures, check_widths, sum_kept
-from ._validation import check_n_clusters, check_samples, with_weight
+from ._fitting._clusters import Clusters, find_clusters, fit_params
+from ._fitting._cross_fitting import fit_exits
+from ._fitting._final import Final, HeldOut
+from ._fitting._means import ClassMeans
+from ._fitting._statistics import KeptFeatures, check_widths, sum_kept
+from ._multi_exit._full_pass import row_hashes
+from ._multi_exit._heads import Head, one_hot
+from ._multi_exit._loop import check_thresholds
+from ._tuning._folds import spare_whole_clusters
+from ._utils._arrays import Floats, float_dtype
+from ._utils._compat import HasMethods, Interval, _fit_context
+from ._utils._validation import check_n_clusters, check_samples, with_weight
 
 
 class E2CMClusterer(

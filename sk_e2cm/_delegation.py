@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
-from ._arrays import Floats
 from ._early_exit import EarlyExitClassifierMixin
+from ._utils._arrays import Floats
 
 
 def _delegated(method: Callable[..., Any]) -> Any:

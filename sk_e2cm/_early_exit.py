@@ -11,19 +11,19 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import accuracy_score
 from sklearn.utils.validation import check_is_fitted, check_memory, validate_data
 
-from ._arrays import Floats
-from ._exits import (
+from ._extractors import Extractor
+from ._multi_exit._full_pass import FullPass, on_device
+from ._multi_exit._heads import Head
+from ._multi_exit._loop import (
     Step,
     check_thresholds,
     first_exit,
     run_lazily,
     stage_costs,
 )
-from ._extractors import Extractor
-from ._features import FullPass, on_device
-from ._heads import Head
-from ._pooling import Pooling
-from ._validation import as_array, check_columns
+from ._multi_exit._pooling import Pooling
+from ._utils._arrays import Floats
+from ._utils._validation import as_array, check_columns
 
 
 class EarlyExitMixin:

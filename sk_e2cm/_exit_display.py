@@ -11,7 +11,7 @@ from sklearn.utils import check_consistent_length
 from sklearn.utils.validation import check_is_fitted
 
 from ._axes import axes_for
-from ._validation import codes_of
+from ._utils._validation import codes_of
 
 
 class ExitDisplay:

@@ -11,10 +11,10 @@ from sklearn.utils import check_consistent_length
 from sklearn.utils.validation import check_is_fitted
 
 from ._axes import axes_for
-from ._exits import stage_costs
-from ._frontier import shared
-from ._outcomes import Answers, Outcomes
-from ._validation import codes_of, labels_of
+from ._multi_exit._loop import stage_costs
+from ._tuning._problem import Answers, Outcomes
+from ._tuning._search import shared
+from ._utils._validation import codes_of, labels_of
 
 
 class TradeoffDisplay:

@@ -18,19 +18,19 @@ from sklearn.utils import (
 )
 from sklearn.utils.validation import check_is_fitted
 
-from ._arrays import Floats
-from ._compat import Interval, StrOptions, _fit_context
 from ._delegation import DelegatesToEstimator
 from ._early_exit import EarlyExitMixin
-from ._ease import thresholds_by_ease
-from ._exits import is_closed
-from ._folds import check_folds, folds_of, set_aside
-from ._frontier import Points, concatenate, evaluate, pareto, search
-from ._outcomes import Answers
-from ._risk import RiskControl
-from ._scoring import rescored
-from ._trial import Data, Trial, ask, cross_fit
-from ._validation import check_samples
+from ._multi_exit._loop import is_closed
+from ._tuning._ease import thresholds_by_ease
+from ._tuning._folds import check_folds, folds_of, set_aside
+from ._tuning._held_out import Data, Trial, ask, cross_fit
+from ._tuning._problem import Answers
+from ._tuning._risk import RiskControl
+from ._tuning._scoring import rescored
+from ._tuning._search import Points, concatenate, evaluate, pareto, search
+from ._utils._arrays import Floats
+from ._utils._compat import Interval, StrOptions, _fit_context
+from ._utils._validation import check_samples
 
 # Candidates that a promise is tested for.
 _MOST_TESTED = 200

@@ -13,7 +13,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils import check_consistent_length
 
 from ._early_exit import EarlyExitMixin
-from ._validation import labels_of
+from ._utils._validation import labels_of
 
 __all__ = [
     "accuracy_cost_scorer",

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ._extractors import Extractor
-from ._features import fingerprint_of
+from ._multi_exit._full_pass import fingerprint_of
 
 __all__ = ["CountingExtractor", "ToyExtractor"]
 

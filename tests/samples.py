@@ -4,8 +4,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from sk_e2cm._sums import ClassSums
-from sk_e2cm._training import TrainingPass
+from sk_e2cm._fitting._statistics import TrainingPass
+from sk_e2cm._fitting._sums import ClassSums
 
 N_FOLDS, N_CLASSES, N_FEATURES = 3, 4, 5
 

@@ -8,7 +8,7 @@ from numpy.testing import assert_array_equal
 from sklearn.base import clone
 
 from sk_e2cm import E2CMClassifier, Extractor
-from sk_e2cm._features import fingerprint_of
+from sk_e2cm._multi_exit._full_pass import fingerprint_of
 from sk_e2cm.testing import CountingExtractor, ToyExtractor
 
 

@@ -12,7 +12,7 @@ from sklearn.exceptions import NotFittedError
 from torch import nn
 
 from sk_e2cm import E2CMClassifier, RiskControl, TorchExtractor, TunedExitsCV
-from sk_e2cm._folds import folds_of, set_aside
+from sk_e2cm._tuning._folds import folds_of, set_aside
 from sk_e2cm.testing import ToyExtractor
 
 from .references import leave

@@ -18,7 +18,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from sk_e2cm import E2CMClusterer, RiskControl, TunedExitsCV
-from sk_e2cm._folds import folds_of, set_aside
+from sk_e2cm._tuning._folds import folds_of, set_aside
 from sk_e2cm.testing import CountingExtractor, ToyExtractor
 
 from .references import leave

@@ -2,6 +2,6 @@
 
 from ._pipeline import PipelineExtractor
 from ._protocol import Extractor
-from ._torch import TorchExtractor
+from ._torch._extractor import TorchExtractor
 
 __all__ = ["Extractor", "PipelineExtractor", "TorchExtractor"]

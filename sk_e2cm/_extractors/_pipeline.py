@@ -13,8 +13,8 @@ from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import FeatureUnion, Pipeline, make_pipeline
 from sklearn.utils.validation import check_is_fitted
 
-from .._compat import _safe_indexing
-from .._hashing import content_hash
+from .._utils._compat import _safe_indexing
+from .._utils._hashing import content_hash
 from ._protocol import Extractor
 
 

@@ -1,0 +1,5 @@
+"""A torch network as stages."""
+
+from ._extractor import TorchExtractor
+
+__all__ = ["TorchExtractor"]

@@ -1,0 +1,196 @@
+"""Where samples may leave: places named, or spread evenly by cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+from torch import fx, nn
+
+from ._cut import Liveness
+from ._macs import Meter, measure
+from ._trace import Trace
+
+# Sides of square images, tried in this order when no shape is given: ImageNet's, the
+# small data sets', then others.
+_SIDES = (224, 32, 28, 64, 96, 128, 8, 16, 256, 299, 384, 512)
+
+# In shares of a step: as near to where it should be each exit must lie for outer
+# modules to be preferred to inner ones, and for places between blocks to be preferred
+# to those within.
+_EVEN = 0.35
+_UNEVEN = 0.6
+
+
+def exit_names(exits: Any) -> tuple[str, ...]:
+    """Return the names given; none if `exits` is their number."""
+    if isinstance(exits, Integral) and not isinstance(exits, bool):
+        return ()
+    if isinstance(exits, str):
+        return (exits,)
+    names = list(exits) if isinstance(exits, Iterable) else [exits]
+    if not all(isinstance(name, str) for name in names):
+        raise TypeError(
+            f"exits must be names of modules or a whole number, got {exits!r}."
+        )
+    return tuple(map(str, names))
+
+
+def stage_ends(
+    trace: Trace, names: Sequence[str], last: fx.Node, output: str | None
+) -> list[fx.Node]:
+    """Return the last operation of every stage; refuse names that give no stages."""
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"exits names {', '.join(map(repr, twice))} more than once.")
+    order = {node: i for i, node in enumerate(trace.graph.nodes)}
+    ends = [*(trace.node(name) for name in names), last]
+    labels = [*map(repr, names), repr(output) if output else "the network's output"]
+    for i, (before, after) in enumerate(pairwise(ends)):
+        if before is after:
+            raise ValueError(
+                f"exit {labels[i]} and {labels[i + 1]} are the same value: no "
+                "computation lies between them. Leave one out."
+            )
+        if order[before] > order[after]:
+            raise ValueError(
+                f"exit {labels[i]} is computed after {labels[i + 1]}. Name the exits "
+                "in the order of execution, and before output."
+            )
+    return ends
+
+
+def evenly_spaced(
+    trace: Trace,
+    n_exits: int,
+    last: fx.Node,
+    input_shape: tuple[int, ...] | None,
+    dtype: torch.dtype,
+) -> tuple[str, ...]:
+    """Return the names of `n_exits` modules that split the cost up to `last` evenly."""
+    if n_exits < 1:
+        raise ValueError(f"exits={n_exits}: at least one exit is needed.")
+    meter = measure_plausibly(trace, input_shape, dtype)
+    macs = meter.macs
+    of_input = _descendants(trace.input)
+    within = {
+        node: name
+        for node, name in places(trace).items()
+        # One sample has an axis of length 1 for its row, unless rows are mixed there.
+        if 1 in meter.shapes.get(node, ())
+        and node in of_input
+        and 0 < macs[node] < macs[last]
+    }
+    targets = macs[last] * np.arange(1, n_exits + 1) / (n_exits + 1)
+    # One tensor alive is a place between blocks; within a block a skip is alive too.
+    live = Liveness(trace.graph, last)
+    between = {
+        node: name
+        for node, name in within.items()
+        if sum(value in meter.shapes for value in live.after(node)) == 1
+    }
+    # The shorter a name, the further out the module.
+    depths = sorted({name.count(".") for name in between.values()})
+    outermost = (
+        {node: name for node, name in between.items() if name.count(".") <= depth}
+        for depth in depths
+    )
+    for candidates, tolerance in (
+        *((outer, _EVEN) for outer in outermost),
+        (between, _UNEVEN),
+        (within, np.inf),
+    ):
+        names, error = _nearest(candidates, macs, targets)
+        if names and error <= tolerance * targets[0]:
+            return names
+    by_cost = {macs[node]: name for node, name in within.items()}
+    raise ValueError(
+        f"exits={n_exits}, but the network has only {len(by_cost)} places to "
+        f"leave: {', '.join(by_cost.values()) or 'none'}.{trace.untraced()}"
+    )
+
+
+def _nearest(
+    candidates: dict[fx.Node, str],
+    macs: dict[fx.Node, float],
+    targets: NDArray[np.float64],
+) -> tuple[tuple[str, ...], float]:
+    """Choose a place for each target cost; return their names and the largest error.
+
+    No names if the places are too few.
+    """
+    # Of places at the same cost the last: it has seen most.
+    by_cost = {macs[node]: name for node, name in candidates.items()}
+    costs = np.array(sorted(by_cost))
+    if len(costs) < len(targets):
+        return (), np.inf
+    _, chosen = linear_sum_assignment((targets[:, None] - costs) ** 2)
+    chosen.sort()
+    error = float(abs(costs[chosen] - targets).max())
+    return tuple(by_cost[cost] for cost in costs[chosen]), error
+
+
+def places(trace: Trace) -> dict[fx.Node, str]:
+    """Return the values that a module returns, in order, with the module's name.
+
+    Of several modules that return the same value the outermost gives the name.
+    """
+    names = {module: name for name, module in trace.module.named_modules() if name}
+    at: dict[fx.Node, str] = {}
+    for module, values in trace.returned.items():
+        if module in names and len(values) == 1 and isinstance(values[0], fx.Proxy):
+            node = values[0].node
+            at[node] = min(at.get(node, names[module]), names[module], key=len)
+    return {node: at[node] for node in trace.graph.nodes if node in at}
+
+
+def _descendants(node: fx.Node) -> set[fx.Node]:
+    found: set[fx.Node] = set()
+    todo = [node]
+    while todo:
+        users = [user for user in todo.pop().users if user not in found]
+        found.update(users)
+        todo.extend(users)
+    return found
+
+
+def measure_plausibly(
+    trace: Trace, input_shape: tuple[int, ...] | None, dtype: torch.dtype
+) -> Meter:
+    """Measure at `input_shape`, or at the first plausible shape that the network takes.
+
+    Where the exits come to lie depends little on the size of the images.
+    """
+    if isinstance(input_shape, Integral):
+        raise TypeError(
+            f"input_shape must be a tuple such as (3, 224, 224), got {input_shape}."
+        )
+    if input_shape is not None:
+        return measure(trace, [tuple(input_shape)], dtype)
+    try:
+        return measure(trace, _plausible_shapes(trace.module), dtype)
+    except ValueError:
+        raise ValueError(
+            "The shape of one sample is needed to count the cost: pass input_shape=, "
+            "for instance input_shape=(3, 224, 224) or, for token ids, (128,)."
+        ) from None
+
+
+def _plausible_shapes(network: nn.Module) -> Iterator[tuple[int, ...]]:
+    for first in map(vars, network.modules()):
+        if "in_features" in first:
+            yield (first["in_features"],)
+        elif "in_channels" in first:
+            n_axes = len(first["kernel_size"])
+            yield from ((first["in_channels"], *[side] * n_axes) for side in _SIDES)
+        elif "num_embeddings" in first:
+            yield from ((side,) for side in _SIDES)
+        else:
+            continue
+        return

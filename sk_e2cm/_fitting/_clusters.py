@@ -1,0 +1,133 @@
+"""The clusters of the last stage's features."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import issparse
+from sklearn.frozen import FrozenEstimator
+from sklearn.pipeline import Pipeline
+from sklearn.utils import gen_batches
+
+from .._multi_exit._heads import ClustererHead, predict_names
+from .._utils._arrays import Features, Floats
+from .._utils._validation import weight_params
+from ._means import ClassMeans
+from ._sums import ClassSums
+
+# Samples whose distances are summed at once.
+_CHUNK = 1024
+
+
+class Clusters(NamedTuple):
+    """What a clusterer has found.
+
+    Parameters
+    ----------
+    head : ClustererHead
+        Assigns samples to them.
+
+    codes : ndarray of shape (n_samples,)
+        The cluster of each sample of the fit; every cluster has some.
+
+    inertia : float
+        Weighted sum of squared distances to the centers.
+    """
+
+    head: ClustererHead
+    codes: NDArray[np.intp]
+    inertia: float
+
+    @property
+    def centers(self) -> Floats:
+        """The centers, shape (n_clusters, n_features)."""
+        return self.head.means.means
+
+
+def fit_params(clusterer: Any, sample_weight: Floats) -> dict[str, Any]:
+    """Return what `fit` takes besides the data.
+
+    Raises
+    ------
+    ValueError
+        If it does not take weights, and these are not all the same.
+    """
+    if isinstance(clusterer, FrozenEstimator):
+        return {}
+    return weight_params(f"clusterer={clusterer!r}", clusterer, sample_weight)
+
+
+def find_clusters(
+    clusterer: Any, features: Features, sample_weight: Floats
+) -> Clusters:
+    """Fit a clusterer, and number the clusters that samples belong to from 0.
+
+    A `FrozenEstimator` is fitted already.
+
+    Raises
+    ------
+    ValueError
+        If it does not take the weights, or return one label for each sample.
+    """
+    if features.dtype.kind != "f":
+        features = features.astype(np.float64)
+    if not isinstance(clusterer, FrozenEstimator):
+        params = fit_params(clusterer, sample_weight)
+        clusterer.fit(features.copy(), **params)  # some work in place
+    dtype = _dtype_of(clusterer, features)
+    found = predict_names(clusterer, features.astype(dtype))
+    names, codes = np.unique(found, return_inverse=True)
+    centers = _own_centers(clusterer, names, features.shape[1])
+    if centers is None:
+        centers = _centers_of_mass(features, codes, sample_weight)
+    head = ClustererHead(clusterer, names, ClassMeans(centers), dtype)
+    return Clusters(head, codes, _inertia(features, centers, codes, sample_weight))
+
+
+def _dtype_of(clusterer: Any, features: Features) -> np.dtype[Any]:
+    """Return the type it was fitted on, elsewhere perhaps: KMeans takes no other."""
+    inner = getattr(clusterer, "estimator", clusterer)  # of a FrozenEstimator
+    inner = getattr(inner, "best_estimator_", inner)
+    inner = inner[-1] if isinstance(inner, Pipeline) else inner
+    centers = getattr(inner, "cluster_centers_", features)
+    dtype = getattr(centers, "dtype", features.dtype)
+    return dtype if dtype.kind == "f" else features.dtype
+
+
+def _own_centers(clusterer: Any, names: NDArray[Any], n_features: int) -> Floats | None:
+    """Return the centers that a clusterer has found itself, if its labels say which."""
+    centers = getattr(clusterer, "cluster_centers_", None)
+    if centers is None or names.dtype.kind not in "iu":
+        return None
+    dense = centers.toarray() if issparse(centers) else np.asarray(centers, np.float64)
+    if dense.ndim != 2 or dense.shape[1] != n_features or not np.isfinite(dense).all():
+        return None
+    if names[0] < 0 or names[-1] >= len(dense):
+        return None
+    return dense[names]
+
+
+def _centers_of_mass(
+    features: Features, codes: NDArray[np.intp], sample_weight: Floats
+) -> Floats:
+    shift = features.mean(axis=0, dtype=np.float64)
+    sums = ClassSums(1, int(codes.max()) + 1, shift)
+    for rows in gen_batches(len(features), _CHUNK):
+        fold = np.zeros_like(codes[rows])
+        sums.add(features[rows], fold, codes[rows], sample_weight[rows])
+    return sums.means()
+
+
+def _inertia(
+    features: Features,
+    centers: Floats,
+    codes: NDArray[np.intp],
+    sample_weight: Floats,
+) -> float:
+    total = 0.0
+    for rows in gen_batches(len(features), _CHUNK):
+        away = features[rows] - centers[codes[rows]]
+        total += sample_weight[rows] @ np.einsum("nd,nd->n", away, away)
+    return float(total)

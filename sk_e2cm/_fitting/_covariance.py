@@ -1,0 +1,104 @@
+"""Shrunk covariances, and what whitening by one makes of the class means."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import LinAlgError, cho_factor, cho_solve
+
+from .._utils._arrays import Floats
+
+Shrinkage = str | float
+
+# A squared pivot this small is what rounding has left of a feature that follows
+# from the others.
+_SINGULAR = 1e-11
+
+# What the formulas give at least, so that what they give is never singular.
+_LEAST = 1e-8
+
+
+def deviations(covariance: Floats) -> Floats:
+    """Return the standard deviations, 1 for features that are constant."""
+    variance = np.diag(covariance)
+    return np.sqrt(np.where(variance > 0, variance, 1.0))
+
+
+def intensity_of(
+    shrinkage: Shrinkage,
+    covariance: Floats,
+    residuals: NDArray[np.floating],
+    sample_weight: Floats,
+    n_samples: float,
+) -> float:
+    """Return the share of the identity in the shrunk correlations.
+
+    Parameters
+    ----------
+    shrinkage : {"ledoit_wolf", "oas"} or float
+        The formulas are those of `sklearn.covariance`, for features scaled to unit
+        variance.
+
+    covariance : ndarray of shape (n_features, n_features)
+        Of all samples.
+
+    residuals : ndarray of shape (n_kept, n_features)
+        Features less their class means, of some samples. Only "ledoit_wolf" asks
+        for them: for the mean of their fourth powers.
+
+    sample_weight : ndarray of shape (n_kept,)
+        Their weights.
+
+    n_samples : float
+        Number of samples that the covariance is of.
+    """
+    if not isinstance(shrinkage, str):
+        return float(shrinkage)
+    d = len(covariance)
+    scale = deviations(covariance)
+    correlation = covariance / np.outer(scale, scale)
+    squares = (correlation**2).sum()
+    mean = np.trace(correlation) / d
+    spread = squares - d * mean**2
+    if shrinkage == "oas":
+        numerator = squares / d**2 + mean**2
+        denominator = (n_samples + 1) * spread / d**2
+    else:
+        norms = np.einsum("nd,nd->n", residuals / scale, residuals / scale)
+        fourth = np.average(norms**2, weights=sample_weight)
+        numerator, denominator = (fourth - squares) / n_samples, spread
+    if denominator <= 0:
+        return 1.0  # nothing is correlated: any share is the same
+    return float(np.clip(numerator / denominator, _LEAST, 1.0))
+
+
+def whiten(covariance: Floats, intensity: float, offsets: Floats) -> Floats:
+    """Return the inverse of the shrunk covariance, times the columns of `offsets`.
+
+    Parameters
+    ----------
+    covariance : ndarray of shape (n_features, n_features)
+        Any.
+
+    intensity : float
+        See `intensity_of`.
+
+    offsets : ndarray of shape (n_features, n_columns)
+        Any.
+
+    Raises
+    ------
+    LinAlgError
+        If the shrunk covariance is singular.
+    """
+    if not covariance.any():
+        return offsets  # nothing varies within classes: no direction is special
+    scale = deviations(covariance)
+    shrunk = (1.0 - intensity) * covariance / np.outer(scale, scale)
+    # Constant features have unit variance too: classes rarely differ in them.
+    shrunk[np.diag_indices_from(shrunk)] = 1.0
+    factor, lower = cho_factor(shrunk, lower=True, overwrite_a=True)
+    if (np.diag(factor) ** 2).min() < _SINGULAR:
+        raise LinAlgError("singular")
+    whitened: Floats = cho_solve((factor, lower), offsets / scale[:, None])
+    return whitened / scale[:, None]

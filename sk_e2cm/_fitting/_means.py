@@ -1,0 +1,177 @@
+"""Class means and the scores they give: by distance, or whitened.
+
+NumPy in, NumPy out. Notation of the paper (arXiv 2103.01148), with the stage left out:
+c_k is the mean of class k, d_k(x) the distance to it, s_k the mean of d_k over all
+training samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import LinAlgError
+
+from .._utils._arrays import Floats, matmul
+from ._covariance import Shrinkage, intensity_of, whiten
+from ._sums import ClassSums
+
+# Below this share of its terms a difference has lost half of its digits.
+_CANCELLED = 1e-8
+
+
+class Means(Protocol):
+    """Turns the features of one stage into a score for each class."""
+
+    means: Floats
+    scale: Floats
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds for one sample."""
+
+    def scores(self, features: NDArray[np.floating]) -> Floats:
+        """Return scores of shape (n_samples, n_classes), the larger the likelier."""
+
+
+class ClassMeans:
+    """Class means under the Euclidean distance, as in the paper.
+
+    Parameters
+    ----------
+    means : ndarray of shape (n_classes, n_features)
+        c_k.
+
+    scale : ndarray of shape (n_classes,), default=None
+        s_k; ones by default.
+    """
+
+    def __init__(self, means: Floats, scale: Floats | None = None) -> None:
+        self.means = means
+        self.scale = np.ones(len(means)) if scale is None else scale
+        # About their centre, means and features are small: the difference of their
+        # squares below loses little.
+        self._centre = means.mean(axis=0)
+        self._offsets = means - self._centre
+        self._squares = np.einsum("kd,kd->k", self._offsets, self._offsets)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds for one sample."""
+        return self.means.size
+
+    def distances(self, features: NDArray[np.floating]) -> Floats:
+        """Return d_k = ||f - c_k||, shape (n_samples, n_classes)."""
+        f = features - self._centre
+        large = np.einsum("nd,nd->n", f, f)[:, None] + self._squares
+        squared = large - 2.0 * matmul(f, self._offsets.T)
+        # Where nearly all has cancelled, the difference is taken first.
+        for k in np.flatnonzero((squared < _CANCELLED * large).any(axis=0)):
+            close = squared[:, k] < _CANCELLED * large[:, k]
+            difference = features[close] - self.means[k]
+            squared[close, k] = np.einsum("nd,nd->n", difference, difference)
+        return np.sqrt(squared)
+
+    def scores(self, features: NDArray[np.floating]) -> Floats:
+        """Return -d_k / s_k, shape (n_samples, n_classes)."""
+        return -self.distances(features) / self.scale
+
+
+class WhitenedMeans:
+    """Class means under the Mahalanobis distance of the pooled covariance S.
+
+    The scores are -(f - c_k)' S^-1 (f - c_k) / 2 + log(prior_k) less what all classes
+    share, and so linear in f: this is linear discriminant analysis.
+
+    Parameters
+    ----------
+    means : ndarray of shape (n_classes, n_features)
+        c_k.
+
+    priors : ndarray of shape (n_classes,)
+        Shares of the classes.
+
+    covariance : ndarray of shape (n_features, n_features)
+        S, before it is shrunk.
+
+    intensity : float
+        See `whiten`.
+    """
+
+    def __init__(
+        self, means: Floats, priors: Floats, covariance: Floats, intensity: float
+    ) -> None:
+        self.means = means
+        self.scale = np.ones(len(means))
+        # About their centre, so that features far from zero lose no digits.
+        self._centre = means.mean(axis=0)
+        offsets = means - self._centre
+        self._coef = whiten(covariance, intensity, offsets.T)
+        half = np.einsum("kd,dk->k", offsets, self._coef) / 2
+        self._intercept = np.log(priors) - half
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds for one sample."""
+        return self.means.size
+
+    def scores(self, features: NDArray[np.floating]) -> Floats:
+        """Return the scores, shape (n_samples, n_classes)."""
+        return matmul(features - self._centre, self._coef) + self._intercept
+
+
+def fit_euclidean(
+    sums: ClassSums, features: NDArray[np.floating], sample_weight: Floats
+) -> Callable[[int | None], ClassMeans]:
+    """Return what gives the class means without a fold, or with all folds.
+
+    The scale s_k is the mean over the samples given, and the same for all.
+    """
+    distances = ClassMeans(sums.means()).distances(features)
+    mean_distances = np.average(distances, axis=0, weights=sample_weight)
+    # All distances are 0 if the features are constant: any scale will do.
+    scale = np.where(mean_distances > 0, mean_distances, 1.0)
+    return lambda without_fold: ClassMeans(sums.means(without_fold), scale)
+
+
+def fit_whitened(
+    sums: ClassSums,
+    features: NDArray[np.floating],
+    codes: NDArray[np.intp],
+    sample_weight: Floats,
+    shrinkage: Shrinkage,
+    n_samples: float | None = None,
+) -> Callable[[int | None], WhitenedMeans]:
+    """Return what gives the whitened means without a fold, or with all folds.
+
+    Ledoit and Wolf's formula takes the fourth powers of the samples given, and the
+    intensity is the same for all. `n_samples` says of how many samples the sums are;
+    by default their weights add up to it.
+    """
+    n_samples = n_samples or float(sums.weight.sum())
+    intensity = intensity_of(
+        shrinkage,
+        sums.covariance(),
+        features - sums.means()[codes],
+        sample_weight,
+        n_samples,
+    )
+
+    def whitened(without_fold: int | None) -> WhitenedMeans:
+        try:
+            return WhitenedMeans(
+                sums.means(without_fold),
+                sums.priors(without_fold),
+                sums.covariance(without_fold),
+                intensity,
+            )
+        except LinAlgError:
+            raise ValueError(
+                f"The covariance of {features.shape[1]} features is singular: some of "
+                f"them follow from others, or {n_samples:g} samples are too few. Use "
+                "shrinkage='ledoit_wolf', a number above 0, or a coarser pooling."
+            ) from None
+
+    return whitened

@@ -1,0 +1,305 @@
+"""The one pass over the training data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import sklearn
+from numpy.typing import NDArray
+from sklearn.utils import gen_batches
+
+from .._multi_exit._full_pass import FullPass
+from .._utils._arrays import Features, Floats, float_dtype
+from ._sums import ClassSums
+
+N_FOLDS = 5
+
+# Samples whose products are summed at once, and the bytes of their features.
+_CHUNK = 1024
+_CHUNK_BYTES = 2**27
+
+# However small the working memory is.
+_FEWEST_KEPT = 100
+
+# Covariances of more features would need gigabytes.
+_MOST_FEATURES = 4096
+
+
+@dataclass
+class TrainingPass:
+    """Result of one run of the network over the training data.
+
+    The samples summed are all of them, or those that were kept (`sum_kept`).
+
+    Parameters
+    ----------
+    stage_names : tuple of str
+        Names of the stages.
+
+    sums : list of ClassSums
+        One per stage. Samples that are not held out in any fold are the last of its
+        folds.
+
+    features : list of ndarray of shape (n_kept, n_features)
+        One per stage, of the samples that were kept.
+
+    kept : ndarray of shape (n_kept,)
+        The rows of these samples.
+
+    hashes, folds, codes, sample_weight : ndarray of shape (n_kept,)
+        Of the kept samples; folds are -1 where a sample is not held out, and codes
+        are the indices of their classes.
+
+    n_distinct : int
+        Number of distinct rows among the samples summed.
+    """
+
+    stage_names: tuple[str, ...]
+    sums: list[ClassSums]
+    features: list[Features]
+    kept: NDArray[np.intp]
+    hashes: NDArray[np.uint64]
+    folds: NDArray[np.intp]
+    codes: NDArray[np.intp]
+    sample_weight: Floats
+    n_distinct: int
+
+    @cached_property
+    def held_out(self) -> NDArray[np.intp]:
+        """Which of the kept samples are held out in some fold."""
+        return np.flatnonzero(self.folds >= 0)
+
+
+def folds_by_hash(
+    hashes: NDArray[np.uint64], n_folds: int = N_FOLDS
+) -> NDArray[np.intp]:
+    """Return folds in which equal rows are together."""
+    return (hashes % np.uint64(n_folds)).astype(np.intp)
+
+
+def run_training_pass(
+    full_pass: FullPass,
+    X: NDArray[Any],
+    hashes: NDArray[np.uint64],
+    folds: NDArray[np.intp],
+    codes: NDArray[np.intp],
+    sample_weight: NDArray[np.float64],
+    *,
+    second: bool = False,
+) -> TrainingPass:
+    """Run the network once; sum over all samples and keep the features of some.
+
+    Raises
+    ------
+    ValueError
+        If `second` is asked of too many features.
+    """
+    stage_names = full_pass.extractor.stage_names
+    summed = StageSums(stage_names, folds, codes, sample_weight, second=second)
+    kept = KeptFeatures(hashes, first=folds >= 0)
+    batches = full_pass(X)
+    for rows, batch in _in_chunks(batches) if second else batches:
+        summed.add(rows, batch)
+        kept.add(rows, batch)
+    return TrainingPass(
+        tuple(stage_names),
+        summed.sums,
+        kept.features,
+        kept.rows,
+        hashes[kept.rows],
+        folds[kept.rows],
+        codes[kept.rows],
+        sample_weight[kept.rows],
+        n_distinct=len(np.unique(hashes)),
+    )
+
+
+def sum_kept(
+    stage_names: Sequence[str],
+    kept: KeptFeatures,
+    folds: NDArray[np.intp],
+    codes: NDArray[np.intp],
+    sample_weight: NDArray[np.float64],
+    *,
+    second: bool = False,
+) -> TrainingPass:
+    """Sum over the samples kept, when their classes are known after the pass only.
+
+    Raises
+    ------
+    ValueError
+        If all samples of a class, all that are held out in some fold, or all others are
+        among those that were not kept.
+    """
+    hashes = kept.hashes[kept.rows]
+    of_kept = folds[kept.rows], codes[kept.rows], sample_weight[kept.rows]
+    lacking = np.setdiff1d(codes, of_kept[1])
+    one_sided = np.ptp(of_kept[0]) == 0 and np.ptp(folds) > 0
+    if len(stage_names) and (len(lacking) or one_sided):
+        lost = "another fold or none" if of_kept[0][0] >= 0 else "any fold"
+        of_whom = f"the clusters {lacking[:5].tolist()}" if len(lacking) else lost
+        raise ValueError(
+            f"The features of {len(kept.rows)} of {len(codes)} samples fit into "
+            f"scikit-learn's working_memory, and none of them belong to {of_whom}. "
+            "Give it more, by sklearn.set_config(working_memory=...), ask for fewer "
+            "clusters, or use a coarser pooling."
+        )
+    summed = StageSums(stage_names, *of_kept, second=second)
+    for rows in gen_batches(len(kept.rows), _CHUNK):
+        summed.add(rows, [features[rows] for features in kept.features])
+    return TrainingPass(
+        tuple(stage_names),
+        summed.sums,
+        kept.features,
+        kept.rows,
+        hashes,
+        *of_kept,
+        n_distinct=len(np.unique(hashes)),
+    )
+
+
+class StageSums:
+    """The sums of every stage, over batches.
+
+    Parameters
+    ----------
+    stage_names : sequence of str
+        Names of the stages.
+
+    folds, codes, sample_weight : ndarray of shape (n_samples,)
+        Of all samples, see `TrainingPass`.
+
+    second : bool
+        Whether to sum products too.
+    """
+
+    def __init__(
+        self,
+        stage_names: Sequence[str],
+        folds: NDArray[np.intp],
+        codes: NDArray[np.intp],
+        sample_weight: Floats,
+        *,
+        second: bool,
+    ) -> None:
+        self.stage_names = stage_names
+        n_folds = int(folds.max()) + 1
+        self.slots = np.where(folds < 0, n_folds, folds)
+        self.codes = codes
+        self.sample_weight = sample_weight
+        self.second = second
+        self.sums: list[ClassSums] = []
+
+    def add(self, rows: slice, batch: list[Features]) -> None:
+        """Add the features of these samples at every stage."""
+        if rows.start == 0:
+            self.sums = self._empty_sums(batch)
+        of_rows = self.slots[rows], self.codes[rows], self.sample_weight[rows]
+        for summed, features in zip(self.sums, batch, strict=True):
+            summed.add(features, *of_rows)
+
+    def _empty_sums(self, batch: list[Features]) -> list[ClassSums]:
+        if self.second:
+            check_widths(self.stage_names, batch)
+        shape = int(self.slots.max()) + 1, int(self.codes.max()) + 1
+        shifts = [features.mean(axis=0, dtype=np.float64) for features in batch]
+        return [ClassSums(*shape, shift, second=self.second) for shift in shifts]
+
+
+class KeptFeatures:
+    """The features of as many samples as fit into scikit-learn's ``working_memory``.
+
+    If not all do, a uniform subset, which follows from the hash of each row, so that a
+    sample of weight 2 and two equal samples are treated alike.
+
+    Parameters
+    ----------
+    hashes : ndarray of shape (n_samples,)
+        Of all samples.
+
+    first : ndarray of shape (n_samples,), default=None
+        Which samples are kept before all others; by default none are.
+
+    Attributes
+    ----------
+    features : list of ndarray of shape (n_kept, n_features)
+        One per stage.
+
+    rows : ndarray of shape (n_kept,)
+        Which samples these are.
+    """
+
+    def __init__(
+        self, hashes: NDArray[np.uint64], first: NDArray[np.bool_] | None = None
+    ) -> None:
+        self.hashes = hashes
+        self.first = np.zeros(len(hashes), dtype=bool) if first is None else first
+        self.features: list[Features] = []
+        self.rows = np.empty(0, dtype=np.intp)
+
+    def add(self, rows: slice, batch: list[Features]) -> None:
+        """Add the features of these samples at every stage, if they are kept."""
+        if rows.start == 0:
+            n_bytes_each = sum(features[0].nbytes for features in batch)
+            self.rows = _affordable(self.hashes, self.first, n_bytes_each)
+            shapes = [(len(self.rows), features.shape[1]) for features in batch]
+            self.features = [
+                np.empty(shape, float_dtype(features))
+                for shape, features in zip(shapes, batch, strict=True)
+            ]
+        here = (self.rows >= rows.start) & (self.rows < rows.stop)
+        for stored, features in zip(self.features, batch, strict=True):
+            stored[here] = features[self.rows[here] - rows.start]
+
+
+def _in_chunks(
+    batches: Iterator[tuple[slice, list[Features]]],
+) -> Iterator[tuple[slice, list[Features]]]:
+    """Join batches: whatever their size, adding to a covariance takes its time."""
+    pending: list[list[Features]] = []
+    start, n_bytes = 0, 0
+    for rows, batch in batches:
+        pending.append(batch)
+        n_bytes += sum(f.nbytes for f in batch)
+        if rows.stop - start >= _CHUNK or n_bytes >= _CHUNK_BYTES:
+            yield slice(start, rows.stop), _joined(pending)
+            pending, start, n_bytes = [], rows.stop, 0
+    if pending:
+        yield slice(start, rows.stop), _joined(pending)
+
+
+def _joined(batches: list[list[Features]]) -> list[Features]:
+    return [np.concatenate(stage) for stage in zip(*batches, strict=True)]
+
+
+def check_widths(stage_names: Sequence[str], batch: list[Features]) -> None:
+    """Refuse to sum the products of too many features."""
+    for name, f in zip(stage_names, batch, strict=True):
+        d = f.shape[1]
+        if d > _MOST_FEATURES:
+            raise ValueError(
+                f"Stage {name!r} has {d} features, and their covariance would take "
+                f"{d * d * 8 / 2**30:.1f} GiB for each fold; at most {_MOST_FEATURES} "
+                "are allowed. Use a coarser pooling, such as pooling='auto' or "
+                "pooling=1."
+            )
+
+
+def _affordable(
+    hashes: NDArray[np.uint64], first: NDArray[np.bool_], n_bytes_each: int
+) -> NDArray[np.intp]:
+    """Return which samples' features fit into scikit-learn's working memory."""
+    n = len(hashes)
+    budget = sklearn.get_config()["working_memory"] * 2**20
+    n_kept = max(int(min(budget / max(n_bytes_each, 1), n)), min(n, _FEWEST_KEPT))
+    order = np.lexsort((hashes, ~first))
+    last = order[n_kept - 1]
+    # All rows that equal the last one are kept with it.
+    equal = (hashes == hashes[last]) & (first == first[last])
+    chosen = np.zeros(n, dtype=bool)
+    chosen[order[:n_kept]] = True
+    return np.flatnonzero(chosen | equal)

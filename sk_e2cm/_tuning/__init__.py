@@ -1,0 +1,1 @@
+"""From predictions for samples held out to thresholds."""

@@ -1,0 +1,88 @@
+"""Scores of predictions, and the losses of single samples that add up to them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.metrics import get_scorer
+
+from .._utils._arrays import Floats
+from ._problem import Outcomes
+from ._search import Points
+
+# Scores that are one less a mean of losses.
+_ADDITIVE = ("accuracy", "balanced_accuracy")
+
+# So many candidates are scored anew by any other score.
+_MOST_SCORED = 300
+
+
+def sample_losses(
+    scoring: Any, label: NDArray[np.intp], codes: NDArray[np.intp], weight: Floats
+) -> Floats:
+    """Return the loss of each sample at each stage, (n_stages, n_samples).
+
+    One less their weighted mean is the accuracy, or the balanced accuracy. Any other
+    score is optimised by way of the accuracy.
+    """
+    wrong = (label != codes).astype(np.float64)
+    if scoring == "balanced_accuracy":
+        share = np.bincount(codes, weight) / weight.sum()
+        wrong /= np.count_nonzero(share) * share[codes]
+    return wrong
+
+
+class _Predicted(ClassifierMixin, BaseEstimator):
+    """Predicts what it is given: lets any scorer judge predictions."""
+
+    classes_: NDArray[Any]
+
+    def predict(self, X: NDArray[Any]) -> NDArray[Any]:
+        return X
+
+
+def rescored(
+    scoring: Any,
+    points: Points,
+    outcomes: Outcomes,
+    classes: NDArray[Any],
+    codes: NDArray[np.intp],
+) -> Points:
+    """Return some of the points, the last included, with 1 - score as their loss.
+
+    Raises
+    ------
+    ValueError
+        If the score needs more than predictions.
+    """
+    if scoring in _ADDITIVE:
+        return points
+    judge = _judge(scoring, classes, codes, outcomes.weight)
+    points = points.spread(_MOST_SCORED)
+    loss = [1.0 - judge(outcomes.labels(each)) for each in points.thresholds]
+    return Points(np.array(loss), points.cost, points.thresholds)
+
+
+def _judge(
+    scoring: Any, classes: NDArray[Any], codes: NDArray[np.intp], weight: Floats
+) -> Callable[[NDArray[np.intp]], float]:
+    scorer = get_scorer(scoring)
+    predicted = _Predicted()
+    predicted.classes_ = classes
+    truth = classes[codes]
+    weights = {} if np.ptp(weight) == 0 else {"sample_weight": weight}
+
+    def judge(label: NDArray[np.intp]) -> float:
+        try:
+            return float(scorer(predicted, classes[label], truth, **weights))
+        except AttributeError as error:
+            raise ValueError(
+                f"scoring={scoring!r} needs more than predictions. Choose a score of "
+                "predicted labels."
+            ) from error
+
+    return judge

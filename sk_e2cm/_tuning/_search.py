@@ -1,0 +1,321 @@
+"""Thresholds for the exits: exact sweeps, and the frontier of loss against cost.
+
+What a sample loses and costs depends on nothing but the stage at which it leaves.
+With the other exits' thresholds held, the best threshold of one exit therefore
+follows from sorting: what is saved by letting its k most confident samples leave
+there, rather than later, is a cumulative sum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .._utils._arrays import Floats
+from ._problem import Outcomes
+
+N_DRAWS = 1000
+
+# The loss that a unit of cost is worth: from less than one error in ten thousand
+# samples to where nearly all leave at once.
+_PRICES = np.geomspace(1e-4, 30.0, 30)
+
+_MOST_SWEEPS = 20
+
+_MOST_VARIED = 20
+
+# Sums of other orders differ by as much.
+_ROUNDING = 1e-12
+
+
+@dataclass(frozen=True)
+class Points:
+    """Thresholds, and what they lose and cost.
+
+    Parameters
+    ----------
+    loss, cost : ndarray of shape (n_points,)
+        Mean loss, and mean cost in fractions of the network's multiply-adds.
+
+    thresholds : ndarray of shape (n_points, n_exits, n_groups)
+        See `Outcomes`.
+    """
+
+    loss: Floats
+    cost: Floats
+    thresholds: Floats
+
+    def take(self, which: NDArray[np.intp]) -> Points:
+        """Select points, in this order."""
+        return Points(self.loss[which], self.cost[which], self.thresholds[which])
+
+    def spread(self, most: int) -> Points:
+        """Select at most so many points, evenly by their order, both ends included."""
+        which = np.linspace(0, len(self.loss) - 1, most).round().astype(np.intp)
+        return self.take(np.unique(which))
+
+    def best(self, price: float) -> Floats:
+        """Return the thresholds with the least loss + price * cost."""
+        best: Floats = self.thresholds[(self.loss + price * self.cost).argmin()]
+        return best
+
+
+def concatenate(*points: Points) -> Points:
+    """Put points one after the other."""
+    return Points(
+        np.concatenate([part.loss for part in points]),
+        np.concatenate([part.cost for part in points]),
+        np.concatenate([part.thresholds for part in points]),
+    )
+
+
+def pareto(*points: Points) -> Points:
+    """Keep those that no other beats, the cheapest first."""
+    together = concatenate(*points)
+    return together.take(undominated(together.loss, together.cost))
+
+
+def undominated(loss: Floats, cost: Floats) -> NDArray[np.intp]:
+    """Return the indices of what nothing else beats in both, the cheapest first."""
+    order = np.lexsort((loss, cost))
+    least = np.minimum.accumulate(loss[order])
+    return order[np.diff(least, prepend=np.inf) < -_ROUNDING]
+
+
+def evaluate(outcomes: Outcomes, thresholds: Sequence[Floats] | Floats) -> Points:
+    """Return the points of these thresholds, (n_points, n_exits, n_groups)."""
+    totals = [outcomes.totals(each) for each in thresholds]
+    loss, cost = np.reshape(totals, (-1, 2)).T
+    return Points(loss, cost, np.asarray(thresholds))
+
+
+def search(
+    outcomes: Outcomes, starts: Sequence[Floats], rng: np.random.RandomState
+) -> Points:
+    """Return the best thresholds found for every cost: the Pareto set.
+
+    Among the candidates are all thresholds that the exits can share, and the random
+    ones of arXiv 2103.01148, section IV.
+
+    Parameters
+    ----------
+    outcomes : Outcomes
+        Any.
+
+    starts : sequence of ndarray of shape (n_exits, n_groups)
+        Further thresholds to start from.
+
+    rng : RandomState
+        Draws the random ones.
+    """
+    single = outcomes.in_groups(1)
+    if outcomes.n_exits == 0:
+        return evaluate(outcomes, np.empty((1, 0, outcomes.n_groups)))
+    found = pareto(
+        evaluate(single, at_one_exit(outcomes.n_exits)),
+        shared(single),
+        evaluate(single, draws(single, N_DRAWS, rng)),
+    )
+    found = _improve(single, found)
+    if outcomes.n_groups > 1:
+        wide = np.repeat(found.thresholds, outcomes.n_groups, axis=2)
+        found = pareto(Points(found.loss, found.cost, wide), evaluate(outcomes, starts))
+        found = _improve(outcomes, found)
+    return found
+
+
+def at_one_exit(n_exits: int) -> Floats:
+    """Return thresholds that let all leave at one and the same stage."""
+    thresholds = np.full((n_exits + 1, n_exits, 1), np.inf)
+    np.fill_diagonal(thresholds[:, :, 0], 0.0)
+    return thresholds
+
+
+def draws(outcomes: Outcomes, n_draws: int, rng: np.random.RandomState) -> Floats:
+    """Draw thresholds between the least and the largest confidence of each exit."""
+    low, high = outcomes.confidence.min(axis=1), outcomes.confidence.max(axis=1)
+    drawn: Floats = rng.uniform(low, high, size=(n_draws, outcomes.n_exits))
+    return drawn[:, :, None]
+
+
+def shared(outcomes: Outcomes) -> Points:
+    """Return the Pareto set of one threshold for all exits, which are all asked."""
+    n_exits, n = outcomes.confidence.shape
+    if n_exits == 0:
+        return evaluate(outcomes, np.empty((1, 0, 1)))
+    everyone = np.arange(n)
+    costs = outcomes.stage_cost(np.zeros((n_exits, 1)))
+    at = np.stack([outcomes.leaving[0], costs[:, None] * outcomes.weight])
+    # As the threshold falls, a sample moves from one record of its confidence to the
+    # record before.
+    highest = np.maximum.accumulate(outcomes.confidence, axis=0)
+    stage = np.full(n, n_exits)
+    passed, changes = [], []
+    for exit_ in reversed(range(n_exits)):
+        rows = everyone
+        if exit_:
+            rows = np.flatnonzero(highest[exit_] > highest[exit_ - 1])
+        passed.append(outcomes.confidence[exit_, rows])
+        changes.append(at[:, exit_, rows] - at[:, stage[rows], rows])
+        stage[rows] = exit_
+    confidence = np.concatenate(passed)
+    order = (-confidence).argsort()
+    threshold, possible = _between(confidence[order])
+    nobody = at[:, n_exits].sum(axis=1, keepdims=True)
+    changed = np.concatenate(changes, axis=1)[:, order].cumsum(axis=1)[:, possible]
+    loss, cost = np.concatenate([nobody, nobody + changed], axis=1)
+    threshold = np.append(np.inf, threshold[possible])
+    best = undominated(loss, cost)
+    wide = np.broadcast_to(threshold[best, None, None], (len(best), n_exits, 1))
+    return Points(loss[best], cost[best], wide)
+
+
+def _between(confidence: Floats) -> tuple[Floats, NDArray[np.bool_]]:
+    """Return thresholds below each of some falling confidences, and which differ.
+
+    They lie midway to the next, so that rounding decides nothing. Below the last, 0:
+    whoever comes leaves.
+    """
+    following = np.append(confidence[1:], -confidence[-1:])
+    middle = (confidence + following) / 2
+    # Between neighbouring floats there is no middle.
+    threshold = np.where(middle > following, middle, confidence)
+    return threshold, confidence > following
+
+
+@dataclass(frozen=True)
+class Cuts:
+    """The thresholds of one exit that differ in who leaves there.
+
+    Parameters
+    ----------
+    group : ndarray of shape (n_cuts,)
+        Whose threshold; the groups follow each other.
+
+    threshold : ndarray of shape (n_cuts,)
+        In falling order within a group.
+
+    saved : ndarray of shape (2, n_cuts)
+        Loss and cost saved if the samples of the group that reach the threshold
+        leave here.
+    """
+
+    group: NDArray[np.intp]
+    threshold: Floats
+    saved: Floats
+
+    def best(self, worth: Floats, fee: float, n_groups: int) -> Floats:
+        """Return the best threshold of each group, if they earn the exit's fee."""
+        thresholds = np.full(n_groups, np.inf)
+        gains = worth @ self.saved
+        earned = 0.0
+        for part in _runs(self.group):
+            best = part.start + int(gains[part].argmax())
+            if gains[best] > 0:
+                thresholds[self.group[best]] = self.threshold[best]
+                earned += gains[best]
+        return thresholds if earned > fee else np.full(n_groups, np.inf)
+
+
+def _runs(group: NDArray[np.intp]) -> list[slice]:
+    """Return where equal values follow each other."""
+    bounds = np.flatnonzero(np.diff(group, prepend=-1, append=-1))
+    return [slice(*pair) for pair in pairwise(bounds.tolist())]
+
+
+def cuts_of(
+    outcomes: Outcomes, exit_: int, reached: NDArray[np.bool_], after: Floats
+) -> Cuts:
+    """Return the cuts of an exit, given who reaches it and what comes after."""
+    order = outcomes.order[exit_]
+    rows = order[reached[order]]
+    group = outcomes.group[exit_, rows]
+    confidence = outcomes.confidence[exit_, rows]
+    saved = after[:, rows] - outcomes.leaving[:, exit_, rows]
+    threshold = np.empty(len(rows))
+    possible = np.empty(len(rows), dtype=bool)
+    for part in _runs(group):
+        saved[:, part] = saved[:, part].cumsum(axis=1)
+        threshold[part], possible[part] = _between(confidence[part])
+    return Cuts(group[possible], threshold[possible], saved[:, possible])
+
+
+def sweep(outcomes: Outcomes, thresholds: Floats, price: float) -> Floats:
+    """Improve one exit after the other until loss + price * cost falls no more."""
+    worth = np.array([1.0, price])
+    value = worth @ outcomes.totals(thresholds)
+    for _ in range(_MOST_SWEEPS):
+        better = _sweep_once(outcomes, thresholds, worth)
+        before, value = value, worth @ outcomes.totals(better)
+        if value >= before - _ROUNDING:
+            break
+        thresholds = better
+    return thresholds
+
+
+def _sweep_once(outcomes: Outcomes, thresholds: Floats, worth: Floats) -> Floats:
+    thresholds = thresholds.copy()
+    reached = outcomes.reached(thresholds)
+    after = outcomes.after(outcomes.n_exits - 1, thresholds)
+    # From the last exit to the first: what comes later is known by then.
+    for exit_ in reversed(range(outcomes.n_exits)):
+        cuts = cuts_of(outcomes, exit_, reached[exit_], after)
+        asked = outcomes.weight[reached[exit_]].sum()
+        fee = worth[1] * outcomes.exit_cost[exit_] * asked
+        thresholds[exit_] = cuts.best(worth, fee, outcomes.n_groups)
+        after = outcomes.meet(exit_, thresholds, after)
+    return thresholds
+
+
+def _improve(outcomes: Outcomes, found: Points) -> Points:
+    """Sweep at every price, join what neighbouring prices give, vary the best."""
+    ends: list[Floats] = []
+    for price in _PRICES:
+        starts = [found.best(price), *ends[-1:]]
+        swept = evaluate(outcomes, [sweep(outcomes, each, price) for each in starts])
+        ends.append(swept.best(price))
+    found = pareto(found, evaluate(outcomes, ends))
+    for start, end in pairwise(ends):
+        for way in (join(outcomes, start, end), join(outcomes, end, start)):
+            found = pareto(found, *way)
+    for thresholds in found.spread(_MOST_VARIED).thresholds:
+        ways = [vary(outcomes, thresholds, e) for e in range(outcomes.n_exits)]
+        found = pareto(found, *ways)
+    return found
+
+
+def join(outcomes: Outcomes, start: Floats, end: Floats) -> Iterator[Points]:
+    """Move from start to end one exit at a time, past all of that exit's cuts.
+
+    Prices alone find only points on the convex hull.
+    """
+    here = start.copy()
+    for exit_ in np.flatnonzero((start != end).any(axis=1)).tolist():
+        yield vary(outcomes, here, exit_)
+        here[exit_] = end[exit_]
+
+
+def vary(outcomes: Outcomes, thresholds: Floats, exit_: int) -> Points:
+    """Return the Pareto set of one change at one exit: any cut, or closing it."""
+    closed = thresholds.copy()
+    closed[exit_] = np.inf
+    without = evaluate(outcomes, closed[None])
+    after = outcomes.after(exit_, thresholds)
+    reached = outcomes.reached(thresholds)[exit_]
+    cuts = cuts_of(outcomes, exit_, reached, after)
+    leave = reached & outcomes.leaves(thresholds)[exit_]
+    saved = after[:, leave] - outcomes.leaving[:, exit_, leave]
+    group = outcomes.group[exit_, leave]
+    now = np.stack([np.bincount(group, s, outcomes.n_groups) for s in saved])
+    others = now.sum(axis=1, keepdims=True) - now
+    loss, cost = -(others[:, cuts.group] + cuts.saved)
+    fee = outcomes.exit_cost[exit_] * outcomes.weight[reached].sum()
+    loss, cost = loss + without.loss, cost + without.cost + fee
+    best = undominated(loss, cost)
+    changed = np.repeat(thresholds[None], len(best), axis=0)
+    changed[np.arange(len(best)), exit_, cuts.group[best]] = cuts.threshold[best]
+    return pareto(Points(loss[best], cost[best], changed), without)

@@ -1,0 +1,1 @@
+"""Arrays, hashes, checks of input, and scikit-learn's private names."""

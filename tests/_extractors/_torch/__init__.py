@@ -1,0 +1,1 @@
+"""Tests of the cut torch network, one file for each module."""

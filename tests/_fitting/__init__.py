@@ -1,0 +1,1 @@
+"""Tests of `sk_e2cm._fitting`."""

@@ -1,0 +1,160 @@
+"""What the last stage, and all stages, say of samples they have not seen."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from scipy.special import softmax
+from sklearn.linear_model import LogisticRegression
+from sklearn.naive_bayes import GaussianNB
+from sklearn.neighbors import KNeighborsClassifier
+
+from sk_e2cm._fitting._cross_fitting import Method, fit_exits, out_of_fold
+from sk_e2cm._fitting._final import HeldOut, choose_final
+
+from ..samples import N_CLASSES, make_run, make_samples
+
+METHOD = Method("euclidean", 0.3, "temperature")
+CLASSES = np.arange(N_CLASSES)
+
+
+def make_outputs(n=200, signal=2.0, seed=0):
+    """Return samples whose features are a network's outputs, one for each class."""
+    rng = np.random.default_rng(seed)
+    codes = np.arange(n) % N_CLASSES
+    outputs = rng.normal(size=(n, N_CLASSES))
+    outputs[np.arange(n), codes] += signal
+    folds = (np.arange(n) // N_CLASSES) % 3
+    return outputs, folds, codes, np.ones(n)
+
+
+def choose(final, run, method=METHOD):
+    *_, last = fit_exits(run, method)
+    return choose_final(final, None, last, run, method, CLASSES)
+
+
+def right(proba, codes):
+    return (proba.argmax(axis=1) == codes).mean()
+
+
+# The last stage
+
+
+def test_class_means_speak_of_samples_in_other_folds():
+    run = make_run(make_samples())
+    *_, last = fit_exits(run, METHOD)
+    found = choose("class_means", run).out_of_fold()
+    assert_allclose(found, out_of_fold(run, METHOD, last), rtol=1e-12)
+    assert np.abs(found - last.head.proba(run.features[-1])).max() > 1e-3
+
+
+def test_the_network_speaks_of_all_samples_held_out():
+    samples = make_outputs()
+    outputs, folds, *_ = samples
+    folds[::3] = -1
+    found = choose("network", make_run(samples)).out_of_fold()
+    assert_allclose(found, softmax(outputs[folds >= 0], axis=1), rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "classifier",
+    [GaussianNB(), LogisticRegression()],
+    ids=lambda classifier: type(classifier).__name__,
+)
+def test_a_classifier_is_fitted_without_the_fold_of_each_sample(classifier):
+    samples = make_samples()
+    features, folds, codes, weight = samples
+    folds[::5] = -1  # fitted to each time
+    found = choose(classifier, make_run(samples)).out_of_fold()
+    expected = np.zeros((200, N_CLASSES))
+    for fold in range(3):
+        train = folds != fold
+        fitted = classifier.__class__().fit(
+            features[train], codes[train], sample_weight=weight[train]
+        )
+        expected[folds == fold] = fitted.predict_proba(features[folds == fold])
+    assert_allclose(found, expected[folds >= 0], rtol=1e-6)
+
+
+def test_a_classifier_that_takes_no_weights_is_fitted_without():
+    samples = make_samples()
+    samples[3][:] = 1
+    features, folds, codes, _ = samples
+    found = choose(KNeighborsClassifier(), make_run(samples)).out_of_fold()
+    first = folds == 0
+    fitted = KNeighborsClassifier().fit(features[~first], codes[~first])
+    assert_array_equal(found[first], fitted.predict_proba(features[first]))
+
+
+def test_weights_that_a_classifier_does_not_take_are_refused():
+    with pytest.raises(ValueError, match=r"KNeighborsClassifier.*sample_weight"):
+        choose(KNeighborsClassifier(), make_run(make_samples()))
+
+
+def test_a_class_in_one_fold_alone_has_no_probability_there():
+    samples = make_samples()
+    _, folds, codes, _ = samples
+    folds[codes == 2] = 1
+    found = choose(GaussianNB(), make_run(samples)).out_of_fold()
+    assert_array_equal(found[folds == 1, 2], 0)
+    assert_allclose(found.sum(axis=1), 1, rtol=1e-12)
+    assert right(found[(folds != 1)], codes[folds != 1]) > 0.5
+
+
+# Auto
+
+
+def test_auto_does_not_believe_what_class_means_say_of_their_own_samples():
+    samples = make_outputs(n=24, signal=0.5, seed=5)
+    outputs, _, codes, _ = samples
+    run = make_run(samples)
+    means = choose("class_means", run)
+    by_network = right(outputs, codes)
+    assert right(means.head.proba(outputs), codes) > by_network + 0.1
+    assert right(means.out_of_fold(), codes) < by_network
+    assert choose("auto", run).name == "network"
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "name"), [("held out", "class_means"), ("others", "network")]
+)
+def test_auto_looks_at_the_samples_held_out_alone(spoilt, name):
+    samples = make_outputs(signal=5.0)
+    outputs, folds, *_ = samples
+    folds[::2] = -1
+    rows = folds >= 0 if spoilt == "held out" else folds < 0
+    # The network is wrong there; its outputs still tell the classes apart.
+    outputs[rows] = np.roll(outputs[rows], 1, axis=1) * 3
+    assert choose("auto", make_run(samples)).name == name
+
+
+# All stages
+
+
+@pytest.mark.parametrize("final", ["class_means", "network", GaussianNB()])
+def test_every_stage_speaks_of_every_sample_held_out(final):
+    samples = make_outputs()
+    samples[1][::3] = -1
+    kept = np.arange(0, 200, 2)
+    last = make_run(samples, kept)
+    first = make_run(make_outputs(seed=1), kept)
+    run = replace(
+        last,
+        stage_names=("first", "last"),
+        sums=[*first.sums, *last.sums],
+        features=[*first.features, *last.features],
+    )
+    exits = list(fit_exits(run, METHOD))
+    chosen = choose_final(final, None, exits[-1], run, METHOD, CLASSES)
+    held_out = HeldOut(run, METHOD, exits[:-1], chosen)
+
+    assert_array_equal(held_out.rows, kept[samples[1][kept] >= 0])
+    probas = list(held_out.probas())
+    assert len(probas) == 2
+    expected = out_of_fold(run, METHOD, exits[0])
+    assert_allclose(probas[0], expected, rtol=1e-12)
+    assert_allclose(probas[1], chosen.out_of_fold(), rtol=1e-12)
+    for proba in probas:
+        assert proba.shape == (len(held_out.rows), N_CLASSES)
+        assert right(proba, samples[2][held_out.rows]) > 0.5

@@ -1,0 +1,273 @@
+"""The full pass over all batches, and its cache."""
+
+import sys
+import types
+
+import joblib
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+
+from sk_e2cm import Extractor
+from sk_e2cm._multi_exit._full_pass import (
+    FullPass,
+    RawFeatures,
+    fingerprint_of,
+    on_device,
+    row_hashes,
+)
+from sk_e2cm.testing import CountingExtractor, ToyExtractor
+
+from ..outputs import average_by_loops, make_output
+
+
+class ReusesItsBuffer(Extractor):
+    """Two stages that write into the same array."""
+
+    stage_names = ("first", "second")
+
+    def begin(self, X):
+        return X, np.empty_like(X)
+
+    def advance(self, state, stage):
+        X, buffer = state
+        buffer[:] = X * (stage + 1)
+        return state, buffer
+
+    def keep(self, state, rows):
+        return state[0][rows], state[1][rows]
+
+    def macs(self, input_shape):
+        return [1.0, 2.0]
+
+
+def run_full(extractor, X, *, pooling="auto", batch_size=32, memory=None):
+    """Return the features of every stage."""
+    memory = joblib.Memory(memory, verbose=0)
+    full_pass = FullPass(
+        extractor, pooling=pooling, batch_size=batch_size, memory=memory
+    )
+    batches = [features for _, features in full_pass(X)]
+    return [np.concatenate(stage) for stage in zip(*batches, strict=True)]
+
+
+def test_the_full_pass_is_every_stage_over_all_rows():
+    X = make_output(70, 2, 3)
+    features = run_full(ToyExtractor(n_stages=3), X)
+    flat = X.reshape(70, 6)
+    for found, width in zip(features, (2, 4, 6), strict=True):
+        assert_array_equal(found, flat[:, :width])
+
+
+def test_the_batches_of_a_full_pass_cover_the_rows_in_order():
+    full_pass = FullPass(
+        ToyExtractor(), pooling="auto", batch_size=4, memory=joblib.Memory(None)
+    )
+    rows = [rows for rows, _ in full_pass(make_output(10, 3))]
+    assert rows == [slice(0, 4), slice(4, 8), slice(8, 10)]
+
+
+def test_the_full_pass_pools_every_stage():
+    X = make_output(6, 5, 4, 6)
+    (features,) = run_full(RawFeatures(), X, pooling=2)
+    assert_allclose(features, average_by_loops(X, 2), atol=1e-6)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 69, 70, 1000])
+@pytest.mark.parametrize("as_memory", [lambda _: None, lambda path: path])
+def test_features_do_not_depend_on_the_batch_size(tmp_path, batch_size, as_memory):
+    X = make_output(70, 6)
+    expected = run_full(ToyExtractor(), X, batch_size=32)
+    memory = as_memory(tmp_path)
+    found = run_full(ToyExtractor(), X, batch_size=batch_size, memory=memory)
+    for a, b in zip(found, expected, strict=True):
+        assert_array_equal(a, b)
+
+
+def test_an_extractor_may_overwrite_the_output_of_the_stage_before():
+    X = make_output(10, 3)
+    first, second = run_full(ReusesItsBuffer(), X)
+    assert_array_equal(first, X)
+    assert_array_equal(second, 2 * X)
+
+
+def test_the_full_pass_names_the_stage_that_failed():
+    X = make_output(10, 3)
+    X[8, 2] = np.nan
+    with pytest.raises(ValueError, match=r"'part3'.*1 of 2 samples"):
+        run_full(ToyExtractor(n_stages=3), X, batch_size=4)
+
+
+def test_a_second_pass_computes_nothing(tmp_path):
+    X = make_output(70, 6)
+    extractor = CountingExtractor(ToyExtractor())
+    first = run_full(extractor, X, memory=tmp_path)
+    assert_array_equal(extractor.rows, [70, 70, 70])
+    second = run_full(extractor, X, memory=tmp_path)
+    assert_array_equal(extractor.rows, [70, 70, 70])
+    for a, b in zip(first, second, strict=True):
+        assert_array_equal(a, b)
+
+
+def bar(done, total):
+    return f"[sk_e2cm] {'#' * (30 * done // total):-<30} {done} of {total} samples"
+
+
+@pytest.mark.parametrize("as_memory", [lambda _: None, lambda path: path])
+def test_a_verbose_pass_draws_a_bar_over_itself(tmp_path, capsys, as_memory):
+    memory = joblib.Memory(as_memory(tmp_path), verbose=0)
+    full_pass = FullPass(
+        ToyExtractor(), pooling="auto", batch_size=4, memory=memory, verbose=1
+    )
+    for _ in range(2):
+        assert len([*full_pass(make_output(10, 6))]) == 3
+        drawn = "".join("\r" + bar(done, 10) for done in (4, 8, 10))
+        assert capsys.readouterr().out == drawn + "\n"
+
+
+def test_a_pass_is_silent_unless_told_otherwise(capsys):
+    run_full(ToyExtractor(), make_output(10, 6), batch_size=4)
+    said = capsys.readouterr()
+    assert said.out == said.err == ""
+
+
+def test_without_a_cache_every_pass_computes_everything():
+    extractor = CountingExtractor(ToyExtractor())
+    for _ in range(2):
+        run_full(extractor, make_output(70, 6))
+    assert_array_equal(extractor.rows, [140, 140, 140])
+
+
+def test_batches_that_were_seen_before_are_not_computed_again(tmp_path):
+    X = make_output(70, 6)
+    extractor = CountingExtractor(ToyExtractor())
+    run_full(extractor, X[:64], memory=tmp_path)
+    extractor.rows[:] = 0
+    run_full(extractor, X, memory=tmp_path)
+    assert_array_equal(extractor.rows, [6, 6, 6])
+
+
+@pytest.mark.parametrize("change", ["value", "order", "dtype"])
+def test_the_cache_tells_data_apart(tmp_path, change):
+    X = make_output(20, 6)
+    run_full(ToyExtractor(), X, memory=tmp_path)
+    other = X.copy()
+    if change == "value":
+        other[3, 2] += 1e-6
+    elif change == "order":
+        other = X[::-1]
+    else:
+        other = X.astype(np.float64)
+    found = run_full(ToyExtractor(), other, memory=tmp_path)[-1]
+    assert_array_equal(found, other)
+    assert found.dtype == other.dtype
+
+
+def take_the_corner(output):
+    return output[:, :, 0, 0]
+
+
+def test_the_cache_tells_poolings_apart(tmp_path):
+    X = make_output(4, 3, 5, 5)
+    for pooling in ("auto", "none", 1, 2, take_the_corner):
+        (cached,) = run_full(RawFeatures(), X, pooling=pooling, memory=tmp_path)
+        (fresh,) = run_full(RawFeatures(), X, pooling=pooling)
+        assert_array_equal(cached, fresh)
+
+
+def test_the_cache_tells_functions_of_one_name_apart(tmp_path, monkeypatch):
+    # As in a notebook, where a cell is changed and run again.
+    notebook = types.ModuleType("notebook_of_a_user")
+    monkeypatch.setitem(sys.modules, notebook.__name__, notebook)
+    X = make_output(4, 3, 5, 5)
+    for source in ("x.mean(axis=(2, 3))", "x.max(axis=(2, 3))"):
+        exec(f"def pooling(x): return {source}", notebook.__dict__)
+        cached = run_full(RawFeatures(), X, pooling=notebook.pooling, memory=tmp_path)
+        fresh = run_full(RawFeatures(), X, pooling=notebook.pooling)
+        assert_array_equal(cached, fresh)
+
+
+def test_the_cache_tells_extractors_apart(tmp_path):
+    X = make_output(20, 6)
+    widths = [
+        [f.shape[1] for f in run_full(ToyExtractor(n), X, memory=tmp_path)]
+        for n in (2, 3)
+    ]
+    assert widths == [[3, 6], [2, 4, 6]]
+
+
+def test_extractors_of_equal_content_share_the_cache(tmp_path):
+    X = make_output(20, 6)
+    run_full(ToyExtractor(3), X, memory=tmp_path)
+    extractor = CountingExtractor(ToyExtractor(3))
+    run_full(extractor, X, memory=tmp_path)
+    assert_array_equal(extractor.rows, [0, 0, 0])
+
+
+def test_a_fingerprint_stands_for_the_content():
+    extractor = ToyExtractor()
+    assert fingerprint_of(extractor) == fingerprint_of(ToyExtractor())
+    assert fingerprint_of(extractor) != fingerprint_of(ToyExtractor(2))
+    extractor.fingerprint = "toy 1"
+    assert fingerprint_of(extractor) == "toy 1"
+
+
+def test_equal_rows_have_equal_hashes_and_others_do_not():
+    X = np.random.default_rng(0).integers(0, 3, size=(500, 4)).astype(float)
+    _, of_content = np.unique(X, axis=0, return_inverse=True)
+    _, of_hash = np.unique(row_hashes(X), return_inverse=True)
+    pairs = set(zip(of_content, of_hash, strict=True))
+    assert 2 < len(pairs) == of_content.max() + 1 == of_hash.max() + 1
+
+
+@pytest.mark.parametrize("shape", [(20, 3), (20, 2, 3, 4)])
+@pytest.mark.parametrize(
+    "disguise",
+    [
+        pytest.param(lambda X: X.copy(order="F"), id="fortran"),
+        pytest.param(lambda X: X.repeat(2, axis=0)[::2], id="strided rows"),
+        pytest.param(lambda X: X.repeat(2, axis=-1)[..., ::2], id="strided"),
+        pytest.param(lambda X: X[::-1].copy()[::-1], id="reversed"),
+    ],
+)
+def test_row_hashes_do_not_depend_on_the_memory_layout(disguise, shape):
+    X = make_output(*shape)
+    assert disguise(X).strides != X.strides
+    assert_array_equal(row_hashes(disguise(X)), row_hashes(X))
+
+
+def test_row_hashes_do_not_depend_on_the_other_rows():
+    X = make_output(20, 3)
+    order = np.random.default_rng(0).permutation(20)[:7]
+    assert_array_equal(row_hashes(X[order]), row_hashes(X)[order])
+
+
+def test_row_hashes_are_spread_evenly():
+    hashes = row_hashes(np.arange(20_000.0)[:, None])
+    assert_allclose(np.bincount(hashes % np.uint64(5)) / 20_000, 0.2, atol=0.02)
+    below = (hashes.astype(np.float64) < 0.3 * 2.0**64).mean()
+    assert_allclose(below, 0.3, atol=0.02)
+
+
+def test_raw_features_are_x_itself():
+    X = make_output(5, 3)
+    extractor = RawFeatures()
+    state, output = extractor.advance(extractor.begin(X), 0)
+    assert_array_equal(output, X)
+    assert_array_equal(extractor.keep(state, np.array([3, 1])), X[[3, 1]])
+    assert list(extractor.macs((3,))) == [0]
+
+
+def test_without_a_device_an_extractor_stays_where_it_is():
+    extractor = ToyExtractor()
+    assert on_device(extractor, None) is extractor
+
+
+def test_raw_features_need_no_device():
+    extractor = RawFeatures()
+    assert on_device(extractor, "cuda") is extractor
+
+
+def test_a_device_asks_for_an_extractor_that_can_be_moved():
+    with pytest.raises(ValueError, match=r"device='cpu'.*ToyExtractor"):
+        on_device(ToyExtractor(), "cpu")

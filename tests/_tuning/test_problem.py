@@ -1,0 +1,305 @@
+"""What comes of samples under thresholds, against loops over single samples."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+
+from sk_e2cm._multi_exit._loop import cost_shares, first_exit, stage_costs
+from sk_e2cm._tuning._problem import Answers, Outcomes
+
+INF = np.inf
+THRESHOLDS = {
+    "everyone leaves at once": [[0.0], [0.0], [0.0]],
+    "one number": [[0.7], [0.7], [0.7]],
+    "falling": [[0.9], [0.75], [0.7]],
+    "first closed": [[INF], [0.7], [0.5]],
+    "last two closed": [[0.6], [INF], [INF]],
+    "nobody leaves": [[INF], [INF], [INF]],
+}
+CLASS_THRESHOLDS = {
+    "all differ": [[0.9, 0.7, 0.5], [0.6, 0.8, 0.7], [0.5, 0.6, 0.9]],
+    "some closed": [[INF, 0.7, INF], [0.6, INF, 0.7], [0.5, 0.6, INF]],
+    "an exit closed": [[0.9, 0.7, INF], [INF, INF, INF], [0.5, INF, 0.6]],
+    "nobody leaves": [[INF] * 3, [INF] * 3, [INF] * 3],
+}
+CASES = [
+    *(pytest.param(1, value, id=name) for name, value in THRESHOLDS.items()),
+    *(pytest.param(3, v, id=f"classes: {k}") for k, v in CLASS_THRESHOLDS.items()),
+]
+
+
+def make_outcomes(
+    seed=0, n=60, n_exits=3, n_classes=3, n_groups=1, exit_cost=None, decimals=16
+):
+    """Return samples that later stages are more often right about."""
+    rng = np.random.default_rng(seed)
+    truth = rng.integers(n_classes, size=n)
+    confidence = 1 / n_classes + rng.beta(3, 2, (n_exits + 1, n)) * (1 - 1 / n_classes)
+    skill = np.linspace(0.8, 1.0, n_exits + 1)[:, None]
+    right = rng.uniform(size=confidence.shape) < skill * confidence**0.5
+    other = truth + rng.integers(1, n_classes, size=right.shape)
+    label = np.where(right, truth, other % n_classes)
+    weight = rng.uniform(0.2, 2.0, n)
+    step_cost = rng.uniform(0.5, 2.0, n_exits + 1)
+    if exit_cost is None:
+        exit_cost = rng.uniform(0.0, 0.05, n_exits + 1)
+    return Outcomes(
+        confidence[:-1].round(decimals),
+        label,
+        (label != truth).astype(float),
+        weight / weight.sum(),
+        step_cost / step_cost.sum(),
+        np.broadcast_to(exit_cost, n_exits + 1).astype(float),
+        n_groups,
+    )
+
+
+def follow(outcomes, thresholds, sample, first=0):
+    """Return where a sample leaves that comes to the first stage, and its cost."""
+    cost = 0.0
+    for stage in range(first, outcomes.n_exits):
+        cost += outcomes.step_cost[stage]
+        if min(thresholds[stage]) == INF:
+            continue
+        cost += outcomes.exit_cost[stage]
+        group = outcomes.label[stage, sample] if outcomes.n_groups > 1 else 0
+        if outcomes.confidence[stage, sample] >= thresholds[stage][group]:
+            return stage, cost
+    return outcomes.n_exits, cost + outcomes.step_cost[-1] + outcomes.exit_cost[-1]
+
+
+def totals_by_loops(outcomes, thresholds):
+    total_loss = total_cost = 0.0
+    for i, weight in enumerate(outcomes.weight):
+        stage, cost = follow(outcomes, thresholds, i)
+        total_loss += weight * outcomes.loss[stage, i]
+        total_cost += weight * cost
+    return total_loss, total_cost
+
+
+# Answers
+
+
+def make_proba(n_stages=4, n=50, n_classes=3, seed=0):
+    rng = np.random.default_rng(seed)
+    proba = rng.dirichlet(np.ones(n_classes), size=(n_stages, n))
+    return proba, rng.integers(n_classes, size=n)
+
+
+def add_all(proba, codes, *batches):
+    answers = Answers(len(proba), len(codes), proba.shape[2])
+    for rows in batches:
+        for stage, of_stage in enumerate(proba):
+            answers.add(stage, of_stage[rows], codes[rows], rows)
+    return answers
+
+
+@pytest.mark.parametrize(
+    "batches",
+    [[slice(None)], [slice(0, 50)], [slice(0, 7), slice(7, 8), slice(8, 50)]],
+    ids=["all", "one slice", "three slices"],
+)
+def test_answers_are_the_largest_probabilities_and_sums_by_class(batches):
+    proba, codes = make_proba()
+    answers = add_all(proba, codes, *batches)
+    class_proba = np.zeros((3, 3))
+    for stage in range(4):
+        for i in range(50):
+            assert answers.label[stage, i] == proba[stage, i].argmax()
+            assert answers.confidence[stage, i] == max(proba[stage, i])
+            if stage < 3:  # the last is no exit
+                class_proba[codes[i]] += proba[stage, i]
+    assert_allclose(answers.class_proba, class_proba, rtol=1e-12)
+
+
+def test_of_equal_probabilities_the_first_is_the_answer():
+    answers = Answers(1, 2, 3)
+    answers.add(0, np.array([[0.2, 0.4, 0.4], [0.5, 0.0, 0.5]]), np.array([0, 1]))
+    assert_array_equal(answers.label, [[1, 0]])
+    assert_array_equal(answers.confidence, [[0.4, 0.5]])
+
+
+def test_a_class_without_samples_adds_no_probabilities():
+    proba, codes = make_proba()
+    answers = add_all(proba, np.where(codes == 1, 2, codes), slice(None))
+    assert_array_equal(answers.class_proba[1], 0.0)
+    assert (answers.class_proba[[0, 2]] > 0).all()
+
+
+def test_without_exits_there_are_no_probabilities_to_add():
+    proba, codes = make_proba(n_stages=1)
+    answers = add_all(proba, codes, slice(None))
+    assert_array_equal(answers.class_proba, 0.0)
+    assert_array_equal(answers.confidence, proba.max(axis=2))
+
+
+# Where samples leave
+
+
+@pytest.mark.parametrize(("n_groups", "thresholds"), CASES)
+def test_samples_leave_where_loops_say(n_groups, thresholds):
+    outcomes = make_outcomes(n_groups=n_groups)
+    thresholds = np.array(thresholds)
+    stage = outcomes.exits(thresholds)
+    reached, labels = outcomes.reached(thresholds), outcomes.labels(thresholds)
+    assert reached.shape == (4, 60)
+    for i in range(60):
+        expected, _ = follow(outcomes, thresholds, i)
+        assert stage[i] == expected
+        assert reached[:, i].tolist() == [j <= expected for j in range(4)]
+        assert labels[i] == outcomes.label[expected, i]
+
+
+@pytest.mark.parametrize(
+    "thresholds", [THRESHOLDS["falling"], CLASS_THRESHOLDS["all differ"]]
+)
+def test_samples_leave_at_every_stage(thresholds):
+    # Otherwise the comparisons here would show little.
+    thresholds = np.array(thresholds)
+    stage = make_outcomes(n_groups=thresholds.shape[1]).exits(thresholds)
+    assert (np.bincount(stage, minlength=4) > 2).all()
+
+
+@pytest.mark.parametrize(("n_groups", "thresholds"), CASES)
+def test_samples_leave_where_the_classifier_lets_them_leave(n_groups, thresholds):
+    proba, codes = make_proba()
+    answers = add_all(proba, codes, slice(None))
+    outcomes = Outcomes(
+        answers.confidence[:-1],
+        answers.label,
+        np.zeros((4, 50)),
+        np.full(50, 1 / 50),
+        *cost_shares(np.array([10.0, 20.0, 50.0, 90.0]), np.array([1.0, 2, 3, 4])),
+        n_groups=n_groups,
+    )
+    thresholds = np.array(thresholds)
+    by_class = np.broadcast_to(thresholds, (3, 3))
+    expected = first_exit(proba.transpose(1, 0, 2), by_class)
+    assert_array_equal(outcomes.exits(thresholds), expected)
+    expected = stage_costs(np.array([10.0, 20, 50, 90]), np.arange(1.0, 5), by_class)
+    assert_allclose(outcomes.stage_cost(thresholds), expected, rtol=1e-12)
+
+
+def test_a_confidence_equal_to_the_threshold_is_enough():
+    outcomes = make_outcomes()
+    for exit_, sample in [(0, 3), (1, 5), (2, 7)]:
+        thresholds = np.full((3, 1), INF)
+        thresholds[exit_] = outcomes.confidence[exit_, sample]
+        assert outcomes.exits(thresholds)[sample] == exit_
+        to_come = outcomes.meet(exit_, thresholds, np.full((2, 60), 99.0))
+        assert (to_come[:, sample] < 99).all()
+        thresholds[exit_] = np.nextafter(thresholds[exit_], 1.0)
+        assert outcomes.exits(thresholds)[sample] == 3
+
+
+# What they lose and cost
+
+
+@pytest.mark.parametrize(("n_groups", "thresholds"), CASES)
+@pytest.mark.parametrize("exit_cost", [None, 0.0, 2.0])
+def test_totals_are_sums_over_samples(n_groups, thresholds, exit_cost):
+    outcomes = make_outcomes(n_groups=n_groups, exit_cost=exit_cost)
+    found = outcomes.totals(np.array(thresholds))
+    assert_allclose(found, totals_by_loops(outcomes, thresholds), rtol=1e-12)
+
+
+@pytest.mark.parametrize(("n_groups", "thresholds"), CASES)
+def test_a_stage_costs_the_steps_and_the_open_exits_up_to_it(n_groups, thresholds):
+    outcomes = make_outcomes(n_groups=n_groups)
+    expected = [0.0]
+    for stage in range(4):
+        asked = stage == 3 or min(thresholds[stage]) < INF
+        paid = outcomes.exit_cost[stage] if asked else 0.0
+        expected.append(expected[-1] + outcomes.step_cost[stage] + paid)
+    found = outcomes.stage_cost(np.array(thresholds))
+    assert_allclose(found, expected[1:], rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("n_groups", "thresholds"),
+    [(1, [[0.6], [INF], [0.5]]), (3, CLASS_THRESHOLDS["an exit closed"])],
+)
+def test_closed_exits_cost_nothing(n_groups, thresholds):
+    cheap = make_outcomes(n_groups=n_groups, exit_cost=[0.1, 0.0, 0.2, 0.3])
+    dear = replace(cheap, exit_cost=np.array([0.1, 1e6, 0.2, 0.3]))
+    thresholds = np.array(thresholds)
+    assert_array_equal(cheap.totals(thresholds), dear.totals(thresholds))
+    for exit_ in range(3):
+        expected = cheap.after(exit_, thresholds)
+        assert_array_equal(dear.after(exit_, thresholds), expected)
+
+
+def test_an_exit_closed_for_some_classes_costs_all_who_come():
+    free = make_outcomes(n_groups=3, exit_cost=0.0)
+    paid = replace(free, exit_cost=np.array([0.0, 0.5, 0.0, 0.0]))
+    thresholds = np.array([[0.7, 0.7, 0.7], [INF, 0.6, INF], [0.5, 0.5, 0.5]])
+    come = (free.exits(thresholds) > 0) @ free.weight
+    assert 0 < come < 1
+    found = paid.totals(thresholds) - free.totals(thresholds)
+    assert_allclose(found, [0.0, 0.5 * come], atol=1e-12)
+
+
+@pytest.mark.parametrize(("n_groups", "thresholds"), CASES)
+@pytest.mark.parametrize("exit_", [0, 1, 2])
+def test_what_is_to_come_after_and_before_an_exit(n_groups, thresholds, exit_):
+    outcomes = make_outcomes(n_groups=n_groups)
+    after = outcomes.after(exit_, np.array(thresholds))
+    before = outcomes.meet(exit_, np.array(thresholds), after)
+    assert after.shape == before.shape == (2, 60)
+    for first, found in ((exit_ + 1, after), (exit_, before)):
+        for i, weight in enumerate(outcomes.weight):
+            stage, cost = follow(outcomes, thresholds, i, first)
+            expected = weight * outcomes.loss[stage, i], weight * cost
+            assert_allclose(found[:, i], expected, rtol=1e-12, atol=1e-15)
+
+
+def test_what_is_to_come_before_the_first_stage_adds_up_to_the_totals():
+    outcomes = make_outcomes(n_groups=3)
+    thresholds = np.array(CLASS_THRESHOLDS["some closed"])
+    before = outcomes.meet(0, thresholds, outcomes.after(0, thresholds))
+    assert_allclose(before.sum(axis=1), outcomes.totals(thresholds), rtol=1e-12)
+
+
+# Groups
+
+
+def test_groups_are_the_classes_said_by_the_exit_or_one():
+    outcomes = make_outcomes(n_groups=3)
+    assert_array_equal(outcomes.group, outcomes.label[:-1])
+    single = outcomes.in_groups(1)
+    assert_array_equal(single.group, np.zeros((3, 60)))
+    assert single.in_groups(3).group.tolist() == outcomes.group.tolist()
+
+
+def test_equal_thresholds_for_all_classes_are_one_threshold():
+    outcomes = make_outcomes(n_groups=3)
+    for thresholds in map(np.array, THRESHOLDS.values()):
+        found = outcomes.totals(thresholds.repeat(3, axis=1))
+        assert_array_equal(found, outcomes.in_groups(1).totals(thresholds))
+
+
+@pytest.mark.parametrize("n_groups", [1, 3])
+@pytest.mark.parametrize("decimals", [16, 1])
+def test_samples_are_in_order_by_group_then_by_falling_confidence(n_groups, decimals):
+    outcomes = make_outcomes(n_groups=n_groups, decimals=decimals)
+    for exit_, rows in enumerate(outcomes.order):
+        assert sorted(rows) == list(range(60))
+        keys = [
+            (outcomes.group[exit_, i], -outcomes.confidence[exit_, i]) for i in rows
+        ]
+        assert keys == sorted(keys)
+
+
+# No exits
+
+
+def test_without_exits_everyone_comes_to_the_only_stage():
+    outcomes = make_outcomes(n_exits=0, exit_cost=0.25)
+    thresholds = np.full((0, 1), INF)
+    assert outcomes.reached(thresholds).all()
+    assert_array_equal(outcomes.exits(thresholds), np.zeros(60))
+    assert_array_equal(outcomes.labels(thresholds), outcomes.label[0])
+    expected = outcomes.loss[0] @ outcomes.weight, 1.25
+    assert_allclose(outcomes.totals(thresholds), expected, rtol=1e-12)
