@@ -17,14 +17,12 @@ from sklearn.utils import Tags
 from sklearn.utils.validation import validate_data
 
 from ._early_exit import EarlyExitMixin
-from ._extractors import Extractor
-from ._fitting._cross_fitting import Method
+from ._extractors import Extractor, RawFeatures, check_columns, check_extractor
+from ._fitting._cross_fitting import FittedHead, HeadSpec
+from ._fitting._means import METRICS, OF_SECOND_ORDER
 from ._fitting._statistics import N_FOLDS, folds_by_hash
-from ._multi_exit._full_pass import RawFeatures, staged_pooling_macs
-from ._multi_exit._heads import Head, MeansHead
-from ._utils._arrays import Floats
+from ._multi_exit._network import MultiExitNetwork
 from ._utils._compat import Interval, StrOptions
-from ._utils._validation import check_columns, check_extractor, check_macs
 
 
 class BaseE2CM(EarlyExitMixin, BaseEstimator):
@@ -32,7 +30,7 @@ class BaseE2CM(EarlyExitMixin, BaseEstimator):
 
     _parameter_constraints: dict[str, Any] = {
         "extractor": "no_validation",  # by fit, whose messages say more
-        "metric": [StrOptions({"euclidean", "mahalanobis"})],
+        "metric": [StrOptions(METRICS)],
         "pooling": [
             StrOptions({"auto", "none", "second_order"}),
             Interval(Integral, 1, None, closed="left"),
@@ -57,8 +55,12 @@ class BaseE2CM(EarlyExitMixin, BaseEstimator):
     calibration: str | None
 
     @property
-    def _method(self) -> Method:
-        return Method(self.metric, self.shrinkage, self.calibration)
+    def _head_spec(self) -> HeadSpec:
+        return HeadSpec(self.metric, self.shrinkage, self.calibration)
+
+    @property
+    def _needs_products(self) -> bool:
+        return self.metric in OF_SECOND_ORDER
 
     def _checked_extractor(self, X: ArrayLike) -> Extractor:
         extractor: Extractor = (
@@ -69,37 +71,26 @@ class BaseE2CM(EarlyExitMixin, BaseEstimator):
         return extractor
 
     def _folds(self, hashes: NDArray[np.uint64]) -> NDArray[np.intp]:
-        plain = self.metric == "euclidean" and self.calibration is None
+        # The paper's own exits have nothing that is fitted to what means have not seen.
+        plain = not self._needs_products and self.calibration is None
         return folds_by_hash(hashes, 1 if plain else N_FOLDS)
 
-    def _counted(
-        self, extractor: Extractor, X: NDArray[Any], heads: Sequence[Head]
-    ) -> tuple[Floats, Floats]:
-        """Return the multiply-adds of the stages, cumulative, and of the exits."""
-        macs = check_macs(extractor.macs(X.shape[1:]), len(heads))
-        own = np.array([head.macs for head in heads], dtype=np.float64)
-        return macs, own + staged_pooling_macs(extractor, X[:1], self.pooling)
-
-    def _set_stages(
+    def _set_network(
         self,
         X: Any,
         input_shape: tuple[int, ...],
-        extractor: Extractor,
-        heads: Sequence[Head],
-        by_means: Sequence[MeansHead],
-        macs: tuple[Floats, Floats],
+        network: MultiExitNetwork,
+        by_means: Sequence[FittedHead],
     ) -> None:
         validate_data(self, X, skip_check_array=True)
-        self.extractor_ = extractor
+        self.network_ = network
         self.input_shape_ = input_shape
-        self._pooling = self.pooling
-        self._heads = heads
-        self._macs, self._exit_macs = macs
-        self.distance_scale_ = [head.means.scale for head in by_means]
+        self.distance_scale_ = [head.means.scale for head in by_means if head.means]
         self.temperature_ = np.array([head.temperature for head in by_means])
 
     def _warn_if_nobody_leaves(self) -> None:
-        if len(self._heads) > 1 and (self._thresholds() > 1).all():
+        thresholds = self.network_.thresholds(self.threshold)
+        if len(thresholds) and (thresholds > 1).all():
             warnings.warn(
                 "threshold is above 1, and so above any probability, at every exit: "
                 "nothing will leave early.",

@@ -13,13 +13,13 @@ from sklearn.utils import check_array
 from ._base import BaseE2CM
 from ._early_exit import EarlyExitClassifierMixin
 from ._extractors import Extractor
-from ._fitting._cross_fitting import fit_exits
-from ._fitting._final import HeldOut, choose_final, head_labels
-from ._fitting._statistics import run_training_pass
-from ._multi_exit._full_pass import row_hashes
-from ._multi_exit._heads import Head
-from ._multi_exit._loop import check_thresholds
+from ._fitting._assembly import build_network
+from ._fitting._cross_fitting import CrossFit, fit_class_means
+from ._fitting._last_stage import choose_last_head, head_labels
+from ._fitting._statistics import collect_statistics
+from ._multi_exit._thresholds import check_thresholds
 from ._utils._compat import HasMethods, StrOptions, _fit_context
+from ._utils._hashing import row_hashes
 from ._utils._validation import as_array, check_classes, check_samples, with_weight
 
 
@@ -125,6 +125,10 @@ class E2CMClassifier(EarlyExitClassifierMixin, ClassifierMixin, BaseE2CM):
 
     final_ : {"network", "class_means", "classifier"}
         What predicts at the last stage.
+
+    network_ : MultiExitNetwork
+        The frozen stages with a head for each, the labels and the costs: what
+        predictions run.
 
     extractor_ : extractor
         The extractor used.
@@ -248,20 +252,20 @@ class E2CMClassifier(EarlyExitClassifierMixin, ClassifierMixin, BaseE2CM):
             If the data, the parameters and the network do not fit together. What
             was fitted before is left as it was.
         """
-        self._fit(X, y, sample_weight)
+        self._cross_fit(X, y, sample_weight)
         self._warn_if_nobody_leaves()
         return self
 
     # Estimators that users pass are to be validated too.
     @_fit_context(prefer_skip_nested_validation=False)
-    def _fit(
+    def _cross_fit(
         self,
         X: ArrayLike,
         y: ArrayLike,
         sample_weight: ArrayLike | None,
         folds: NDArray[np.intp] | None = None,
-    ) -> HeldOut:
-        """Fit, and return what every stage says of the samples held out.
+    ) -> CrossFit:
+        """Fit, and return the out-of-fold probabilities of every stage.
 
         `folds` are -1 for samples that never are; by default they follow from the
         content of each row. Where they are given, no weight is zero.
@@ -277,38 +281,43 @@ class E2CMClassifier(EarlyExitClassifierMixin, ClassifierMixin, BaseE2CM):
         check_classes(classes, codes, hashes, weight, calibrate=bool(self.calibration))
         check_thresholds(self.threshold, len(extractor.stage_names) - 1, len(classes))
 
-        run = run_training_pass(
+        statistics = collect_statistics(
             self._full_pass(extractor, self.pooling),
             valid_X,
             hashes,
             self._folds(hashes) if folds is None else folds,
             codes,
             weight,
-            second=self.metric == "mahalanobis",
+            second=self._needs_products,
         )
-        method = self._method
-        stages = list(fit_exits(run, method))
+        by_means = list(fit_class_means(statistics, self._head_spec))
         # Raw features that happen to be as many as the classes are no head.
         no_head = self.extractor is None and self.final == "auto"
-        final = choose_final(
+        last = choose_last_head(
             "class_means" if no_head else self.final,
             self.head_classes,
-            stages[-1],
-            run,
-            method,
+            by_means[-1],
+            statistics,
             classes,
         )
-        by_means = [stage.head for stage in stages]
-        heads: list[Head] = [*by_means[:-1], final.head]
-        macs = self._counted(extractor, valid_X, heads)
+        heads = [*by_means[:-1], last]
+        shape = valid_X.shape[1:]
+        network = build_network(
+            extractor,
+            self.pooling,
+            heads,
+            statistics.features,
+            statistics.shapes,
+            classes,
+            shape,
+        )
 
         # Nothing is set before this point, so that a failed fit leaves no trace.
-        shape = valid_X.shape[1:]
-        self._set_stages(X, shape, extractor, heads, by_means, macs)
-        self.classes_ = self._labels = classes
-        self.class_means_ = [head.means.means for head in by_means]
-        self.final_ = final.name
-        return HeldOut(run, method, stages[:-1], final)
+        self._set_network(X, shape, network, by_means)
+        self.classes_ = classes
+        self.class_means_ = [head.means.means for head in by_means if head.means]
+        self.final_ = last.kind
+        return CrossFit(statistics, heads)
 
     def _own_labels(self, X: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:
         """Return the network's own answers, without a fit, and `head_classes`."""
@@ -321,7 +330,7 @@ class E2CMClassifier(EarlyExitClassifierMixin, ClassifierMixin, BaseE2CM):
         extractor = self._checked_extractor(X)
         valid_X = check_array(as_array(X), allow_nd=True, estimator=self)
         full_pass = self._full_pass(extractor, self.pooling)
-        outputs = [features[-1] for _, features in full_pass(valid_X)]
+        outputs = [batch.features[-1] for batch in full_pass(valid_X)]
         logits = np.concatenate(outputs)
         names = head_labels(self.head_classes, logits.shape[1])
         return names[logits.argmax(axis=1)], names

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from numbers import Integral
 from typing import Any, Self
 
@@ -19,17 +18,21 @@ from sklearn.cluster import KMeans
 
 from ._base import BaseE2CM
 from ._extractors import Extractor
-from ._fitting._clusters import Clusters, find_clusters, fit_params
-from ._fitting._cross_fitting import fit_exits
-from ._fitting._final import Final, HeldOut
+from ._fitting._assembly import build_network
+from ._fitting._clusters import (
+    Clusters,
+    clusterer_head,
+    find_clusters,
+    fit_params,
+    spare_whole_clusters,
+)
+from ._fitting._cross_fitting import CrossFit, fit_class_means
 from ._fitting._means import ClassMeans
 from ._fitting._statistics import KeptFeatures, check_widths, sum_kept
-from ._multi_exit._full_pass import row_hashes
-from ._multi_exit._heads import Head, one_hot
-from ._multi_exit._loop import check_thresholds
-from ._tuning._folds import spare_whole_clusters
-from ._utils._arrays import Floats, float_dtype
+from ._multi_exit._thresholds import check_thresholds
+from ._utils._arrays import Floats
 from ._utils._compat import HasMethods, Interval, _fit_context
+from ._utils._hashing import row_hashes
 from ._utils._validation import check_n_clusters, check_samples, with_weight
 
 
@@ -130,6 +133,10 @@ class E2CMClusterer(
         Cost of exiting at each stage, in fractions of the network's multiply-adds up
         to its last stage. Those of the open exits and, if the clusterer has its own,
         of the distances to `cluster_centers_` are included: the last may exceed 1.
+
+    network_ : MultiExitNetwork
+        The frozen stages with a head for each, the clusters and the costs: what
+        predictions run.
 
     extractor_ : extractor
         The extractor used.
@@ -253,20 +260,20 @@ class E2CMClusterer(
             are fewer samples than clusters, or if only one cluster is found. What was
             fitted before is left as it was.
         """
-        self._fit(X, y, sample_weight)
+        self._cross_fit(X, y, sample_weight)
         self._warn_if_nobody_leaves()
         return self
 
     # Estimators that users pass are to be validated too.
     @_fit_context(prefer_skip_nested_validation=False)
-    def _fit(
+    def _cross_fit(
         self,
         X: ArrayLike,
         y: None,
         sample_weight: ArrayLike | None,
         folds: NDArray[np.intp] | None = None,
-    ) -> HeldOut:
-        """Fit, and return what every exit says of the samples held out.
+    ) -> CrossFit:
+        """Fit, and return the out-of-fold probabilities of every stage.
 
         `folds` are as for `E2CMClassifier`, but no cluster is held out as a whole.
         """
@@ -287,30 +294,43 @@ class E2CMClusterer(
         )
         check_thresholds(self.threshold, len(exit_names), len(clusters.centers))
 
-        second = self.metric == "mahalanobis"
-        run = sum_kept(exit_names, kept, folds, clusters.codes, weight, second=second)
-        method = self._method
-        exits = list(fit_exits(run, method))
-        by_means = [exit_.head for exit_ in exits]
-        heads: list[Head] = [*by_means, clusters.head]
-        macs = self._counted(extractor, valid_X, heads)
+        statistics = sum_kept(
+            exit_names,
+            kept,
+            folds,
+            clusters.codes,
+            weight,
+            second=self._needs_products,
+        )
+        by_means = list(fit_class_means(statistics, self._head_spec))
+        heads = [*by_means, clusterer_head(clusters, statistics)]
         labels = np.empty(len(all_X), dtype=np.intp)
         labels[used] = clusters.codes
         unused = np.flatnonzero(all_weight == 0)
         if len(unused):
             labels[unused] = self._assign(extractor, all_X[unused], clusters)
+        shape = valid_X.shape[1:]
+        network = build_network(
+            extractor,
+            self.pooling,
+            heads,
+            [*statistics.features, clusters.features],
+            kept.shapes,
+            np.arange(len(clusters.centers)),
+            shape,
+        )
 
         # Nothing is set before this point, so that a failed fit leaves no trace.
-        shape = valid_X.shape[1:]
-        self._set_stages(X, shape, extractor, heads, by_means, macs)
-        self.clusterer_ = clusters.head.clusterer
+        self._set_network(X, shape, network, by_means)
+        self.clusterer_ = clusters.logits.clusterer
         self.labels_ = labels
         self.inertia_ = clusters.inertia
         self.cluster_centers_ = clusters.centers
-        self.stage_centers_ = [*(h.means.means for h in by_means), clusters.centers]
-        self._labels = np.arange(len(clusters.centers))
-        known = partial(one_hot, run.codes[run.held_out], len(self._labels))
-        return HeldOut(run, method, exits, Final("clusterer", clusters.head, known))
+        self.stage_centers_ = [
+            *(head.means.means for head in by_means if head.means),
+            clusters.centers,
+        ]
+        return CrossFit(statistics, heads)
 
     def _cluster(
         self,
@@ -323,13 +343,14 @@ class E2CMClusterer(
         clusterer = self._cloned_clusterer()
         fit_params(clusterer, sample_weight)  # refused before the network runs
         last = np.empty((0, 0))
-        for rows, batch in self._full_pass(extractor, self.pooling)(X):
-            if rows.start == 0:
-                last = np.empty((len(X), batch[-1].shape[1]), float_dtype(batch[-1]))
-                if self.metric == "mahalanobis":
-                    check_widths(extractor.stage_names[:-1], batch[:-1])
-            last[rows] = batch[-1]
-            kept.add(rows, batch[:-1])
+        for batch in self._full_pass(extractor, self.pooling)(X):
+            *of_exits, of_last = batch.features
+            if batch.rows.start == 0:
+                last = np.empty((len(X), of_last.shape[1]), of_last.dtype)
+                if self._needs_products:
+                    check_widths(extractor.stage_names[:-1], of_exits)
+            last[batch.rows] = of_last
+            kept.add(batch._replace(features=of_exits))
         clusters = find_clusters(clusterer, last, sample_weight)
         wanted_one = self.clusterer is None and self.n_clusters == 1
         if len(clusters.centers) == 1 and not wanted_one:
@@ -349,10 +370,11 @@ class E2CMClusterer(
         self, extractor: Extractor, X: NDArray[Any], clusters: Clusters
     ) -> NDArray[np.intp]:
         batches = self._full_pass(extractor, self.pooling)(X)
-        return np.concatenate([clusters.head.codes(batch[-1]) for _, batch in batches])
+        found = [clusters.logits.codes(batch.features[-1]) for batch in batches]
+        return np.concatenate(found)
 
     def transform(self, X: ArrayLike) -> Floats:
-        """Return the distances to the centers of the clusters, at full depth.
+        """Return the distances to the centers of the clusters, at the last stage.
 
         Every stage is computed for all samples, and `memory` is used.
 
@@ -369,8 +391,9 @@ class E2CMClusterer(
         X = self._check_X(X)
         means = ClassMeans(self.cluster_centers_)
         distances = np.empty((len(X), len(self.cluster_centers_)))
-        for rows, batch in self._full_pass(self.extractor_, self._pooling)(X):
-            distances[rows] = means.distances(batch[-1])
+        network = self.network_
+        for batch in self._full_pass(network.extractor, network.pooling)(X):
+            distances[batch.rows] = means.distances(batch.features[-1])
         return distances
 
     @property

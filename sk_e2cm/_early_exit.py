@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from os import PathLike, fspath
 from typing import Any
 
@@ -11,38 +11,25 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import accuracy_score
 from sklearn.utils.validation import check_is_fitted, check_memory, validate_data
 
-from ._extractors import Extractor
-from ._multi_exit._full_pass import FullPass, on_device
-from ._multi_exit._heads import Head
-from ._multi_exit._loop import (
-    Step,
-    check_thresholds,
-    first_exit,
-    run_lazily,
-    stage_costs,
-)
+from ._extractors import Extractor, check_columns, on_device
+from ._multi_exit._full_pass import FullPass
+from ._multi_exit._network import Exits, MultiExitNetwork
 from ._multi_exit._pooling import Pooling
+from ._multi_exit._thresholds import first_exit
 from ._utils._arrays import Floats
-from ._utils._validation import as_array, check_columns
+from ._utils._validation import as_array, is_valid
 
 
 class EarlyExitMixin:
     """Prediction with early exits.
 
-    A subclass sets `extractor_`, `input_shape_`, `_pooling`, `_labels` (one per column
-    of the probabilities), and `_heads`, `_macs` and `_exit_macs` (one per stage) in
-    ``fit``.
-    `threshold`, `batch_size`, `device` and `memory` are read at each call, so they
-    may be changed on a fitted estimator.
+    A subclass sets `network_` and `input_shape_` in ``fit``. `threshold`, `batch_size`,
+    `device` and `memory` are read at each call, so they may be changed on a fitted
+    estimator.
     """
 
-    extractor_: Extractor
+    network_: MultiExitNetwork
     input_shape_: tuple[int, ...]
-    _pooling: Pooling
-    _macs: Floats
-    _exit_macs: Floats
-    _heads: Sequence[Head]
-    _labels: NDArray[Any]
 
     threshold: ArrayLike
     batch_size: int
@@ -51,14 +38,20 @@ class EarlyExitMixin:
     verbose: int
 
     @property
+    def extractor_(self) -> Extractor:
+        """The extractor used."""
+        check_is_fitted(self, "network_")
+        return self.network_.extractor
+
+    @property
     def stage_cost_(self) -> Floats:
         """Cost of exiting at each stage.
 
         In fractions of the network's multiply-adds, those of the open exits
         included: the last may exceed 1.
         """
-        check_is_fitted(self, "extractor_")
-        return stage_costs(self._macs, self._exit_macs, self._thresholds())
+        check_is_fitted(self, "network_")
+        return self.network_.stage_cost(self.threshold)
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
         """Predict labels, exiting early where possible.
@@ -73,8 +66,8 @@ class EarlyExitMixin:
         ndarray of shape (n_samples,)
             The label of each sample.
         """
-        _, proba = self._exit_lazily(X)
-        return self._labels[proba.argmax(axis=1)]
+        label = self._exits(X).label
+        return self.network_.labels[label]
 
     def predict_exit(self, X: ArrayLike) -> NDArray[np.intp]:
         """Return the stage at which each sample exits.
@@ -89,8 +82,7 @@ class EarlyExitMixin:
         ndarray of shape (n_samples,)
             From 0, the first exit, to the number of exits, the last stage.
         """
-        stage, _ = self._exit_lazily(X)
-        return stage
+        return self._exits(X).stage
 
     def staged_predict(self, X: ArrayLike) -> Iterator[NDArray[Any]]:
         """Yield the labels predicted so far after each stage.
@@ -107,7 +99,7 @@ class EarlyExitMixin:
             that is most probable at this stage. The last equals ``predict(X)``.
         """
         for proba in self._staged(X):
-            yield self._labels[proba.argmax(axis=1)]
+            yield self.network_.labels[proba.argmax(axis=1)]
 
     def exit_proba(self, X: ArrayLike) -> Floats:
         """Return the probabilities of all stages, without early exits.
@@ -125,11 +117,10 @@ class EarlyExitMixin:
             Probabilities of the classes at every stage.
         """
         X = self._check_X(X)
-        proba = np.empty((len(X), len(self._heads), len(self._labels)))
-        full_pass = self._full_pass(self.extractor_, self._pooling)
-        for rows, features in full_pass(X):
-            for stage, head in enumerate(self._heads):
-                proba[rows, stage] = head.proba(features[stage])
+        network = self.network_.to(self.device)
+        proba = np.empty((len(X), network.n_exits + 1, len(network.labels)))
+        for batch in self._full_pass(network.extractor, network.pooling)(X):
+            proba[batch.rows] = network.proba_of_features(batch)
         return proba
 
     def cost(self, X: ArrayLike) -> float:
@@ -147,57 +138,17 @@ class EarlyExitMixin:
         """
         return float(self.stage_cost_[self.predict_exit(X)].mean())
 
-    def _exit_from_full_path(self, X: ArrayLike) -> tuple[NDArray[np.intp], Floats]:
-        """Return each sample's stage, and ``exit_proba(X)`` from which it follows."""
-        proba = self.exit_proba(X)
-        return first_exit(proba, self._thresholds()), proba
-
-    def _labels_at(self, proba: Floats, stage: Any) -> NDArray[Any]:
-        """Return the label of each sample at its stage, given ``exit_proba(X)``."""
-        return self._labels[proba[np.arange(len(proba)), stage].argmax(axis=1)]
-
-    def _early_and_full(
-        self, X: ArrayLike
-    ) -> tuple[NDArray[np.intp], NDArray[Any], NDArray[Any]]:
-        """Return each sample's stage, its label there, and its label at full depth."""
-        stage, proba = self._exit_from_full_path(X)
-        return stage, self._labels_at(proba, stage), self._labels_at(proba, -1)
-
-    def _exit_lazily(self, X: ArrayLike) -> tuple[NDArray[np.intp], Floats]:
-        """Return each sample's stage and its probabilities there."""
+    def _exits(self, X: ArrayLike) -> Exits:
+        """Return the stage and the column of the label of each sample."""
         X = self._check_X(X)
-        stage = np.empty(len(X), dtype=np.intp)
-        proba = np.empty((len(X), len(self._labels)))
-        for start, step in self._steps(X, skip_closed=True):
-            left = start + step.rows[step.leaves]
-            stage[left] = step.stage
-            proba[left] = step.proba[step.leaves]
-        return stage, proba
+        network = self.network_.to(self.device)
+        return network.exits(X, self.threshold, batch_size=self.batch_size)
 
     def _staged(self, X: ArrayLike) -> Floats:
         """Return the probabilities known after each stage, along the first axis."""
         X = self._check_X(X)
-        proba = np.empty((len(self._heads), len(X), len(self._labels)))
-        for start, step in self._steps(X, skip_closed=False):
-            # For all later stages: samples that stay are overwritten there.
-            proba[step.stage :, start + step.rows] = step.proba
-        return proba
-
-    def _steps(
-        self, X: NDArray[Any], *, skip_closed: bool
-    ) -> Iterator[tuple[int, Step]]:
-        extractor = on_device(self.extractor_, self.device)
-        thresholds = self._thresholds()
-        for start in range(0, len(X), self.batch_size):
-            for step in run_lazily(
-                extractor,
-                X[start : start + self.batch_size],
-                self._heads,
-                thresholds,
-                self._pooling,
-                skip_closed=skip_closed,
-            ):
-                yield start, step
+        network = self.network_.to(self.device)
+        return network.staged_proba(X, self.threshold, batch_size=self.batch_size)
 
     def _full_pass(self, extractor: Extractor, pooling: Pooling) -> FullPass:
         is_path = isinstance(self.memory, PathLike)
@@ -209,12 +160,12 @@ class EarlyExitMixin:
             verbose=self.verbose,
         )
 
-    def _thresholds(self) -> Floats:
-        return check_thresholds(self.threshold, len(self._heads) - 1, len(self._labels))
-
     def _check_X(self, X: ArrayLike) -> NDArray[Any]:
-        check_is_fitted(self, "extractor_")
-        check_columns(self.extractor_, X)
+        check_is_fitted(self, "network_")
+        # scikit-learn's checks take as long as a small network does on one sample.
+        if not hasattr(self, "feature_names_in_") and is_valid(X, self.input_shape_):
+            return X
+        check_columns(self.network_.extractor, X)
         X = as_array(X)
         fitted = self.input_shape_
         given = tuple(getattr(X, "shape", (0, *fitted))[1:])
@@ -244,8 +195,9 @@ class EarlyExitClassifierMixin(EarlyExitMixin):
         ndarray of shape (n_samples, n_classes)
             In the order of `classes_`.
         """
-        _, proba = self._exit_lazily(X)
-        return proba
+        X = self._check_X(X)
+        network = self.network_.to(self.device)
+        return network.proba(X, self.threshold, batch_size=self.batch_size)
 
     def staged_predict_proba(self, X: ArrayLike) -> Iterator[NDArray[np.float64]]:
         """Yield the probabilities known so far after each stage.
@@ -286,6 +238,7 @@ class EarlyExitClassifierMixin(EarlyExitMixin):
         if self.memory is None:
             labels = self.predict(X)
         else:
-            stage, proba = self._exit_from_full_path(X)
-            labels = self._labels_at(proba, stage)
+            proba = self.exit_proba(X)
+            stage = first_exit(proba, self.network_.thresholds(self.threshold))
+            labels = self.network_.labels_at(proba, stage)
         return float(accuracy_score(y, labels, sample_weight=sample_weight))

@@ -20,20 +20,28 @@ from sklearn.utils.validation import check_is_fitted
 
 from ._delegation import DelegatesToEstimator
 from ._early_exit import EarlyExitMixin
-from ._multi_exit._loop import is_closed
-from ._tuning._ease import thresholds_by_ease
+from ._multi_exit._thresholds import is_closed
 from ._tuning._folds import check_folds, folds_of, set_aside
-from ._tuning._held_out import Data, Trial, ask, cross_fit
-from ._tuning._problem import Answers
-from ._tuning._risk import RiskControl
+from ._tuning._held_out import (
+    Data,
+    HeldOutPredictions,
+    cross_predict,
+    predict_held_out,
+)
+from ._tuning._problem import StagePredictions
+from ._tuning._risk import RiskControl, promised
 from ._tuning._scoring import rescored
-from ._tuning._search import Points, concatenate, evaluate, pareto, search
+from ._tuning._search import (
+    Points,
+    class_based_thresholds,
+    concatenate,
+    evaluate,
+    pareto,
+    search,
+)
 from ._utils._arrays import Floats
 from ._utils._compat import Interval, StrOptions, _fit_context
 from ._utils._validation import check_samples
-
-# Candidates that a promise is tested for.
-_MOST_TESTED = 200
 
 _ROUNDING = 1e-9
 
@@ -229,25 +237,25 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
         y = None if is_clusterer(self.estimator) else y
         self._check_goal(y, sample_weight)
         rng = check_random_state(self.random_state)
-        trial, aside = self._try(self._checked(X, y, sample_weight), rng)
+        held_out, aside = self._predict(self._checked(X, y, sample_weight), rng)
 
-        n_groups = self._n_groups(trial.answers)
-        outcomes = trial.outcomes(trial.losses(self.scoring), n_groups)
-        # What is promised is what candidates have to be good at.
-        goal = (
-            outcomes if self.risk is None else trial.outcomes(trial.spoilt(), n_groups)
-        )
-        points = search(goal, self._starts(trial.answers), rng)
+        network = held_out.estimator.network_
+        n_groups = len(network.labels) if self.per_class else 1
+        goal = problem = held_out.problem(held_out.losses(self.scoring), n_groups)
+        if self.risk is not None:
+            # What is promised is what candidates have to be good at.
+            goal = held_out.problem(held_out.spoilt(), n_groups)
+        points = search(goal, self._starts(held_out.predictions), rng)
         nobody = np.full((1, *points.thresholds.shape[1:]), np.inf)
         # Always a candidate, and the last, though others may be better.
         points = concatenate(points, evaluate(goal, nobody))
         if self.risk is not None:
-            points = _promised(self.risk, points, ask(trial.estimator, aside))
-            points = evaluate(outcomes, points.thresholds)
-        labels = trial.estimator._labels
-        points = rescored(self.scoring, points, outcomes, labels, trial.codes)
+            calibration = predict_held_out(held_out.estimator, aside)
+            points = promised(self.risk, points, calibration)
+            points = evaluate(problem, points.thresholds)
+        points = rescored(self.scoring, points, problem, network.labels, held_out.codes)
         full_loss = float(points.loss[-1])
-        self._set_best(trial.estimator, pareto(points), full_loss)
+        self._set_best(held_out.estimator, pareto(points), full_loss)
         return self
 
     def _check_estimator(self) -> None:
@@ -299,8 +307,10 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
             data = Data(data.X, y, data.weight)
         return estimator, data, folds_of(self.cv, data.X, data.y, rng)
 
-    def _try(self, data: Data, rng: np.random.RandomState) -> tuple[Trial, Data]:
-        """Ask the exits about samples held out, but for those set aside."""
+    def _predict(
+        self, data: Data, rng: np.random.RandomState
+    ) -> tuple[HeldOutPredictions, Data]:
+        """Predict the samples held out, but for those set aside."""
         estimator, data, folds = self._split(data, rng)
         reserved = np.zeros(len(folds), dtype=bool)
         if self.risk is not None:
@@ -309,27 +319,24 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
         used = ~reserved & (data.weight > 0)
         data, folds = data.take(used), folds[used]
         if isinstance(self.cv, str):
-            return ask(estimator, data), aside
+            return predict_held_out(estimator, data), aside
         check_folds(folds, data.y)
         if self.refit:
-            return cross_fit(estimator, data, folds), aside
+            return cross_predict(estimator, data, folds), aside
         train = data.take(folds < 0)
         if not len(train.weight):
             raise ValueError(
                 "refit=False needs samples that are never held out: cv=0.2, say, or a "
                 "PredefinedSplit with -1 for them."
             )
-        estimator._fit(train.X, train.y, train.weight)
-        return ask(estimator, data.take(folds >= 0)), aside
+        estimator._cross_fit(train.X, train.y, train.weight)
+        return predict_held_out(estimator, data.take(folds >= 0)), aside
 
-    def _n_groups(self, answers: Answers) -> int:
-        return len(answers.class_proba) if self.per_class else 1
-
-    def _starts(self, answers: Answers) -> list[Floats]:
-        exits, classes = answers.confidence[:-1], answers.class_proba
+    def _starts(self, predictions: StagePredictions) -> list[Floats]:
+        exits, classes = predictions.confidence[:-1], predictions.class_proba
         if not self.per_class or not len(exits) or len(classes) == 1:
             return []
-        return thresholds_by_ease(classes, exits)
+        return class_based_thresholds(classes, exits)
 
     def _set_best(self, estimator: Any, points: Points, full_loss: float) -> None:
         best = self._best(points, full_loss)
@@ -376,15 +383,3 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
         tags.classifier_tags = deepcopy(inside.classifier_tags)
         tags.input_tags = deepcopy(inside.input_tags)
         return tags
-
-
-def _promised(risk: RiskControl, points: Points, calibration: Trial) -> Points:
-    """Return the points for which the promise can be given, the cheapest first."""
-    # From the full network on, for which it always holds.
-    spread = points.spread(_MOST_TESTED)
-    tested = spread.take(np.arange(len(spread.loss))[::-1])
-    n_groups = tested.thresholds.shape[2]
-    spoilt = calibration.outcomes(calibration.spoilt(), n_groups)
-    risks = evaluate(spoilt, tested.thresholds).loss
-    n_promised = risk.n_promised(risks, len(calibration.codes))
-    return tested.take(np.arange(max(n_promised, 1))[::-1])

@@ -1,6 +1,436 @@
 """Pictures of the trade-off, and of who leaves where."""
 
-from ._exit_display import ExitDisplay
-from ._tradeoff_display import TradeoffDisplay
+from __future__ import annotations
+
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike
+from sklearn.base import is_clusterer
+from sklearn.utils import check_consistent_length
+from sklearn.utils.validation import check_is_fitted
+
+from ._utils._compat import check_matplotlib_support
+from ._utils._validation import codes_of, labels_of
+from .metrics import accuracy_cost_curve, first_exit
 
 __all__ = ["ExitDisplay", "TradeoffDisplay"]
+
+
+class ExitDisplay:
+    """Who leaves where: by correctness, or by class.
+
+    Made by `from_estimator` or `from_predictions`.
+
+    Parameters
+    ----------
+    counts : array-like of shape (n_exits + 1, n_classes, 2)
+        How many samples of each true class leave at each stage, with a wrong and
+        with a right answer.
+
+    classes : array-like of shape (n_classes,)
+        Labels.
+
+    stage_names : sequence of str, default=None
+        Names of the stages; numbers by default.
+
+    Attributes
+    ----------
+    ax_ : matplotlib.axes.Axes
+        Where it was drawn.
+
+    figure_ : matplotlib.figure.Figure
+        The figure of `ax_`.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from sk_e2cm import E2CMClassifier
+    >>> from sk_e2cm.inspection import ExitDisplay
+    >>> from sk_e2cm.testing import ToyExtractor
+    >>> X, y = load_digits(return_X_y=True)
+    >>> clf = E2CMClassifier(ToyExtractor()).fit(X[:1000], y[:1000])
+    >>> display = ExitDisplay.from_estimator(clf, X[1000:], y[1000:])
+    >>> int(display.counts.sum())
+    797
+    """
+
+    def __init__(
+        self,
+        counts: ArrayLike,
+        classes: ArrayLike,
+        *,
+        stage_names: Any = None,
+    ) -> None:
+        self.counts = np.asarray(counts)
+        self.classes = np.asarray(classes)
+        self.stage_names = stage_names
+
+    @classmethod
+    def from_estimator(
+        cls,
+        estimator: Any,
+        X: ArrayLike,
+        y: ArrayLike | None = None,
+        *,
+        by: str = "correctness",
+        ax: Any = None,
+    ) -> Self:
+        """Draw where a fitted estimator lets samples leave.
+
+        Parameters
+        ----------
+        estimator : TunedExitsCV, E2CMClassifier or E2CMClusterer
+            Fitted.
+
+        X : array-like of shape (n_samples, ...)
+            Samples.
+
+        y : array-like of shape (n_samples,), default=None
+            True labels. By default, and for clusters always, the answers of the full
+            network.
+
+        by : {"correctness", "class"}, default="correctness"
+            See `plot`.
+
+        ax : matplotlib.axes.Axes, default=None
+            Where to draw; new axes by default.
+
+        Returns
+        -------
+        ExitDisplay
+            What was drawn.
+        """
+        inside = getattr(estimator, "estimator_", estimator)
+        check_is_fitted(inside)
+        network = inside.network_
+        if y is None or is_clusterer(inside):
+            proba = inside.exit_proba(X)
+            stage = first_exit(proba, inside.threshold)
+            y, y_pred = network.labels_at(proba, -1), network.labels_at(proba, stage)
+        else:
+            stage, label = inside._exits(X)
+            y_pred = network.labels[label]
+        return cls.from_predictions(
+            y,
+            y_pred,
+            stage,
+            classes=network.labels,
+            stage_names=network.stage_names,
+            by=by,
+            ax=ax,
+        )
+
+    @classmethod
+    def from_predictions(
+        cls,
+        y_true: ArrayLike,
+        y_pred: ArrayLike,
+        exits: ArrayLike,
+        *,
+        classes: ArrayLike | None = None,
+        stage_names: Any = None,
+        by: str = "correctness",
+        ax: Any = None,
+    ) -> Self:
+        """Draw where samples have left.
+
+        Parameters
+        ----------
+        y_true, y_pred : array-like of shape (n_samples,)
+            True and predicted labels.
+
+        exits : array-like of shape (n_samples,)
+            As `predict_exit` returns.
+
+        classes : array-like of shape (n_classes,), default=None
+            All labels that occur; by default those of `y_true`.
+
+        stage_names : sequence of str, default=None
+            Names of all stages; by default numbers, up to the last that occurs.
+
+        by : {"correctness", "class"}, default="correctness"
+            See `plot`.
+
+        ax : matplotlib.axes.Axes, default=None
+            Where to draw; new axes by default.
+
+        Returns
+        -------
+        ExitDisplay
+            What was drawn.
+        """
+        y_true, y_pred = np.asarray(y_true), np.asarray(y_pred)
+        exits = np.asarray(exits)
+        check_consistent_length(y_true, y_pred, exits)
+        labels = np.unique(y_true) if classes is None else np.asarray(classes)
+        n_stages = int(exits.max()) + 1 if stage_names is None else len(stage_names)
+        counts = np.zeros((n_stages, len(labels), 2), dtype=np.intp)
+        where = exits, codes_of(y_true, labels), (y_true == y_pred).astype(np.intp)
+        np.add.at(counts, where, 1)
+        return cls(counts, labels, stage_names=stage_names).plot(ax, by=by)
+
+    def plot(self, ax: Any = None, *, by: str = "correctness") -> Self:
+        """Draw.
+
+        Parameters
+        ----------
+        ax : matplotlib.axes.Axes, default=None
+            Where to draw; new axes by default.
+
+        by : {"correctness", "class"}, default="correctness"
+            Bars of right and wrong answers at each stage, or the share of each class
+            that leaves there.
+
+        Returns
+        -------
+        ExitDisplay
+            Itself.
+
+        Raises
+        ------
+        ValueError
+            If `by` is neither.
+        """
+        if by not in ("correctness", "class"):
+            raise ValueError(f"by must be 'correctness' or 'class', got {by!r}.")
+        self.ax_ = _axes_for(ax, type(self).__name__)
+        self.figure_ = self.ax_.figure
+        stages = np.arange(len(self.counts))
+        names = stages.astype(str) if self.stage_names is None else self.stage_names
+        if by == "class":
+            of_class = self.counts.sum(axis=2).T
+            total = np.maximum(of_class.sum(axis=1, keepdims=True), 1)
+            image = self.ax_.imshow(of_class / total, vmin=0, aspect="auto")
+            self.figure_.colorbar(image, ax=self.ax_, label="Share of the class")
+            self.ax_.set_yticks(range(len(self.classes)), self.classes)
+            self.ax_.set_ylabel("True class")
+        else:
+            wrong, right = self.counts.sum(axis=1).T / self.counts.sum()
+            self.ax_.bar(stages, right, label="right")
+            self.ax_.bar(stages, wrong, bottom=right, label="wrong")
+            self.ax_.set_ylabel("Share of the samples")
+            self.ax_.legend()
+        self.ax_.set_xticks(stages, names, rotation=90)
+        self.ax_.set_xlabel("Stage at which they leave")
+        return self
+
+
+class TradeoffDisplay:
+    """Accuracy against cost: what can be chosen, and what was.
+
+    Made by `from_estimator` or `from_predictions`.
+
+    Parameters
+    ----------
+    cost, score : array-like of shape (n_points,)
+        By rising cost.
+
+    full_score : float
+        Score of the full network.
+
+    chosen : tuple of float, default=None
+        Cost and score of what was chosen.
+
+    name : str, default=None
+        For the legend.
+
+    Attributes
+    ----------
+    ax_ : matplotlib.axes.Axes
+        Where it was drawn.
+
+    figure_ : matplotlib.figure.Figure
+        The figure of `ax_`.
+
+    line_ : matplotlib.lines.Line2D
+        The curve.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from sk_e2cm import E2CMClassifier
+    >>> from sk_e2cm.inspection import TradeoffDisplay
+    >>> from sk_e2cm.testing import ToyExtractor
+    >>> X, y = load_digits(return_X_y=True)
+    >>> clf = E2CMClassifier(ToyExtractor()).fit(X[:1000], y[:1000])
+    >>> display = TradeoffDisplay.from_estimator(clf, X[1000:], y[1000:])
+    >>> display.ax_.get_ylabel()
+    'Score'
+    """
+
+    def __init__(
+        self,
+        cost: ArrayLike,
+        score: ArrayLike,
+        full_score: float,
+        *,
+        chosen: tuple[float, float] | None = None,
+        name: str | None = None,
+    ) -> None:
+        self.cost = np.asarray(cost)
+        self.score = np.asarray(score)
+        self.full_score = full_score
+        self.chosen = chosen
+        self.name = name
+
+    @classmethod
+    def from_estimator(
+        cls,
+        estimator: Any,
+        X: ArrayLike | None = None,
+        y: ArrayLike | None = None,
+        *,
+        name: str | None = None,
+        ax: Any = None,
+    ) -> Self:
+        """Draw the trade-off of a fitted estimator.
+
+        Parameters
+        ----------
+        estimator : TunedExitsCV, E2CMClassifier or E2CMClusterer
+            Fitted.
+
+        X : array-like of shape (n_samples, ...), default=None
+            Samples to measure on. Without them, a `TunedExitsCV` shows its frontier.
+
+        y : array-like of shape (n_samples,), default=None
+            True labels of these samples. By default, and for clusters always, the
+            score is agreement with the full network.
+
+        name : str, default=None
+            For the legend; the estimator's class by default.
+
+        ax : matplotlib.axes.Axes, default=None
+            Where to draw; new axes by default.
+
+        Returns
+        -------
+        TradeoffDisplay
+            What was drawn.
+
+        Raises
+        ------
+        ValueError
+            If there are neither samples nor a frontier, or labels without samples.
+        """
+        name = type(estimator).__name__ if name is None else name
+        if X is None and y is not None:
+            raise ValueError("Give X with y: the samples that it labels.")
+        if X is not None:
+            inside = getattr(estimator, "estimator_", estimator)
+            check_is_fitted(inside)
+            y = None if is_clusterer(inside) else y
+            check_consistent_length(X, y)
+            network, proba = inside.network_, inside.exit_proba(X)
+            stage = first_exit(proba, inside.threshold)
+            y = network.labels_at(proba, -1) if y is None else y
+            right = network.labels_at(proba, stage) == np.asarray(y)
+            return cls.from_predictions(
+                y,
+                proba,
+                # All exits are open here, whatever the estimator's thresholds.
+                network.stage_cost(0.0),
+                classes=network.labels,
+                chosen=(inside.stage_cost_[stage].mean(), right.mean()),
+                name=name,
+                ax=ax,
+            )
+        if not hasattr(estimator, "frontier_"):
+            raise ValueError("Give X: only a fitted TunedExitsCV has a frontier.")
+        frontier = estimator.frontier_
+        return cls(
+            frontier["cost"],
+            frontier["score"],
+            estimator.full_score_,
+            chosen=(estimator.best_cost_, estimator.best_score_),
+            name=name,
+        ).plot(ax)
+
+    @classmethod
+    def from_predictions(
+        cls,
+        y_true: ArrayLike,
+        exit_proba: ArrayLike,
+        stage_cost: ArrayLike,
+        *,
+        classes: ArrayLike | None = None,
+        chosen: tuple[float, float] | None = None,
+        name: str | None = None,
+        ax: Any = None,
+    ) -> Self:
+        """Draw what one threshold, shared by all exits, can reach.
+
+        Parameters
+        ----------
+        y_true : array-like of shape (n_samples,)
+            True labels.
+
+        exit_proba : array-like of shape (n_samples, n_exits + 1, n_classes)
+            Probabilities of all stages, nobody leaving.
+
+        stage_cost : array-like of shape (n_exits + 1,)
+            Cost of leaving at each stage.
+
+        classes : array-like of shape (n_classes,), default=None
+            The label of each column; by default the sorted labels of `y_true`.
+
+        chosen : tuple of float, default=None
+            Cost and score of what was chosen.
+
+        name : str, default=None
+            For the legend.
+
+        ax : matplotlib.axes.Axes, default=None
+            Where to draw; new axes by default.
+
+        Returns
+        -------
+        TradeoffDisplay
+            What was drawn.
+        """
+        accuracy, cost, _ = accuracy_cost_curve(
+            y_true, exit_proba, stage_cost, classes=classes
+        )
+        y_true, last = np.asarray(y_true), np.asarray(exit_proba)[:, -1]
+        labels = labels_of(y_true, classes, last.shape[1])
+        full_score = float((labels[last.argmax(axis=1)] == y_true).mean())
+        return cls(cost, accuracy, full_score, chosen=chosen, name=name).plot(ax)
+
+    def plot(self, ax: Any = None) -> Self:
+        """Draw.
+
+        Parameters
+        ----------
+        ax : matplotlib.axes.Axes, default=None
+            Where to draw; new axes by default.
+
+        Returns
+        -------
+        TradeoffDisplay
+            Itself.
+        """
+        self.ax_ = _axes_for(ax, type(self).__name__)
+        self.figure_ = self.ax_.figure
+        (self.line_,) = self.ax_.plot(
+            self.cost, self.score, drawstyle="steps-post", label=self.name
+        )
+        color = self.line_.get_color()
+        self.ax_.axhline(self.full_score, color=color, linestyle=":")
+        if self.chosen is not None:
+            self.ax_.plot(*self.chosen, "o", color=color)
+        self.ax_.set(
+            xlabel="Cost, in fractions of the network's (dotted: full network)",
+            ylabel="Score",
+        )
+        if self.name is not None:
+            self.ax_.legend(loc="lower right")
+        return self
+
+
+def _axes_for(ax: Any, caller: str) -> Any:
+    """Return the axes given, or new ones."""
+    check_matplotlib_support(caller)
+    import matplotlib.pyplot as plt
+
+    return plt.subplots(layout="constrained")[1] if ax is None else ax

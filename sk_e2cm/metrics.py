@@ -1,4 +1,4 @@
-"""Accuracy against cost: scorers, and ways to choose between candidates."""
+"""Accuracy against cost: scorers, curves, and ways to choose between candidates."""
 
 from __future__ import annotations
 
@@ -13,14 +13,21 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils import check_consistent_length
 
 from ._early_exit import EarlyExitMixin
-from ._utils._validation import labels_of
+from ._multi_exit._costs import Costs
+from ._multi_exit._thresholds import check_thresholds
+from ._multi_exit._thresholds import first_exit as _first_exit
+from ._tuning._problem import StagePredictions, ThresholdProblem
+from ._tuning._search import shared
+from ._utils._validation import codes_of, labels_of
 
 __all__ = [
+    "accuracy_cost_curve",
     "accuracy_cost_scorer",
     "agreement_cost_scorer",
     "best_within_cost",
     "calibration_error",
     "cheapest_within_drop",
+    "first_exit",
 ]
 
 Results = Mapping[str, Any]
@@ -92,7 +99,7 @@ def agreement_cost_scorer(
     y: Any = None,
     sample_weight: NDArray[np.float64] | None = None,
 ) -> dict[str, float]:
-    """Score agreement with full depth, and cost, from one run of the network.
+    """Score agreement with the full network, and cost, from one run of the network.
 
     To be passed to ``GridSearchCV`` as ``scoring``, with `best_within_cost` or
     `cheapest_within_drop` as ``refit``. It needs no labels: what early exits answer is
@@ -157,8 +164,136 @@ def _early_and_full(
             "This scorer needs an estimator with early exits, got "
             f"{type(estimator).__name__}."
         )
-    stage, labels, full_labels = estimator._early_and_full(X)
+    proba, network = estimator.exit_proba(X), estimator.network_
+    stage = _first_exit(proba, network.thresholds(estimator.threshold))
+    labels, full_labels = network.labels_at(proba, stage), network.labels_at(proba, -1)
     return labels, full_labels, estimator.stage_cost_[stage]
+
+
+def first_exit(exit_proba: ArrayLike, threshold: ArrayLike) -> NDArray[np.intp]:
+    """Return the stage at which each sample exits.
+
+    Parameters
+    ----------
+    exit_proba : array-like of shape (n_samples, n_exits + 1, n_classes)
+        Probabilities of all stages, as `exit_proba` of an estimator returns them.
+
+    threshold : float or array-like
+        See `E2CMClassifier`: one number, one per exit, or one per exit and class.
+
+    Returns
+    -------
+    ndarray of shape (n_samples,)
+        From 0, the first exit, to the number of exits, the last stage: what
+        ``predict_exit`` returns with this `threshold`.
+
+    Raises
+    ------
+    ValueError
+        If `threshold` is NaN or has another shape.
+
+    Examples
+    --------
+    >>> from sk_e2cm.metrics import first_exit
+    >>> exit_proba = [[[0.8, 0.2], [0.9, 0.1]], [[0.4, 0.6], [0.3, 0.7]]]
+    >>> first_exit(exit_proba, threshold=0.75)
+    array([0, 1])
+    """
+    proba = np.asarray(exit_proba, dtype=np.float64)
+    _, n_stages, n_classes = proba.shape
+    return _first_exit(proba, check_thresholds(threshold, n_stages - 1, n_classes))
+
+
+def accuracy_cost_curve(
+    y_true: ArrayLike,
+    exit_proba: ArrayLike,
+    stage_cost: ArrayLike,
+    thresholds: ArrayLike | None = None,
+    *,
+    classes: ArrayLike | None = None,
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Return accuracy and cost for many thresholds, from one run of the network.
+
+    Parameters
+    ----------
+    y_true : array-like of shape (n_samples,)
+        True labels.
+
+    exit_proba : array-like of shape (n_samples, n_exits + 1, n_classes)
+        Probabilities of all stages, as `exit_proba` of an estimator returns them.
+
+    stage_cost : array-like of shape (n_exits + 1,)
+        Cost of exiting at each stage, as the `stage_cost_` of an estimator. It is taken
+        as it is, also for thresholds that close an exit.
+
+    thresholds : array-like, default=None
+        What each point of the curve uses, along the first axis: numbers that all exits
+        share, shape (n_points,), one per exit, (n_points, n_exits), or one per exit and
+        class, (n_points, n_exits, n_classes). By default the numbers of which no other
+        is more accurate at no more cost.
+
+    classes : array-like of shape (n_classes,), default=None
+        The label of each column; by default the sorted labels of `y_true`.
+
+    Returns
+    -------
+    accuracy, cost : ndarray of shape (n_points,)
+        In the order of `thresholds`; by default by rising cost.
+
+    thresholds : ndarray of shape (n_points, ...)
+        As passed, or those chosen, of shape (n_points,).
+
+    Raises
+    ------
+    ValueError
+        If the arguments do not fit together, or if a label is none of `classes`.
+
+    See Also
+    --------
+    sk_e2cm.inspection.TradeoffDisplay : Draws the curve.
+
+    Examples
+    --------
+    >>> from sk_e2cm.metrics import accuracy_cost_curve
+    >>> exit_proba = [[[0.8, 0.2], [0.9, 0.1]], [[0.6, 0.4], [0.3, 0.7]]]
+    >>> accuracy, cost, _ = accuracy_cost_curve(
+    ...     [0, 1], exit_proba, stage_cost=[0.5, 1.0], thresholds=[0.5, 0.7, 1.0])
+    >>> accuracy, cost
+    (array([0.5, 1. , 1. ]), array([0.5 , 0.75, 1.  ]))
+    """
+    y_true, proba = np.asarray(y_true), np.asarray(exit_proba, dtype=np.float64)
+    check_consistent_length(y_true, proba)
+    labels = labels_of(y_true, classes, proba.shape[2])
+    problem = _problem(codes_of(y_true, labels), proba, stage_cost)
+    if thresholds is None:
+        points = shared(problem)
+        if problem.n_exits == 0:
+            return 1.0 - points.loss, points.cost, np.array([np.inf])
+        return 1.0 - points.loss, points.cost, points.thresholds[:, 0, 0]
+    n_groups = proba.shape[2] if np.ndim(thresholds) == 3 else 1
+    problem = problem.in_groups(n_groups)
+    shape = problem.n_exits, n_groups
+    given = np.asarray(thresholds, dtype=np.float64)
+    totals = [problem.totals(check_thresholds(each, *shape)) for each in given]
+    loss, cost = np.reshape(totals, (-1, 2)).T
+    return 1.0 - loss, cost, given
+
+
+def _problem(
+    codes: NDArray[np.intp], proba: NDArray[np.float64], stage_cost: ArrayLike
+) -> ThresholdProblem:
+    n_samples, n_stages, n_classes = proba.shape
+    predictions = StagePredictions(n_stages, n_samples, n_classes)
+    for stage in range(n_stages):
+        predictions.add(stage, proba[:, stage], codes)
+    steps = np.diff(np.asarray(stage_cost, dtype=np.float64), prepend=0.0)
+    return ThresholdProblem(
+        confidence=predictions.confidence[:-1],
+        label=predictions.label,
+        loss=(predictions.label != codes).astype(np.float64),
+        weight=np.full(n_samples, 1.0 / n_samples),
+        costs=Costs(steps, np.zeros(n_stages)),
+    )
 
 
 def calibration_error(

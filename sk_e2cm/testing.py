@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ._extractors import Extractor
-from ._multi_exit._full_pass import fingerprint_of
+from ._extractors import Extractor, fingerprint_of, through
 
 __all__ = ["CountingExtractor", "ToyExtractor"]
 
@@ -120,6 +119,15 @@ class CountingExtractor(Extractor):
         inner, n_rows = state
         self.rows[stage] += n_rows
         inner, output = self.extractor.advance(inner, stage)
+        return (inner, n_rows), output
+
+    def advance_through(
+        self, state: tuple[Any, int], first: int, last: int
+    ) -> tuple[Any, Any]:
+        """Compute several stages as one and count the rows of each."""
+        inner, n_rows = state
+        self.rows[first : last + 1] += n_rows
+        inner, output = through(self.extractor)(inner, first, last)
         return (inner, n_rows), output
 
     def keep(self, state: tuple[Any, int], rows: NDArray[np.intp]) -> tuple[Any, int]:

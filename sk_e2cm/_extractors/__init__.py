@@ -1,7 +1,27 @@
 """Extractors: what can be computed stage by stage."""
 
 from ._pipeline import PipelineExtractor
-from ._protocol import Extractor
-from ._torch._extractor import TorchExtractor
+from ._protocol import (
+    Extractor,
+    check_columns,
+    check_extractor,
+    device_of,
+    fingerprint_of,
+    on_device,
+    through,
+)
+from ._raw import RawFeatures
+from ._torch import TorchExtractor
 
-__all__ = ["Extractor", "PipelineExtractor", "TorchExtractor"]
+__all__ = [
+    "Extractor",
+    "PipelineExtractor",
+    "RawFeatures",
+    "TorchExtractor",
+    "check_columns",
+    "check_extractor",
+    "device_of",
+    "fingerprint_of",
+    "on_device",
+    "through",
+]

@@ -1,13 +1,19 @@
-"""What the loop asks of an extractor, and nothing else."""
+"""What the loop asks of an extractor, and how it is asked."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
+from torch import nn
+
+from .._utils._compat import InvalidParameterError
+from .._utils._hashing import content_hash
 
 
 class Extractor(ABC):
@@ -33,10 +39,13 @@ class Extractor(ABC):
 
     Notes
     -----
-    Three more members are used where they are there: ``fingerprint``, a string that
-    names the content, under which ``memory=`` stores features (otherwise a hash of
-    what would be pickled); ``to(device)``, the extractor on another device; and
-    ``feature_names_in_``, the columns that X must have if it is a data frame.
+    More members are used where they are there: `advance_through`, for extractors that
+    run several stages quicker at once; ``fingerprint``, a string that names the
+    content, under which ``memory=`` stores features (otherwise a hash of what would be
+    pickled); ``device``, a `torch.device`, where outputs are tensors on that device and
+    `keep` is to get tensors of rows there; ``to(device)``, the extractor on another
+    device; and ``feature_names_in_``, the columns that X must have if it is a data
+    frame.
 
     Examples
     --------
@@ -109,8 +118,9 @@ class Extractor(ABC):
         state : state
             As `advance` returned it.
 
-        rows : ndarray of int
-            The rows to keep, in this order.
+        rows : ndarray of int, or tensor of int
+            The rows to keep, in this order. A tensor on the extractor's `device` if it
+            has one, an array if not.
 
         Returns
         -------
@@ -133,6 +143,29 @@ class Extractor(ABC):
             Cumulative, for one sample. Another unit of cost serves as well if the
             exits' own arithmetic, which is added in multiply-adds, is small in it.
         """
+
+    def advance_through(self, state: Any, first: int, last: int) -> tuple[Any, Any]:
+        """Compute several stages, between which no sample leaves.
+
+        Parameters
+        ----------
+        state : state
+            As `begin`, `keep` or the stage before `first` returned it.
+
+        first, last : int
+            The first and the last of the stages.
+
+        Returns
+        -------
+        state : state
+            The state after the last of them.
+
+        output : ndarray or tensor of shape (n_samples, ...)
+            Of the last of them.
+        """
+        for stage in range(first, last + 1):
+            state, output = self.advance(state, stage)
+        return state, output
 
     def staged_transform(self, X: NDArray[Any]) -> Iterator[Any]:
         """Compute all stages for one batch, one after the other.
@@ -160,3 +193,63 @@ class Extractor(ABC):
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         """Return the object itself."""
         return self
+
+
+def through(extractor: Extractor) -> Callable[[Any, int, int], tuple[Any, Any]]:
+    """Return its `advance_through`, or the default where it is no `Extractor`."""
+    default = partial(Extractor.advance_through, extractor)
+    return getattr(extractor, "advance_through", default)
+
+
+def device_of(extractor: Extractor) -> torch.device:
+    """Return where the outputs of its stages are; arrays are on the CPU."""
+    return getattr(extractor, "device", torch.device("cpu"))
+
+
+def on_device(extractor: Extractor, device: str | torch.device | None) -> Extractor:
+    """Return the extractor on `device`, or where it is if that is None."""
+    if device is None:
+        return extractor
+    if not hasattr(extractor, "to"):
+        raise ValueError(
+            f"device={device!r} needs an extractor that can be moved: "
+            f"{type(extractor).__name__} has no method to(device). Use device=None."
+        )
+    return extractor.to(device)
+
+
+def fingerprint_of(extractor: Extractor) -> str:
+    """Return a key for the extractor's content, the same in every process."""
+    fingerprint = getattr(extractor, "fingerprint", None)
+    return content_hash(extractor) if fingerprint is None else fingerprint
+
+
+def check_extractor(extractor: Any) -> None:
+    """Refuse what is no extractor; a bare network is the likeliest mistake."""
+    if isinstance(extractor, nn.Module):
+        raise InvalidParameterError(
+            f"extractor is a torch module, {type(extractor).__name__}. Cut it into "
+            "stages: TorchExtractor(network, exits=[...])."
+        )
+    needed = ("stage_names", "begin", "advance", "keep", "macs")
+    missing = [member for member in needed if not hasattr(extractor, member)]
+    if missing or isinstance(extractor, type):
+        raise InvalidParameterError(
+            f"extractor must be an object like sk_e2cm.Extractor; {extractor!r} "
+            f"lacks {missing or 'being an instance'}."
+        )
+
+
+def check_columns(extractor: Any, X: Any) -> None:
+    """Refuse a data frame with other columns than the extractor was fitted on.
+
+    Extractors get arrays, and would not notice.
+    """
+    expected = getattr(extractor, "feature_names_in_", None)
+    if expected is None or not hasattr(X, "columns"):
+        return
+    if list(X.columns) != list(expected):
+        raise ValueError(
+            f"X has the columns {list(X.columns)[:10]}, but the extractor was fitted "
+            f"on {list(expected)[:10]}, in this order."
+        )

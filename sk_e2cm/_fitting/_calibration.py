@@ -16,7 +16,7 @@ from .._utils._arrays import Floats, matmul
 _SOFTEST, _SHARPEST = 1e-3, 1e4
 
 # Log probabilities below this say no more than that a class is ruled out.
-_RULED_OUT = -30.0
+RULED_OUT = -30.0
 
 # Weight of the prior that a temperature is enough, in samples.
 _PRIOR = 3.0
@@ -27,18 +27,12 @@ class Calibration(Protocol):
 
     inverse_temperature: float
 
-    @property
-    def macs(self) -> int:
-        """Multiply-adds for one sample."""
-
     def __call__(self, scores: Floats) -> Floats:
         """Return logits of shape (n_samples, n_classes)."""
 
 
 class Temperature:
     """Logits are beta * scores; beta = 1 is the paper's softmax."""
-
-    macs = 0
 
     def __init__(self, inverse_temperature: float = 1.0) -> None:
         self.inverse_temperature = inverse_temperature
@@ -69,11 +63,6 @@ class Dirichlet:
         self.coef = coef
         self.intercept = intercept
 
-    @property
-    def macs(self) -> int:
-        """Multiply-adds for one sample."""
-        return self.coef.size
-
     def __call__(self, scores: Floats) -> Floats:
         z = _log_proba(scores, self.inverse_temperature)
         return z + matmul(z, self.coef) + self.intercept
@@ -81,7 +70,7 @@ class Dirichlet:
 
 def _log_proba(scores: Floats, inverse_temperature: float) -> Floats:
     z = log_softmax(inverse_temperature * scores, axis=1)
-    return np.maximum(z, _RULED_OUT)
+    return np.maximum(z, RULED_OUT)
 
 
 def fit_calibration(

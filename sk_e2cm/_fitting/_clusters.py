@@ -11,10 +11,11 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
 from sklearn.utils import gen_batches
 
-from .._multi_exit._heads import ClustererHead, predict_names
+from .._multi_exit._heads import ClustererLogits, predict_names
 from .._utils._arrays import Features, Floats
 from .._utils._validation import weight_params
-from ._means import ClassMeans
+from ._cross_fitting import FittedHead
+from ._statistics import Statistics
 from ._sums import ClassSums
 
 # Samples whose distances are summed at once.
@@ -26,7 +27,10 @@ class Clusters(NamedTuple):
 
     Parameters
     ----------
-    head : ClustererHead
+    features : ndarray of shape (n_samples, n_features)
+        Where it has searched.
+
+    logits : ClustererLogits
         Assigns samples to them.
 
     codes : ndarray of shape (n_samples,)
@@ -36,14 +40,15 @@ class Clusters(NamedTuple):
         Weighted sum of squared distances to the centers.
     """
 
-    head: ClustererHead
+    features: Features
+    logits: ClustererLogits
     codes: NDArray[np.intp]
     inertia: float
 
     @property
     def centers(self) -> Floats:
         """The centers, shape (n_clusters, n_features)."""
-        return self.head.means.means
+        return self.logits.centers
 
 
 def fit_params(clusterer: Any, sample_weight: Floats) -> dict[str, Any]:
@@ -82,8 +87,19 @@ def find_clusters(
     centers = _own_centers(clusterer, names, features.shape[1])
     if centers is None:
         centers = _centers_of_mass(features, codes, sample_weight)
-    head = ClustererHead(clusterer, names, ClassMeans(centers), dtype)
-    return Clusters(head, codes, _inertia(features, centers, codes, sample_weight))
+    logits = ClustererLogits(clusterer, names, centers, dtype)
+    inertia = _inertia(features, centers, codes, sample_weight)
+    return Clusters(features, logits, codes, inertia)
+
+
+def clusterer_head(clusters: Clusters, statistics: Statistics) -> FittedHead:
+    """Return the head of the last stage, whose clusters count as the true ones.
+
+    Each gets probability 1.
+    """
+    codes = statistics.codes[statistics.held_out]
+    true = np.eye(len(clusters.centers))
+    return FittedHead("clusterer", clusters.logits, lambda: true[codes])
 
 
 def _dtype_of(clusterer: Any, features: Features) -> np.dtype[Any]:
@@ -131,3 +147,28 @@ def _inertia(
         away = features[rows] - centers[codes[rows]]
         total += sample_weight[rows] @ np.einsum("nd,nd->n", away, away)
     return float(total)
+
+
+def spare_whole_clusters(
+    folds: NDArray[np.intp], codes: NDArray[np.intp]
+) -> NDArray[np.intp]:
+    """Hold no sample out whose whole cluster would be held out with it.
+
+    Nothing but these samples could say where the cluster is.
+
+    Raises
+    ------
+    ValueError
+        If no sample is left that is held out.
+    """
+    first, last = np.full((2, int(codes.max()) + 1), folds.max() + 1)
+    last[:] = -1
+    np.minimum.at(first, codes, folds)
+    np.maximum.at(last, codes, folds)
+    spared = np.where((first == last)[codes], -1, folds)
+    if (spared < 0).all():
+        raise ValueError(
+            "Each cluster lies in one fold alone, so that nothing could say where it "
+            "is without that fold. Use fewer clusters, or folds that are shuffled."
+        )
+    return spared

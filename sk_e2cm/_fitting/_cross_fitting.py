@@ -1,114 +1,161 @@
-"""The exits, fitted from one training pass."""
+"""Heads, fitted to all samples, and what they say of samples they have not seen."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
+from torch import nn
 
-from .._multi_exit._heads import MeansHead
 from .._utils._arrays import Features, Floats
 from ._calibration import Calibration, Temperature, fit_calibration
 from ._covariance import Shrinkage
-from ._means import Means, fit_euclidean, fit_whitened
-from ._statistics import TrainingPass, folds_by_hash
+from ._folding import fold
+from ._means import Means, fit_means
+from ._statistics import Statistics, folds_by_hash
 from ._sums import ClassSums
 
 
-class Method(NamedTuple):
-    """How exits are fitted; see `E2CMClassifier`."""
+class HeadSpec(NamedTuple):
+    """How class means are fitted; see `E2CMClassifier`."""
 
     metric: str
     shrinkage: Shrinkage
     calibration: str | None
 
 
-class FittedExit(NamedTuple):
-    """An exit, and the scores of the samples that were held out.
+@dataclass(frozen=True)
+class FittedHead:
+    """The head of an exit or of the last stage, whatever it consists of.
 
     Parameters
     ----------
-    head : MeansHead
-        Fitted on all samples.
+    kind : {"class_means", "network", "classifier", "clusterer"}
+        What it consists of.
 
-    scores : ndarray of shape (n_held_out, n_classes)
-        By class means without the sample's fold.
+    logits : nn.Module
+        From features to logits, fitted to all samples.
+
+    out_of_fold : callable
+        Returns the probabilities of the samples held out, (n_held_out, n_classes),
+        from what has not seen them.
+
+    means : Means, default=None
+        The class means, if it consists of them.
+
+    temperature : float, default=1.0
+        Their temperature; 1 is the paper's.
     """
 
-    head: MeansHead
-    scores: Floats
+    kind: str
+    logits: nn.Module
+    out_of_fold: Callable[[], Floats]
+    means: Means | None = None
+    temperature: float = 1.0
 
 
-def fit_exits(run: TrainingPass, method: Method) -> Iterator[FittedExit]:
-    """Fit the exit of every stage, one after the other."""
+class CrossFit(NamedTuple):
+    """A fit, with out-of-fold probabilities of every stage."""
+
+    statistics: Statistics
+    heads: list[FittedHead]
+
+    @property
+    def codes(self) -> NDArray[np.intp]:
+        """The true classes of the samples held out."""
+        return self.statistics.codes[self.statistics.held_out]
+
+    @property
+    def rows(self) -> NDArray[np.intp]:
+        """Which samples of the fit these are; those without weight do not count."""
+        return self.statistics.kept[self.statistics.held_out]
+
+    def out_of_fold(self) -> Iterator[Floats]:
+        """Yield the probabilities of each stage, (n_held_out, n_classes)."""
+        for head in self.heads:
+            yield head.out_of_fold()
+
+
+def fit_class_means(statistics: Statistics, spec: HeadSpec) -> Iterator[FittedHead]:
+    """Fit the class means of every stage, one after the other."""
     for name, sums, features in zip(
-        run.stage_names, run.sums, run.features, strict=True
+        statistics.stage_names, statistics.sums, statistics.features, strict=True
     ):
         try:
-            yield _fit_exit(run, method, sums, features)
+            yield _fit_stage(statistics, spec, sums, features)
         except ValueError as error:
             raise ValueError(f"Stage {name!r}: {error}") from error
 
 
-def _fit_exit(
-    run: TrainingPass, method: Method, sums: ClassSums, features: Features
-) -> FittedExit:
-    means_without: Callable[[int | None], Means]
-    if method.metric == "mahalanobis":
-        means_without = fit_whitened(
-            sums,
-            features,
-            run.codes,
-            run.sample_weight,
-            method.shrinkage,
-            n_samples=run.n_distinct,
-        )
-    else:
-        means_without = fit_euclidean(sums, features, run.sample_weight)
-    scores = np.empty((len(run.held_out), sums.weight.shape[1]))
-    folds = run.folds[run.held_out]
-    for fold in np.unique(folds):
-        here = folds == fold
-        scores[here] = means_without(fold).scores(features[run.held_out[here]])
-    calibration = _calibrate(run, method, scores, np.arange(len(scores)))
-    return FittedExit(MeansHead(means_without(None), calibration), scores)
+def _fit_stage(
+    statistics: Statistics, spec: HeadSpec, sums: ClassSums, features: Features
+) -> FittedHead:
+    means_without = fit_means(
+        spec.metric,
+        sums,
+        features,
+        statistics.codes,
+        statistics.sample_weight,
+        shrinkage=spec.shrinkage,
+        n_samples=statistics.n_distinct,
+    )
+    held_out = statistics.held_out
+    scores = np.empty((len(held_out), sums.weight.shape[1]))
+    folds = statistics.folds[held_out]
+    for fold_ in np.unique(folds):
+        here = folds == fold_
+        scores[here] = means_without(fold_).scores(features[held_out[here]])
+    means = means_without(None)
+    calibration = _calibrate(statistics, spec, scores, np.arange(len(scores)))
+    return FittedHead(
+        "class_means",
+        fold(means, calibration, features),
+        partial(_out_of_fold, statistics, spec, scores, calibration),
+        means=means,
+        temperature=1 / calibration.inverse_temperature,
+    )
 
 
-def out_of_fold(run: TrainingPass, method: Method, exit_: FittedExit) -> Floats:
+def _out_of_fold(
+    statistics: Statistics, spec: HeadSpec, scores: Floats, calibration: Calibration
+) -> Floats:
     """Return probabilities of the samples held out, shape (n_held_out, n_classes).
 
-    From class means that have not seen them, and from a Dirichlet calibration that has
-    not either.
+    From scores by class means that have not seen them, and from a Dirichlet
+    calibration that has not either.
     """
-    if method.calibration != "dirichlet":
-        # A single number, or none, tells nothing of one sample among many.
-        return exit_.head.calibrated(exit_.scores)
-    proba = np.empty_like(exit_.scores)
+    if spec.calibration != "dirichlet":
+        # A temperature is one number fitted on all held-out samples; no single sample
+        # matters to it.
+        return softmax(calibration(scores), axis=1)
+    proba = np.empty_like(scores)
     # The upper bits alone are independent of the remainders that may have made folds.
-    parts = folds_by_hash(run.hashes[run.held_out] >> np.uint64(32), 2)
+    hashes = statistics.hashes[statistics.held_out]
+    parts = folds_by_hash(hashes >> np.uint64(32), 2)
     for part in np.unique(parts):
         inside, outside = np.flatnonzero(parts == part), np.flatnonzero(parts != part)
-        calibration = exit_.head.calibration
         if len(outside):
-            calibration = _calibrate(run, method, exit_.scores, outside)
-        proba[inside] = softmax(calibration(exit_.scores[inside]), axis=1)
+            calibration = _calibrate(statistics, spec, scores, outside)
+        proba[inside] = softmax(calibration(scores[inside]), axis=1)
     return proba
 
 
 def _calibrate(
-    run: TrainingPass, method: Method, scores: Floats, which: NDArray[np.intp]
+    statistics: Statistics, spec: HeadSpec, scores: Floats, which: NDArray[np.intp]
 ) -> Calibration:
     """Calibrate on some of the samples held out."""
-    if method.calibration is None:
+    if spec.calibration is None:
         return Temperature()
-    rows = run.held_out[which]
+    rows = statistics.held_out[which]
     return fit_calibration(
-        method.calibration,
+        spec.calibration,
         scores[which],
-        run.codes[rows],
-        run.sample_weight[rows],
-        n_samples=len(np.unique(run.hashes[rows])),
+        statistics.codes[rows],
+        statistics.sample_weight[rows],
+        n_samples=len(np.unique(statistics.hashes[rows])),
     )

@@ -18,6 +18,11 @@ from .._utils._arrays import Floats, matmul
 from ._covariance import Shrinkage, intensity_of, whiten
 from ._sums import ClassSums
 
+METRICS = {"euclidean", "mahalanobis"}
+
+# Those that need sums of products of the features.
+OF_SECOND_ORDER = {"mahalanobis"}
+
 # Below this share of its terms a difference has lost half of its digits.
 _CANCELLED = 1e-8
 
@@ -27,10 +32,6 @@ class Means(Protocol):
 
     means: Floats
     scale: Floats
-
-    @property
-    def macs(self) -> int:
-        """Multiply-adds for one sample."""
 
     def scores(self, features: NDArray[np.floating]) -> Floats:
         """Return scores of shape (n_samples, n_classes), the larger the likelier."""
@@ -57,11 +58,6 @@ class ClassMeans:
         self._offsets = means - self._centre
         self._squares = np.einsum("kd,kd->k", self._offsets, self._offsets)
 
-    @property
-    def macs(self) -> int:
-        """Multiply-adds for one sample."""
-        return self.means.size
-
     def distances(self, features: NDArray[np.floating]) -> Floats:
         """Return d_k = ||f - c_k||, shape (n_samples, n_classes)."""
         f = features - self._centre
@@ -79,7 +75,39 @@ class ClassMeans:
         return -self.distances(features) / self.scale
 
 
-class WhitenedMeans:
+class LinearMeans:
+    """Means whose scores are linear in the features.
+
+    Parameters
+    ----------
+    means : ndarray of shape (n_classes, n_features)
+        c_k.
+
+    coef : ndarray of shape (n_features, n_classes)
+        The scores are (f - centre) @ coef + intercept.
+
+    intercept : ndarray of shape (n_classes,)
+        See `coef`.
+
+    centre : ndarray of shape (n_features,)
+        A point near the features, so that those far from zero lose no digits.
+    """
+
+    def __init__(
+        self, means: Floats, coef: Floats, intercept: Floats, centre: Floats
+    ) -> None:
+        self.means = means
+        self.scale = np.ones(len(means))
+        self.coef = coef
+        self.intercept = intercept
+        self.centre = centre
+
+    def scores(self, features: NDArray[np.floating]) -> Floats:
+        """Return the scores, shape (n_samples, n_classes)."""
+        return matmul(features - self.centre, self.coef) + self.intercept
+
+
+class WhitenedMeans(LinearMeans):
     """Class means under the Mahalanobis distance of the pooled covariance S.
 
     The scores are -(f - c_k)' S^-1 (f - c_k) / 2 + log(prior_k) less what all classes
@@ -103,29 +131,36 @@ class WhitenedMeans:
     def __init__(
         self, means: Floats, priors: Floats, covariance: Floats, intensity: float
     ) -> None:
-        self.means = means
-        self.scale = np.ones(len(means))
-        # About their centre, so that features far from zero lose no digits.
-        self._centre = means.mean(axis=0)
-        offsets = means - self._centre
-        self._coef = whiten(covariance, intensity, offsets.T)
-        half = np.einsum("kd,dk->k", offsets, self._coef) / 2
-        self._intercept = np.log(priors) - half
+        centre = means.mean(axis=0)
+        offsets = means - centre
+        coef = whiten(covariance, intensity, offsets.T)
+        half = np.einsum("kd,dk->k", offsets, coef) / 2
+        super().__init__(means, coef, np.log(priors) - half, centre)
 
-    @property
-    def macs(self) -> int:
-        """Multiply-adds for one sample."""
-        return self.means.size
 
-    def scores(self, features: NDArray[np.floating]) -> Floats:
-        """Return the scores, shape (n_samples, n_classes)."""
-        return matmul(features - self._centre, self._coef) + self._intercept
+def fit_means(
+    metric: str,
+    sums: ClassSums,
+    features: NDArray[np.floating],
+    codes: NDArray[np.intp],
+    sample_weight: Floats,
+    *,
+    shrinkage: Shrinkage,
+    n_samples: float | None = None,
+) -> Callable[[int | None], Means]:
+    """Return a function from a fold to the class means without it (None: of all).
+
+    `metric` is one of `METRICS`; for the others see `fit_whitened`.
+    """
+    if metric == "euclidean":
+        return fit_euclidean(sums, features, sample_weight)
+    return fit_whitened(sums, features, codes, sample_weight, shrinkage, n_samples)
 
 
 def fit_euclidean(
     sums: ClassSums, features: NDArray[np.floating], sample_weight: Floats
 ) -> Callable[[int | None], ClassMeans]:
-    """Return what gives the class means without a fold, or with all folds.
+    """Return a function from a fold to the class means without it (None: of all).
 
     The scale s_k is the mean over the samples given, and the same for all.
     """
@@ -144,7 +179,7 @@ def fit_whitened(
     shrinkage: Shrinkage,
     n_samples: float | None = None,
 ) -> Callable[[int | None], WhitenedMeans]:
-    """Return what gives the whitened means without a fold, or with all folds.
+    """Return a function from a fold to the whitened means without it (None: of all).
 
     Ledoit and Wolf's formula takes the fourth powers of the samples given, and the
     intensity is the same for all. `n_samples` says of how many samples the sums are;

@@ -1,4 +1,4 @@
-"""The one pass over the training data."""
+"""What one pass over the training data adds up and keeps."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import sklearn
 from numpy.typing import NDArray
 from sklearn.utils import gen_batches
 
-from .._multi_exit._full_pass import FullPass
-from .._utils._arrays import Features, Floats, float_dtype
+from .._multi_exit._full_pass import Batch, FullPass, Shape
+from .._utils._arrays import Features, Floats
 from ._sums import ClassSums
 
 N_FOLDS = 5
@@ -30,8 +30,8 @@ _MOST_FEATURES = 4096
 
 
 @dataclass
-class TrainingPass:
-    """Result of one run of the network over the training data.
+class Statistics:
+    """What one run of the network over the training data leaves behind.
 
     The samples summed are all of them, or those that were kept (`sum_kept`).
 
@@ -47,6 +47,9 @@ class TrainingPass:
     features : list of ndarray of shape (n_kept, n_features)
         One per stage, of the samples that were kept.
 
+    shapes : list of tuple of int
+        Of the output of each stage for one sample, before it was pooled.
+
     kept : ndarray of shape (n_kept,)
         The rows of these samples.
 
@@ -61,6 +64,7 @@ class TrainingPass:
     stage_names: tuple[str, ...]
     sums: list[ClassSums]
     features: list[Features]
+    shapes: list[Shape]
     kept: NDArray[np.intp]
     hashes: NDArray[np.uint64]
     folds: NDArray[np.intp]
@@ -81,7 +85,7 @@ def folds_by_hash(
     return (hashes % np.uint64(n_folds)).astype(np.intp)
 
 
-def run_training_pass(
+def collect_statistics(
     full_pass: FullPass,
     X: NDArray[Any],
     hashes: NDArray[np.uint64],
@@ -90,7 +94,7 @@ def run_training_pass(
     sample_weight: NDArray[np.float64],
     *,
     second: bool = False,
-) -> TrainingPass:
+) -> Statistics:
     """Run the network once; sum over all samples and keep the features of some.
 
     Raises
@@ -98,22 +102,23 @@ def run_training_pass(
     ValueError
         If `second` is asked of too many features.
     """
-    stage_names = full_pass.extractor.stage_names
+    stage_names = full_pass.stage_names
     summed = StageSums(stage_names, folds, codes, sample_weight, second=second)
     kept = KeptFeatures(hashes, first=folds >= 0)
     batches = full_pass(X)
-    for rows, batch in _in_chunks(batches) if second else batches:
-        summed.add(rows, batch)
-        kept.add(rows, batch)
-    return TrainingPass(
-        tuple(stage_names),
-        summed.sums,
-        kept.features,
-        kept.rows,
-        hashes[kept.rows],
-        folds[kept.rows],
-        codes[kept.rows],
-        sample_weight[kept.rows],
+    for batch in _in_chunks(batches) if second else batches:
+        summed.add(batch)
+        kept.add(batch)
+    return Statistics(
+        stage_names=tuple(stage_names),
+        sums=summed.sums,
+        features=kept.features,
+        shapes=kept.shapes,
+        kept=kept.rows,
+        hashes=hashes[kept.rows],
+        folds=folds[kept.rows],
+        codes=codes[kept.rows],
+        sample_weight=sample_weight[kept.rows],
         n_distinct=len(np.unique(hashes)),
     )
 
@@ -126,7 +131,7 @@ def sum_kept(
     sample_weight: NDArray[np.float64],
     *,
     second: bool = False,
-) -> TrainingPass:
+) -> Statistics:
     """Sum over the samples kept, when their classes are known after the pass only.
 
     Raises
@@ -136,11 +141,12 @@ def sum_kept(
         among those that were not kept.
     """
     hashes = kept.hashes[kept.rows]
-    of_kept = folds[kept.rows], codes[kept.rows], sample_weight[kept.rows]
-    lacking = np.setdiff1d(codes, of_kept[1])
-    one_sided = np.ptp(of_kept[0]) == 0 and np.ptp(folds) > 0
+    kept_folds, kept_codes = folds[kept.rows], codes[kept.rows]
+    kept_weight = sample_weight[kept.rows]
+    lacking = np.setdiff1d(codes, kept_codes)
+    one_sided = np.ptp(kept_folds) == 0 and np.ptp(folds) > 0
     if len(stage_names) and (len(lacking) or one_sided):
-        lost = "another fold or none" if of_kept[0][0] >= 0 else "any fold"
+        lost = "another fold or none" if kept_folds[0] >= 0 else "any fold"
         of_whom = f"the clusters {lacking[:5].tolist()}" if len(lacking) else lost
         raise ValueError(
             f"The features of {len(kept.rows)} of {len(codes)} samples fit into "
@@ -148,16 +154,20 @@ def sum_kept(
             "Give it more, by sklearn.set_config(working_memory=...), ask for fewer "
             "clusters, or use a coarser pooling."
         )
-    summed = StageSums(stage_names, *of_kept, second=second)
+    summed = StageSums(stage_names, kept_folds, kept_codes, kept_weight, second=second)
     for rows in gen_batches(len(kept.rows), _CHUNK):
-        summed.add(rows, [features[rows] for features in kept.features])
-    return TrainingPass(
-        tuple(stage_names),
-        summed.sums,
-        kept.features,
-        kept.rows,
-        hashes,
-        *of_kept,
+        features = [features[rows] for features in kept.features]
+        summed.add(Batch(rows, features, kept.shapes))
+    return Statistics(
+        stage_names=tuple(stage_names),
+        sums=summed.sums,
+        features=kept.features,
+        shapes=kept.shapes,
+        kept=kept.rows,
+        hashes=hashes,
+        folds=kept_folds,
+        codes=kept_codes,
+        sample_weight=kept_weight,
         n_distinct=len(np.unique(hashes)),
     )
 
@@ -171,7 +181,7 @@ class StageSums:
         Names of the stages.
 
     folds, codes, sample_weight : ndarray of shape (n_samples,)
-        Of all samples, see `TrainingPass`.
+        Of all samples, see `Statistics`.
 
     second : bool
         Whether to sum products too.
@@ -194,19 +204,20 @@ class StageSums:
         self.second = second
         self.sums: list[ClassSums] = []
 
-    def add(self, rows: slice, batch: list[Features]) -> None:
+    def add(self, batch: Batch) -> None:
         """Add the features of these samples at every stage."""
+        rows = batch.rows
         if rows.start == 0:
-            self.sums = self._empty_sums(batch)
+            self.sums = self._empty_sums(batch.features)
         of_rows = self.slots[rows], self.codes[rows], self.sample_weight[rows]
-        for summed, features in zip(self.sums, batch, strict=True):
+        for summed, features in zip(self.sums, batch.features, strict=True):
             summed.add(features, *of_rows)
 
-    def _empty_sums(self, batch: list[Features]) -> list[ClassSums]:
+    def _empty_sums(self, features: list[Features]) -> list[ClassSums]:
         if self.second:
-            check_widths(self.stage_names, batch)
+            check_widths(self.stage_names, features)
         shape = int(self.slots.max()) + 1, int(self.codes.max()) + 1
-        shifts = [features.mean(axis=0, dtype=np.float64) for features in batch]
+        shifts = [of_stage.mean(axis=0, dtype=np.float64) for of_stage in features]
         return [ClassSums(*shape, shift, second=self.second) for shift in shifts]
 
 
@@ -229,6 +240,9 @@ class KeptFeatures:
     features : list of ndarray of shape (n_kept, n_features)
         One per stage.
 
+    shapes : list of tuple of int
+        Of the outputs that they were pooled from.
+
     rows : ndarray of shape (n_kept,)
         Which samples these are.
     """
@@ -239,47 +253,49 @@ class KeptFeatures:
         self.hashes = hashes
         self.first = np.zeros(len(hashes), dtype=bool) if first is None else first
         self.features: list[Features] = []
+        self.shapes: list[Shape] = []
         self.rows = np.empty(0, dtype=np.intp)
 
-    def add(self, rows: slice, batch: list[Features]) -> None:
+    def add(self, batch: Batch) -> None:
         """Add the features of these samples at every stage, if they are kept."""
+        rows = batch.rows
         if rows.start == 0:
-            n_bytes_each = sum(features[0].nbytes for features in batch)
+            n_bytes_each = sum(features[0].nbytes for features in batch.features)
             self.rows = _affordable(self.hashes, self.first, n_bytes_each)
-            shapes = [(len(self.rows), features.shape[1]) for features in batch]
+            self.shapes = batch.shapes
             self.features = [
-                np.empty(shape, float_dtype(features))
-                for shape, features in zip(shapes, batch, strict=True)
+                np.empty((len(self.rows), features.shape[1]), features.dtype)
+                for features in batch.features
             ]
         here = (self.rows >= rows.start) & (self.rows < rows.stop)
-        for stored, features in zip(self.features, batch, strict=True):
+        for stored, features in zip(self.features, batch.features, strict=True):
             stored[here] = features[self.rows[here] - rows.start]
 
 
-def _in_chunks(
-    batches: Iterator[tuple[slice, list[Features]]],
-) -> Iterator[tuple[slice, list[Features]]]:
+def _in_chunks(batches: Iterator[Batch]) -> Iterator[Batch]:
     """Join batches: whatever their size, adding to a covariance takes its time."""
-    pending: list[list[Features]] = []
-    start, n_bytes = 0, 0
-    for rows, batch in batches:
+    pending: list[Batch] = []
+    for batch in batches:
         pending.append(batch)
-        n_bytes += sum(f.nbytes for f in batch)
-        if rows.stop - start >= _CHUNK or n_bytes >= _CHUNK_BYTES:
-            yield slice(start, rows.stop), _joined(pending)
-            pending, start, n_bytes = [], rows.stop, 0
+        n_rows = batch.rows.stop - pending[0].rows.start
+        n_bytes = sum(features.nbytes for each in pending for features in each.features)
+        if n_rows >= _CHUNK or n_bytes >= _CHUNK_BYTES:
+            yield _joined(pending)
+            pending = []
     if pending:
-        yield slice(start, rows.stop), _joined(pending)
+        yield _joined(pending)
 
 
-def _joined(batches: list[list[Features]]) -> list[Features]:
-    return [np.concatenate(stage) for stage in zip(*batches, strict=True)]
+def _joined(batches: list[Batch]) -> Batch:
+    rows = slice(batches[0].rows.start, batches[-1].rows.stop)
+    stages = zip(*(batch.features for batch in batches), strict=True)
+    return Batch(rows, [np.concatenate(stage) for stage in stages], batches[0].shapes)
 
 
-def check_widths(stage_names: Sequence[str], batch: list[Features]) -> None:
+def check_widths(stage_names: Sequence[str], features: list[Features]) -> None:
     """Refuse to sum the products of too many features."""
-    for name, f in zip(stage_names, batch, strict=True):
-        d = f.shape[1]
+    for name, of_stage in zip(stage_names, features, strict=True):
+        d = of_stage.shape[1]
         if d > _MOST_FEATURES:
             raise ValueError(
                 f"Stage {name!r} has {d} features, and their covariance would take "

@@ -1,95 +1,90 @@
-"""From X to features: the full pass over all batches, and its cache."""
+"""All stages for all samples, nobody leaving: features batch by batch, cached."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import joblib
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.utils import gen_batches
 
-from .._extractors import Extractor
-from .._utils._arrays import Features
+from .._extractors import Extractor, device_of, fingerprint_of
+from .._utils._arrays import Features, as_floats, to_numpy
 from .._utils._hashing import content_hash
-from ._pooling import Pooling, pool, pooling_macs
+from ._loop import check_output
+from ._pooling import Pooling, make_pooling
+
+Shape = tuple[int, ...]
 
 
-class RawFeatures(Extractor):
-    """The extractor of an estimator without one: X itself is the only stage."""
+class Batch(NamedTuple):
+    """What every stage makes of some samples.
 
-    stage_names = ("X",)
+    Parameters
+    ----------
+    rows : slice
+        Which samples these are.
 
-    def begin(self, X: NDArray[Any]) -> NDArray[Any]:
-        return X
+    features : list of ndarray of shape (n_samples, n_features)
+        The pooled output of each stage.
 
-    def advance(
-        self, state: NDArray[Any], stage: int
-    ) -> tuple[NDArray[Any], NDArray[Any]]:
-        return state, state
+    shapes : list of tuple of int
+        Of each stage's output for one sample, before it was pooled.
+    """
 
-    def keep(self, state: NDArray[Any], rows: NDArray[np.intp]) -> NDArray[Any]:
-        return state[rows]
-
-    def macs(self, input_shape: tuple[int, ...]) -> list[float]:
-        return [0.0]
-
-    def to(self, device: str | torch.device) -> RawFeatures:
-        return self  # nothing to move
+    rows: slice
+    features: list[Features]
+    shapes: list[Shape]
 
 
-def on_device(extractor: Extractor, device: str | torch.device | None) -> Extractor:
-    """Return the extractor on `device`, or where it is if that is None."""
-    if device is None:
-        return extractor
-    if not hasattr(extractor, "to"):
-        raise ValueError(
-            f"device={device!r} needs an extractor that can be moved: "
-            f"{type(extractor).__name__} has no method to(device). Use device=None."
-        )
-    return extractor.to(device)
-
-
+@torch.inference_mode()
 def staged_features(
     extractor: Extractor, X: NDArray[Any], pooling: Pooling, key: str = ""
-) -> list[Features]:
-    """Run every stage over one batch: the full path, nobody leaving.
+) -> tuple[list[Features], list[Shape]]:
+    """Run every stage over one batch; return its features and its outputs' shapes.
 
     `key` stands for the extractor and the pooling where results are cached.
     """
     state = extractor.begin(X)
-    features = []
+    features, shapes = [], []
     for stage, name in enumerate(extractor.stage_names):
         state, output = extractor.advance(state, stage)
+        check_output(output, name, len(X))
+        shapes.append(tuple(np.shape(output)[1:]))
+        pool = make_pooling(pooling, name, shapes[-1], as_floats(output).dtype)
         # A copy: the next stage may overwrite this one's output.
-        features.append(np.array(pool(output, pooling, name, np.arange(len(X)))))
-    return features
+        features.append(to_numpy(pool.to(device_of(extractor))(output)))
+        check_finite(features[-1], name, np.arange(len(X)))
+    return features, shapes
 
 
-def staged_pooling_macs(
-    extractor: Extractor, X: NDArray[Any], pooling: Pooling
-) -> NDArray[np.float64]:
-    """Return what pooling a sample takes at each stage, in multiply-adds."""
-    macs = np.zeros(len(extractor.stage_names))
-    if pooling != "second_order":
-        return macs
-    state = extractor.begin(X)
-    for stage in range(len(macs)):
-        state, output = extractor.advance(state, stage)
-        macs[stage] = pooling_macs(output, pooling)
-    return macs
+def check_finite(features: Features, stage_name: str, rows: NDArray[np.intp]) -> None:
+    """Refuse features with NaN or infinity; `rows` are the samples of the batch.
+
+    Raises
+    ------
+    ValueError
+        With the stage, and the first sample that is at fault.
+    """
+    finite = np.isfinite(features).all(axis=1)
+    if not finite.all():
+        bad = rows[~finite]
+        raise ValueError(
+            f"The output of stage {stage_name!r} contains NaN or infinity for "
+            f"{len(bad)} of {len(rows)} samples (the first is number {bad[0]} of its "
+            "batch). Check that layer and the scale of X."
+        )
 
 
 class FullPass:
-    """The full path over any X, batch by batch, cached where `memory` is given.
+    """The full network over any X, batch by batch, cached where `memory` is given.
 
     Parameters
     ----------
     extractor : extractor
-        Any.
+        Any with the members of `Extractor`.
 
     pooling, batch_size
         As in `E2CMClassifier`.
@@ -121,9 +116,16 @@ class FullPass:
         if memory.location:
             self.key = content_hash((fingerprint_of(extractor), pooling))
 
-    def __call__(self, X: NDArray[Any]) -> Iterator[tuple[slice, list[Features]]]:
-        for rows in gen_batches(len(X), self.batch_size):
-            yield rows, self.compute(self.extractor, X[rows], self.pooling, self.key)
+    @property
+    def stage_names(self) -> Sequence[str]:
+        """The exits, and the last stage."""
+        return self.extractor.stage_names
+
+    def __call__(self, X: NDArray[Any]) -> Iterator[Batch]:
+        for start in range(0, len(X), self.batch_size):
+            rows = slice(start, min(start + self.batch_size, len(X)))
+            found = self.compute(self.extractor, X[rows], self.pooling, self.key)
+            yield Batch(rows, *found)
             if self.verbose:
                 _draw_progress(rows.stop, len(X))
 
@@ -132,17 +134,3 @@ def _draw_progress(done: int, total: int) -> None:
     bar = "#" * (30 * done // total)
     end = "\n" if done == total else ""
     print(f"\r[sk_e2cm] {bar:-<30} {done} of {total} samples", end=end, flush=True)
-
-
-def fingerprint_of(extractor: Extractor) -> str:
-    """Return a key for the extractor's content, the same in every process."""
-    fingerprint = getattr(extractor, "fingerprint", None)
-    return content_hash(extractor) if fingerprint is None else fingerprint
-
-
-def row_hashes(X: NDArray[Any]) -> NDArray[np.uint64]:
-    """Return 64 bits for each row that depend on its content alone."""
-    digests = b"".join(
-        hashlib.blake2b(row.tobytes(), digest_size=8).digest() for row in X
-    )
-    return np.frombuffer(digests, dtype=np.uint64)

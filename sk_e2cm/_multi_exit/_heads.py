@@ -1,54 +1,200 @@
-"""What turns a stage's features into class probabilities."""
+"""Heads: torch modules from a stage's output to class probabilities.
+
+A head pools the output to one row of features per sample and turns that into logits.
+How the logits' numbers were fitted is none of its business.
+"""
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from scipy.special import softmax
+from torch import Tensor, nn
+from torch.nn import functional as F
 
-from .._fitting._calibration import Calibration
-from .._fitting._means import ClassMeans, Means
-from .._utils._arrays import Features, Floats
+from .._utils._arrays import Features, Floats, as_floats, to_numpy
 
 
-class Head(Protocol):
-    """Turns the features of one stage into class probabilities."""
+class Head(nn.Module):
+    """Pools a stage's output and gives each class a logit.
+
+    Parameters
+    ----------
+    pooling : nn.Module
+        From the output to features of shape (n_samples, n_features).
+
+    logits : nn.Module
+        From the features to logits of shape (n_samples, n_classes). Its `macs` are the
+        multiply-adds for one sample.
+    """
+
+    def __init__(self, pooling: nn.Module, logits: nn.Module) -> None:
+        super().__init__()
+        self.pooling = pooling
+        self.logits = logits
 
     @property
-    def macs(self) -> int:
+    def macs(self) -> float:
+        """Multiply-adds for one sample, pooling included."""
+        return self.pooling.macs + self.logits.macs
+
+    def forward(self, output: Any) -> Tensor:
+        """Return logits, shape (n_samples, n_classes)."""
+        logits: Tensor = self.logits(self.pooling(output))
+        return logits
+
+
+class FoldedHead(Head):
+    """Averages over a map and a linear layer, as one product over all positions.
+
+    Parameters
+    ----------
+    head : Head
+        Its pooling is a `GridAverage`, and its logits are `LinearLogits`.
+    """
+
+    def __init__(self, head: Head) -> None:
+        super().__init__(head.pooling, head.logits)
+        weight = head.pooling.spread(
+            head.logits.weight
+        )  # (n_classes, channels, *sizes)
+        self.shape = weight.shape[1:]
+        self.register_buffer("weight", weight.flatten(1))
+        self.register_buffer("channels_last", weight.movedim(1, -1).flatten(1))
+
+    @property
+    def macs(self) -> float:
         """Multiply-adds for one sample."""
+        return self.weight.numel()
 
-    def proba(self, features: Features) -> Floats:
-        """Return probabilities of shape (n_samples, n_classes)."""
+    def forward(self, output: Any) -> Tensor:
+        """Return logits, shape (n_samples, n_classes)."""
+        x = self.pooling.as_map(output)
+        if x.shape[1:] != self.shape:
+            return super().forward(output)
+        if x.is_contiguous():
+            return F.linear(x.flatten(1), self.weight, self.logits.bias)
+        return F.linear(
+            x.movedim(1, -1).flatten(1), self.channels_last, self.logits.bias
+        )
 
 
-class MeansHead:
-    """Class means and their calibration: what every exit has."""
+def proba_of(logits: Tensor) -> Tensor:
+    """Return the softmax, in double precision where the device has it.
 
-    def __init__(self, means: Means, calibration: Calibration) -> None:
-        self.means = means
-        self.calibration = calibration
+    Confidences near 1 differ by less than single precision can tell, and thresholds
+    lie between them.
+    """
+    has_double = logits.device.type != "mps"
+    return logits.softmax(dim=1, dtype=torch.float64 if has_double else None)
+
+
+class LinearLogits(nn.Module):
+    """Logits are (f - centre) @ weight.T + bias.
+
+    Parameters
+    ----------
+    weight : tensor of shape (n_classes, n_features)
+        Its type of floats is that of the arithmetic.
+
+    bias : tensor of shape (n_classes,)
+        Of features less the centre.
+
+    centre : tensor of shape (n_features,), default=None
+        None where `bias` takes account of it.
+    """
+
+    def __init__(
+        self, weight: Tensor, bias: Tensor, centre: Tensor | None = None
+    ) -> None:
+        super().__init__()
+        self.register_buffer("weight", weight)
+        self.register_buffer("bias", bias)
+        self.register_buffer("centre", centre)
 
     @property
     def macs(self) -> int:
-        return self.means.macs + self.calibration.macs
+        return self.weight.numel()
+
+    def forward(self, features: Tensor) -> Tensor:
+        weight, centre = self.weight, self.centre
+        if features.dtype != weight.dtype:
+            features = features.to(weight.dtype)
+        if centre is not None:
+            features = features - centre
+        return F.linear(features, weight, self.bias)
+
+
+class DistanceLogits(nn.Module):
+    """Logits are -d_k * sharpness_k, where d_k = ||f - c_k||.
+
+    Parameters
+    ----------
+    means : tensor of shape (n_classes, n_features)
+        c_k.
+
+    sharpness : tensor of shape (n_classes,)
+        In the paper 1 / s_k.
+    """
+
+    def __init__(self, means: Tensor, sharpness: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("means", means)
+        self.register_buffer("sharpness", sharpness)
 
     @property
-    def temperature(self) -> float:
-        """1 is the paper's."""
-        return 1 / self.calibration.inverse_temperature
+    def macs(self) -> int:
+        return self.means.numel()
 
-    def proba(self, features: Features) -> Floats:
-        return self.calibrated(self.means.scores(features))
+    def forward(self, features: Tensor) -> Tensor:
+        # Differences first: the squares of features far from zero cancel.
+        distances = torch.cdist(
+            features.to(self.means.dtype),
+            self.means,
+            compute_mode="donot_use_mm_for_euclid_dist",
+        )
+        return -distances * self.sharpness
 
-    def calibrated(self, scores: Floats) -> Floats:
-        """Return probabilities from the scores of the class means."""
-        return softmax(self.calibration(scores), axis=1)
+
+class DirichletLogits(nn.Module):
+    """Logits are linear in the log probabilities z that other logits give.
+
+    Parameters
+    ----------
+    logits : nn.Module
+        z is their log softmax, but no less than `least`.
+
+    weight : tensor of shape (n_classes, n_classes)
+        Logits are z @ weight.T + bias.
+
+    bias : tensor of shape (n_classes,)
+        See `weight`.
+
+    least : float
+        See `logits`.
+    """
+
+    def __init__(
+        self, logits: nn.Module, weight: Tensor, bias: Tensor, least: float
+    ) -> None:
+        super().__init__()
+        self.logits = logits
+        self.least = least
+        self.register_buffer("weight", weight)
+        self.register_buffer("bias", bias)
+
+    @property
+    def macs(self) -> int:
+        return self.logits.macs + self.weight.numel()
+
+    def forward(self, features: Tensor) -> Tensor:
+        z = self.logits(features).log_softmax(dim=1).clamp(min=self.least)
+        return F.linear(z, self.weight, self.bias)
 
 
-class NetworkHead:
+class NetworkLogits(nn.Module):
     """The network's own head: its last stage gives one logit per column.
 
     Parameters
@@ -63,20 +209,43 @@ class NetworkHead:
     macs = 0  # part of the network's
 
     def __init__(self, columns: NDArray[np.intp], normalized: bool) -> None:
-        self.columns = columns
+        super().__init__()
+        self.register_buffer("columns", torch.from_numpy(columns))
         self.normalized = normalized
 
-    def proba(self, features: Features) -> Floats:
-        logits = features[:, self.columns].astype(np.float64)
+    def forward(self, features: Tensor) -> Tensor:
+        logits = features.index_select(1, self.columns)
         if self.normalized:
-            logits = np.log(np.maximum(logits, np.finfo(np.float64).tiny))
-        return softmax(logits, axis=1)
+            logits = logits.clamp(min=torch.finfo(logits.dtype).tiny).log()
+        return logits
 
 
-class ClassifierHead:
-    """A scikit-learn classifier fitted on the last stage's features."""
+class _OnTheHost(nn.Module):
+    """Logits from an estimator that takes and returns arrays."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        given = to_numpy(features)  # a copy: some work in place
+        if not np.isfinite(given).all():
+            return features.new_full((len(given), self.n_classes), torch.nan)
+        with np.errstate(divide="ignore"):
+            logits = np.log(self.proba(given))
+        return torch.from_numpy(logits).to(features.device)
+
+
+class ClassifierLogits(_OnTheHost):
+    """A scikit-learn classifier fitted on the features.
+
+    Parameters
+    ----------
+    classifier : classifier
+        Fitted to codes of classes, with ``predict_proba``.
+
+    n_classes : int
+        Those that it does not know get probability 0.
+    """
 
     def __init__(self, classifier: Any, n_classes: int) -> None:
+        super().__init__()
         self.classifier = classifier
         self.n_classes = n_classes
 
@@ -86,16 +255,14 @@ class ClassifierHead:
         return int(np.size(getattr(self.classifier, "coef_", ())))
 
     def proba(self, features: Features) -> Floats:
+        """Return probabilities, shape (n_samples, n_classes)."""
         proba = np.zeros((len(features), self.n_classes))
-        given = features.copy()  # some work in place
-        proba[:, self.classifier.classes_] = self.classifier.predict_proba(given)
+        proba[:, self.classifier.classes_] = self.classifier.predict_proba(features)
         return proba
 
 
-class ClustererHead:
-    """A clusterer fitted on the last stage's features.
-
-    What it says is what the exits are measured by, and so it is always sure.
+class ClustererLogits(_OnTheHost):
+    """A clusterer fitted on the features: its cluster gets probability 1.
 
     Parameters
     ----------
@@ -105,7 +272,7 @@ class ClustererHead:
     names : ndarray of shape (n_clusters,)
         What it calls the clusters, in ascending order.
 
-    means : ClassMeans
+    centers : ndarray of shape (n_clusters, n_features)
         Where they are.
 
     dtype : dtype
@@ -113,12 +280,14 @@ class ClustererHead:
     """
 
     def __init__(
-        self, clusterer: Any, names: NDArray[Any], means: ClassMeans, dtype: Any
+        self, clusterer: Any, names: NDArray[Any], centers: Floats, dtype: Any
     ) -> None:
+        super().__init__()
         self.clusterer = clusterer
         self.names = names
-        self.means = means
+        self.centers = centers
         self.dtype = dtype
+        self.n_classes = len(names)
 
     @property
     def macs(self) -> int:
@@ -132,12 +301,16 @@ class ClustererHead:
         unknown = self.names[codes] != found
         # A cluster to which none of the training samples belong.
         if unknown.any():
-            distances = self.means.distances(features[unknown])
-            codes[unknown] = distances.argmin(axis=1)
+            nearest = DistanceLogits(
+                torch.from_numpy(self.centers), torch.ones(len(self.centers))
+            )
+            logits = nearest(as_floats(features[unknown]))
+            codes[unknown] = logits.argmax(dim=1).numpy()
         return codes
 
     def proba(self, features: Features) -> Floats:
-        return one_hot(self.codes(features), len(self.names))
+        """Return probabilities of 0 and 1, shape (n_samples, n_clusters)."""
+        return np.eye(self.n_classes)[self.codes(features)]
 
 
 def predict_names(clusterer: Any, features: Features) -> NDArray[Any]:
@@ -155,10 +328,3 @@ def predict_names(clusterer: Any, features: Features) -> NDArray[Any]:
             f"{len(features)} samples it returned an array of shape {found.shape}."
         )
     return found
-
-
-def one_hot(codes: NDArray[np.intp], n_classes: int) -> Floats:
-    """Return probabilities of 0 and 1, shape (n_samples, n_classes)."""
-    proba = np.zeros((len(codes), n_classes))
-    proba[np.arange(len(codes)), codes] = 1.0
-    return proba

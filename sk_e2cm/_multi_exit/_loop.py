@@ -1,205 +1,156 @@
-"""The lazy loop over the stages, and the decision to exit."""
+"""The lazy loop over the stages: confident samples leave, the others go on."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
-from .._extractors import Extractor
-from .._utils._arrays import Floats
-from ._heads import Head
-from ._pooling import Pooling, pool
+from .._extractors import Extractor, through
+from ._heads import Head, proba_of
+from ._pooling import refuse_other_than_numbers
+from ._thresholds import stays
 
 
 class Step(NamedTuple):
-    """One stage of the loop: the samples still there, and which of them exit."""
+    """One open exit, or the last stage: what it says of the samples that are there.
+
+    Parameters
+    ----------
+    stage : int
+        Which it is.
+
+    rows : tensor of shape (n_there,) or None
+        Which samples of the batch are there; None for all of them.
+
+    proba : tensor of shape (n_there, n_classes)
+        Probabilities of the classes.
+
+    confidence, label : tensor of shape (n_there,)
+        The largest probability, and whose it is.
+    """
 
     stage: int
-    rows: NDArray[np.intp]
-    proba: Floats
-    leaves: NDArray[np.bool_]
+    rows: Tensor | None
+    proba: Tensor
+    confidence: Tensor
+    label: Tensor
 
 
+@torch.inference_mode()
 def run_lazily(
     extractor: Extractor,
-    X: NDArray[Any],
     heads: Sequence[Head],
-    thresholds: Floats,
-    pooling: Pooling,
-    *,
-    skip_closed: bool = True,
-) -> Iterator[Step]:
+    X: NDArray[Any],
+    thresholds: Sequence[Tensor | float | None],
+) -> list[Step]:
     """Run one batch stage by stage; confident samples exit.
 
-    A sample that has left is not computed again: it is dropped from the batch
-    before the next stage runs. The loop stops when no sample is left.
+    A sample that has left is not computed again: it is dropped from the batch before
+    the next stage runs. The loop stops when no sample is left. Stages between open
+    exits are run as one, and nothing but whether samples stay leaves the device.
 
     Parameters
     ----------
     extractor : extractor
         With J + 1 stages.
 
+    heads : sequence of length J + 1
+        One for each stage, on the device of the extractor.
+
     X : ndarray of shape (n_samples, ...)
         One batch.
 
-    heads : sequence of length J + 1
-        One for each stage.
+    thresholds : sequence of length J
+        For each exit a number, or a tensor of one for each class, or None if it is not
+        to be asked.
 
-    thresholds : ndarray of shape (J, n_classes)
-        See `is_confident`.
-
-    pooling
-        See `pool`.
-
-    skip_closed : bool, default=True
-        Skip the heads of exits whose thresholds are all infinite.
-
-    Yields
-    ------
-    Step
-        For each stage whose head was asked.
+    Returns
+    -------
+    list of Step
+        For each stage whose head was asked, in order. A sample leaves at the last one
+        where it is.
     """
-    closed = skip_closed & is_closed(thresholds)
-    last = len(thresholds)
-    rows = np.arange(len(X))
-    state = extractor.begin(X)
-    for stage, name in enumerate(extractor.stage_names):
-        state, output = extractor.advance(state, stage)
-        if stage < last and closed[stage]:
+    names = extractor.stage_names
+    on_device = hasattr(extractor, "device")
+    n, rows = len(X), None
+    advance = through(extractor)
+    state, steps, done = extractor.begin(X), [], 0
+    for stage, needed in enumerate([*thresholds, None]):
+        is_last = stage == len(thresholds)
+        if needed is None and not is_last:
             continue
-        proba = heads[stage].proba(pool(output, pooling, name, rows))
-        if stage == last:
-            leaves = np.ones(len(rows), dtype=bool)
-        else:
-            leaves = is_confident(proba, thresholds[stage])
-        yield Step(stage, rows, proba, leaves)
-        if leaves.all():
-            return
-        if leaves.any():
-            stay = np.flatnonzero(~leaves)
-            rows = rows[stay]
-            state = extractor.keep(state, stay)
+        state, output = advance(state, done, stage)
+        check_output(output, names[stage], n)
+        proba = proba_of(heads[stage](output))
+        confidence, label = proba.max(dim=1)
+        steps.append(Step(stage, rows, proba, confidence, label))
+        if is_last:
+            break
+        done = stage + 1
+        if n == 1:  # no need of rows
+            if not stays(confidence.item(), label, needed):
+                break
+            continue
+        kept = stays(confidence, label, needed).nonzero().squeeze(1)
+        if len(kept) == 0:
+            break
+        if len(kept) < n:
+            n = len(kept)
+            rows = kept if rows is None else rows[kept]
+            state = extractor.keep(state, kept if on_device else kept.numpy())
+    return steps
 
 
-def is_confident(proba: Floats, thresholds: Floats) -> NDArray[np.bool_]:
-    """Tell which samples reach the threshold of their most probable class.
-
-    Parameters
-    ----------
-    proba : ndarray of shape (n_samples, n_classes)
-        Probabilities P_k at one exit.
-
-    thresholds : ndarray of shape (n_classes,)
-        Thresholds T_k of that exit.
-
-    Returns
-    -------
-    ndarray of shape (n_samples,)
-        Whether P_k >= T_k for k = argmax P.
-    """
-    label = proba.argmax(axis=1)
-    return proba[np.arange(len(proba)), label] >= thresholds[label]
-
-
-def first_exit(proba: Floats, thresholds: Floats) -> NDArray[np.intp]:
-    """Return the stage at which each sample exits, from all probabilities.
-
-    Parameters
-    ----------
-    proba : ndarray of shape (n_samples, J + 1, n_classes)
-        From the full path.
-
-    thresholds : ndarray of shape (J, n_classes)
-        See `is_confident`.
-
-    Returns
-    -------
-    ndarray of shape (n_samples,)
-        From 0 to J.
-    """
-    left = np.ones(proba.shape[:2], dtype=bool)  # at the last stage all exit
-    for exit_, threshold in enumerate(thresholds):
-        left[:, exit_] = is_confident(proba[:, exit_], threshold)
-    return left.argmax(axis=1)
-
-
-def is_closed(thresholds: Floats) -> NDArray[np.bool_]:
-    return np.asarray(np.isposinf(thresholds).all(axis=1))
-
-
-def check_thresholds(threshold: ArrayLike, n_exits: int, n_classes: int) -> Floats:
-    """Broadcast a user's threshold to the shape (n_exits, n_classes).
+def check_output(output: Any, stage_name: str, n_rows: int) -> None:
+    """Refuse what cannot be features of so many samples.
 
     Raises
     ------
     ValueError
-        If it is NaN or has another shape.
+        If there are other rows, or no numbers.
     """
-    given = np.asarray(threshold, dtype=np.float64)
-    if np.isnan(given).any():
-        raise ValueError("threshold contains NaN. Use numpy.inf to close an exit.")
-    if given.ndim == 1 and len(given) == n_exits:
-        given = given[:, None]
-    elif given.ndim != 0 and given.shape != (n_exits, n_classes):
+    if len(output) != n_rows:
         raise ValueError(
-            f"threshold has shape {given.shape}. It must be a number, have shape "
-            f"({n_exits},), one per exit, or shape ({n_exits}, {n_classes}), one per "
-            "exit and class."
+            f"Stage {stage_name!r} returned {len(output)} rows for {n_rows} samples. "
+            "Does the extractor's keep() drop the other rows?"
         )
-    return np.broadcast_to(given, (n_exits, n_classes))
+    refuse_other_than_numbers(output, stage_name)
 
 
-def cost_shares(macs: Floats, exit_macs: Floats) -> tuple[Floats, Floats]:
-    """Return what each stage, and asking its exit, adds to the cost of a sample.
-
-    Parameters
-    ----------
-    macs : ndarray of shape (J + 1,)
-        Cumulative multiply-adds of the network by stage.
-
-    exit_macs : ndarray of shape (J + 1,)
-        Multiply-adds of each exit, and of what is added to the last stage.
-
-    Returns
-    -------
-    tuple of ndarray of shape (J + 1,)
-        Fractions of the network's multiply-adds; without a network, of the exits'.
-    """
-    steps = np.diff(macs, prepend=0.0)
-    whole = macs[-1] or exit_macs.sum()
-    if whole == 0:  # nothing is counted, so that no exit saves anything
-        return np.append(1.0, np.zeros(len(macs) - 1)), exit_macs
-    return steps / whole, exit_macs / whole
-
-
-def open_steps(steps: Floats, own: Floats, thresholds: Floats) -> Floats:
-    """Return what a sample pays at each stage it reaches: closed exits cost nothing.
-
-    `steps` and `own` are those of `cost_shares`.
-    """
-    asked = np.append(~is_closed(thresholds), True)
-    return steps + asked * own
-
-
-def stage_costs(macs: Floats, exit_macs: Floats, thresholds: Floats) -> Floats:
-    """Return the cost of a sample that exits at each stage.
-
-    A sample pays for every open exit up to the one it takes.
+class LastSteps:
+    """The step at which each sample of a batch leaves.
 
     Parameters
     ----------
-    macs, exit_macs
-        See `cost_shares`.
+    steps : list of Step
+        As `run_lazily` returned them.
 
-    thresholds : ndarray of shape (J, n_groups)
-        Which exits are open.
-
-    Returns
-    -------
-    ndarray of shape (J + 1,)
-        Fractions of the network's multiply-adds; the last may exceed 1.
+    Attributes
+    ----------
+    stage : ndarray of int, shape (n_samples,)
+        Whose steps these are.
     """
-    return np.cumsum(open_steps(*cost_shares(macs, exit_macs), thresholds))
+
+    def __init__(self, steps: Sequence[Step]) -> None:
+        # Everybody is there up to the first time that some leave.
+        everybody = sum(step.rows is None for step in steps) - 1
+        self._steps = steps[everybody:]
+        counts = [len(step.label) for step in self._steps]
+        self._row = np.arange(counts[0])
+        if len(self._steps) > 1:
+            rows = torch.cat([step.rows for step in self._steps[1:]]).cpu().numpy()
+            # Of equal rows NumPy assigns the last.
+            self._row[rows] = np.arange(counts[0], sum(counts))
+        self.stage = np.repeat([step.stage for step in self._steps], counts)[self._row]
+
+    def of(self, field: str) -> NDArray[Any]:
+        """Return the "proba", "confidence" or "label" of each sample at its step."""
+        values = [getattr(step, field) for step in self._steps]
+        if len(values) == 1:
+            return values[0].cpu().numpy()
+        return torch.cat(values).cpu().numpy()[self._row]

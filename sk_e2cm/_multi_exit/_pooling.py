@@ -1,139 +1,387 @@
-"""From a stage's output to one row of features per sample."""
+"""Poolings: torch modules from a stage's output to one row of features per sample."""
 
 from __future__ import annotations
 
+import math
+import operator
 from collections.abc import Callable, Sequence
+from functools import reduce
+from itertools import pairwise, product
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
-from torch import Tensor
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
 
-from .._utils._arrays import Features, to_tensor
-from ._grids import average, finest_grid
-from ._second_order import second_order, second_order_macs
+from .._utils._arrays import as_floats
 
 Pooling = int | Literal["auto", "none", "second_order"] | Callable[[Any], Any]
 
 # "auto": a finer grid keeps more of an early layer's signal, but the exit's cost and
 # the class means grow with it.
 _MOST_FEATURES = 1024
+_FINEST_GRID = 4
+
+# "second_order": features of each kind. Together about a thousand, since covariances
+# grow with the square of their number.
+_MOST_MEANS = 512
+_MOST_MAXIMA = 256
+_MOST_PRODUCTS = 600
+_MOST_CHANNELS = 32
+
+_AVERAGE = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
+_MAXIMUM = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
+_ADAPTIVE_AVERAGE: dict[int, Callable[..., Tensor]] = {
+    1: F.adaptive_avg_pool1d,
+    2: F.adaptive_avg_pool2d,
+    3: F.adaptive_avg_pool3d,
+}
+_ADAPTIVE_MAXIMUM: dict[int, Callable[..., Tensor]] = {
+    1: F.adaptive_max_pool1d,
+    2: F.adaptive_max_pool2d,
+    3: F.adaptive_max_pool3d,
+}
 
 
-def pool(
-    output: Any,
-    pooling: Pooling,
-    stage_name: str,
-    rows: NDArray[np.intp],
-) -> Features:
-    """Make one row of finite features per sample from a stage's output.
+def make_pooling(
+    pooling: Pooling, stage_name: str, shape: Sequence[int], dtype: torch.dtype
+) -> nn.Module:
+    """Return the module that pools the outputs of one stage.
 
     Parameters
     ----------
-    output : tensor or ndarray
-        Of shape (n, d), taken as it is, (n, length, channels), (n, channels, *sizes),
-        or (n, side, side, channels).
-
     pooling : {"auto", "none", "second_order"}, int or callable
         See `E2CMClassifier`.
 
     stage_name : str
         For the messages.
 
-    rows : ndarray of shape (n,)
-        Which samples of the batch these are.
+    shape : sequence of int
+        Of the output for one sample: (d,), taken as it is, (length, channels),
+        (channels, *sizes), or (side, side, channels).
+
+    dtype : torch.dtype
+        Of the features.
 
     Returns
     -------
-    ndarray of shape (n, n_features)
-        A copy or the output itself: valid until the next stage is computed.
+    nn.Module
+        Takes tensors and arrays of shape (n, *shape). What it returns, of shape
+        (n, n_features), may share their memory. Its `macs` are the multiply-adds for
+        one sample; averages, maxima and functions of users are taken to have none.
+
+    Raises
+    ------
+    ValueError
+        If such outputs cannot be pooled.
     """
-    output = output if isinstance(output, Tensor) else np.asarray(output)
-    n = len(output)
-    if n != len(rows):
+    if len(shape) == 0:
+        raise ValueError(_no_rows(stage_name, ("n_samples",)))
+    if len(shape) == 1:
+        return Flattened()
+    if callable(pooling):
+        return Custom(pooling, stage_name)
+    if pooling == "none":
+        return Flattened()
+    if not 1 <= len(shape) - 1 <= 3:
         raise ValueError(
-            f"Stage {stage_name!r} returned {n} rows for {len(rows)} samples. Does the "
-            "extractor's keep() drop the other rows?"
+            f"Cannot pool the output of stage {stage_name!r}, of shape {tuple(shape)} "
+            "for each sample, over a grid: pass pooling='none' or a function."
         )
-    if isinstance(output, Tensor) and output.is_quantized:
-        output = output.dequantize()
-    if output.ndim > 2:
-        if pooling == "none":
-            output = output.reshape(n, -1)
-        elif callable(pooling):
-            output = pooling(output)
+    if pooling == "second_order":
+        return SecondOrder(shape, dtype)
+    return GridAverage(pooling, shape, dtype)
+
+
+class Flattened(nn.Module):
+    """All numbers of a sample in one row."""
+
+    macs = 0
+
+    def forward(self, output: Any) -> Tensor:
+        x = as_floats(output)
+        return x if x.dim() == 2 else x.flatten(1)
+
+
+class Custom(nn.Module):
+    """A user's function of the output, which returns an array or a tensor."""
+
+    macs = 0
+
+    def __init__(self, function: Callable[[Any], Any], stage_name: str) -> None:
+        super().__init__()
+        self.function = function
+        self.stage_name = stage_name
+
+    def forward(self, output: Any) -> Tensor:
+        found = self.function(output)
+        shape = tuple(np.shape(found))
+        if len(shape) != 2 or shape[0] != len(output):
+            raise ValueError(_no_rows(self.stage_name, shape, len(output)))
+        refuse_other_than_numbers(found, self.stage_name)
+        return as_floats(found)
+
+
+class OfMap(nn.Module):
+    """What pools maps with channels.
+
+    Parameters
+    ----------
+    shape : sequence of int
+        Of the output for one sample, see `make_pooling`.
+    """
+
+    def __init__(self, shape: Sequence[int]) -> None:
+        super().__init__()
+        self.has_channels_last = _has_channels_last(shape)
+        if self.has_channels_last:
+            shape = [shape[-1], *shape[:-1]]
+        self.channels, *self.sizes = shape
+
+    def as_map(self, output: Any) -> Tensor:
+        """Return floats of shape (n, channels, *sizes)."""
+        x = as_floats(output)
+        return x.movedim(-1, 1) if self.has_channels_last else x
+
+
+class GridAverage(OfMap):
+    """Averages over the cells of a grid.
+
+    Parameters
+    ----------
+    grid : int or "auto"
+        Cells along each axis.
+
+    shape : sequence of int
+        Of the output for one sample, see `make_pooling`.
+
+    dtype : torch.dtype
+        Of the features.
+    """
+
+    macs = 0
+
+    def __init__(self, grid: Any, shape: Sequence[int], dtype: torch.dtype) -> None:
+        super().__init__(shape)
+        if grid == "auto":
+            grid = max(finest_grid(self.channels, len(self.sizes), _MOST_FEATURES), 1)
+        self.cells = Cells(grid, self.sizes)
+        # What each position gives to each cell, (n_positions, n_cells).
+        self.register_buffer("shares", self.cells.shares().to(dtype))
+
+    def forward(self, output: Any) -> Tensor:
+        x = self.as_map(output)
+        if x.is_contiguous() and x.shape[2:] == self.cells.sizes:
+            # Several times quicker than to add up position by position.
+            return (x.flatten(2) @ self.shares.to(x.dtype)).flatten(1)
+        return self.cells.average(x)
+
+    def spread(self, weight: Tensor) -> Tensor:
+        """Return the weights of all positions, given those of the averages.
+
+        Parameters
+        ----------
+        weight : tensor of shape (n_classes, n_features)
+            Of a linear layer.
+
+        Returns
+        -------
+        tensor of shape (n_classes, channels, *sizes)
+        """
+        of_cells = weight.unflatten(1, (-1, self.shares.shape[1]))
+        of_positions: Tensor = of_cells @ self.shares.T.to(weight)
+        return of_positions.unflatten(2, self.cells.sizes)
+
+
+class SecondOrder(OfMap):
+    """Means, maxima, and mean products of each pair of channels.
+
+    Over grids that are as fine as the numbers above allow. Of many channels, products
+    are taken between 32 mixtures of them with random signs.
+
+    Parameters
+    ----------
+    shape : sequence of int
+        Of the output for one sample, see `make_pooling`.
+
+    dtype : torch.dtype
+        Of the features.
+    """
+
+    def __init__(self, shape: Sequence[int], dtype: torch.dtype) -> None:
+        super().__init__(shape)
+        channels, sizes, n_axes = self.channels, self.sizes, len(self.sizes)
+        means = max(finest_grid(channels, n_axes, _MOST_MEANS), 1)
+        maxima = finest_grid(channels, n_axes, _MOST_MAXIMA)
+        self.means = Cells(means, sizes)
+        self.maxima = Cells(maxima, sizes) if maxima else None
+        mixed = min(channels, _MOST_CHANNELS)
+        n_pairs = mixed * (mixed + 1) // 2
+        products = max(finest_grid(n_pairs, n_axes, _MOST_PRODUCTS), 1)
+        self.products = Cells(products, sizes)
+        # Of each cell's (channels, channels) products, those on and above the diagonal.
+        above = torch.triu_indices(mixed, mixed)
+        pairs = above[0] * mixed + above[1]
+        starts = mixed**2 * torch.arange(self.products.number)
+        self.register_buffer("pairs", (starts[:, None] + pairs).flatten())
+        signs = _signs(channels).to(dtype) if mixed < channels else None
+        self.register_buffer("signs", signs)
+        self.macs = math.prod(sizes) * mixed * (mixed + (channels > mixed) * channels)
+
+    def forward(self, output: Any) -> Tensor:
+        x = self.as_map(output)
+        parts = [self.means.average(x)]
+        if self.maxima is not None:
+            parts.append(self.maxima.maximum(x))
+        squares = [
+            (torch.bmm(inside, inside.mT) / inside.shape[2]).view(len(x), -1)
+            for inside in self.products.split(self._mixed(x))
+        ]
+        parts.append(torch.cat(squares, dim=1).index_select(1, self.pairs))
+        return torch.cat(parts, dim=1)
+
+    def _mixed(self, x: Tensor) -> Tensor:
+        if self.signs is None:
+            return x
+        signs = self.signs.to(x.dtype)
+        if x.is_contiguous():
+            return (signs.T @ x.flatten(2)).unflatten(2, x.shape[2:])
+        return (x.movedim(1, -1) @ signs).movedim(-1, 1)
+
+
+class Cells:
+    """The cells of a grid over maps: torch's adaptive ones, which may overlap.
+
+    Parameters
+    ----------
+    grid : int
+        Cells along each axis, but no more than the map is long, which would repeat.
+
+    sizes : sequence of int
+        Of the maps.
+    """
+
+    def __init__(self, grid: int, sizes: Sequence[int]) -> None:
+        self.sizes = tuple(sizes)
+        self.along = [min(grid, size) for size in sizes]
+        self.bounds = [bounds(*axis) for axis in zip(self.along, sizes, strict=True)]
+        steps = [_regular(cells) for cells in self.bounds]
+        # Of cells that are equally long and equally far apart, as most are.
+        self.regular = None if None in steps else tuple(zip(*steps, strict=True))
+
+    @property
+    def number(self) -> int:
+        return math.prod(self.along)
+
+    def average(self, x: Tensor) -> Tensor:
+        """Average (n, channels, *sizes) over the cells: (n, n_features)."""
+        return self._pooled(x, _AVERAGE, _ADAPTIVE_AVERAGE)
+
+    def maximum(self, x: Tensor) -> Tensor:
+        """Take the maxima of (n, channels, *sizes): (n, n_features)."""
+        return self._pooled(x, _MAXIMUM, _ADAPTIVE_MAXIMUM)
+
+    def _pooled(
+        self, x: Tensor, regular: dict[int, Any], adaptive: dict[int, Any]
+    ) -> Tensor:
+        n_axes = len(self.sizes)
+        if self.regular is not None and x.shape[2:] == self.sizes:
+            pooled: Tensor = regular[n_axes](x, *self.regular)
         else:
-            output = _pool_map(output, pooling, stage_name)
-    features = _to_array(output)
-    if features.ndim != 2 or len(features) != n:
-        raise ValueError(
-            f"The features of stage {stage_name!r} have the shape {features.shape} "
-            f"for {n} samples, but one row of numbers for each is needed: pooling= "
-            "must return (n_samples, n_features)."
-        )
-    if features.dtype.kind not in "biuf":
+            pooled = adaptive[n_axes](x, self.along)
+        return pooled.flatten(1)
+
+    def split(self, x: Tensor) -> list[Tensor]:
+        """Return what lies in the cells, each (n, channels, positions).
+
+        Of cells that do not overlap it is one tensor, (n * cells, ...).
+        """
+        if self.number == 1:
+            return [x.flatten(2)]
+        if any(map(operator.mod, x.shape[2:], self.along)):
+            cells = product(*map(bounds, self.along, x.shape[2:]))
+            return [x[(..., *cell)].flatten(2) for cell in cells]
+        n_axes = len(self.sizes)
+        by_channel = x.is_contiguous()
+        x = x if by_channel else x.movedim(1, -1)
+        first = 2 if by_channel else 1
+        for axis, cells in enumerate(self.along):
+            x = x.unflatten(first + 2 * axis, (cells, -1))
+        cells_axes = range(first, first + 2 * n_axes, 2)
+        inner_axes = range(first + 1, first + 2 * n_axes, 2)
+        if by_channel:
+            x = x.permute(0, *cells_axes, 1, *inner_axes)
+            return [x.flatten(0, n_axes).flatten(2)]
+        x = x.permute(0, *cells_axes, *inner_axes, x.dim() - 1)
+        return [x.flatten(0, n_axes).flatten(1, -2).mT]
+
+    def shares(self) -> Tensor:
+        """Return the weight of each position in each cell's average."""
+        along = []
+        for cells, size in zip(self.bounds, self.sizes, strict=True):
+            shares = torch.zeros(size, len(cells), dtype=torch.float64)
+            for i, cell in enumerate(cells):
+                shares[cell, i] = 1 / (cell.stop - cell.start)
+            along.append(shares)
+        return reduce(torch.kron, along)
+
+
+def finest_grid(channels: int, n_axes: int, most: int) -> int:
+    """Return the finest grid, up to 4, with at most so many features; else 0."""
+    grids = range(1, _FINEST_GRID + 1)
+    return max((g for g in grids if channels * g**n_axes <= most), default=0)
+
+
+def bounds(n_cells: int, size: int) -> list[slice]:
+    """Return the cells along one axis."""
+    return [
+        slice(i * size // n_cells, -(-(i + 1) * size // n_cells))
+        for i in range(n_cells)
+    ]
+
+
+def refuse_other_than_numbers(output: Any, stage_name: str) -> None:
+    """Refuse arrays of text, objects or complex numbers."""
+    if isinstance(output, Tensor):
+        valid = not output.is_complex()
+    else:
+        output = np.asarray(output)
+        valid = output.dtype.kind in "biuf"
+    if not valid:
         raise ValueError(
             f"The features of stage {stage_name!r} are no numbers but of type "
-            f"{features.dtype}."
+            f"{output.dtype}."
         )
-    if not np.isfinite(features).all():
-        bad = rows[~np.isfinite(features).all(axis=1)]
-        raise ValueError(
-            f"The output of stage {stage_name!r} contains NaN or infinity for "
-            f"{len(bad)} of {n} samples (the first is number {bad[0]} of its batch). "
-            "Check that layer and the scale of X."
-        )
-    return features
 
 
-def _to_array(output: Any) -> Features:
-    if isinstance(output, Tensor):
-        output = _at_least_single(output.detach()).cpu().numpy()
-    features = np.asarray(output)
-    return features.astype(np.float32) if features.dtype == np.float16 else features
+def _no_rows(stage_name: str, shape: Sequence[Any], n: Any = "n_samples") -> str:
+    return (
+        f"The features of stage {stage_name!r} have the shape {tuple(shape)} for {n} "
+        "samples, but one row of numbers for each is needed: pooling= must return "
+        "(n_samples, n_features)."
+    )
 
 
-def _at_least_single(output: Tensor) -> Tensor:
-    """Leave half precision behind: from here on everything is decided in more."""
-    if output.is_floating_point() and output.itemsize >= 4:
-        return output
-    return output.float()
+def _regular(cells: Sequence[slice]) -> tuple[int, int] | None:
+    """Return the length of cells and the step between them, if they are all alike."""
+    lengths = {cell.stop - cell.start for cell in cells}
+    steps = {b.start - a.start for a, b in pairwise(cells)}
+    if len(lengths) > 1 or len(steps) > 1:
+        return None
+    (length,) = lengths
+    return length, max(steps, default=length)
 
 
 def _has_channels_last(shape: Sequence[int]) -> bool:
     """Tell tokens, and the square maps of Swin and its kin, by their shapes."""
-    if len(shape) == 4:
-        return shape[1] == shape[2] != shape[3]
-    return len(shape) == 3
+    if len(shape) == 3:
+        return shape[0] == shape[1] != shape[2]
+    return len(shape) == 2
 
 
-def _pool_map(output: Any, pooling: Any, stage_name: str) -> Tensor:
-    n_axes = output.ndim - 2
-    if n_axes > 3:
-        raise ValueError(
-            f"Cannot pool the output of stage {stage_name!r}, of shape "
-            f"{tuple(output.shape)}, over a grid: pass pooling='none' or a function."
-        )
-    if not isinstance(output, Tensor):
-        output = to_tensor(output)
-    if _has_channels_last(output.shape):
-        output = output.movedim(-1, 1)
-    output = _at_least_single(output)
-    if pooling == "second_order":
-        return second_order(output)
-    if pooling == "auto":
-        pooling = max(finest_grid(output.shape[1], n_axes, _MOST_FEATURES), 1)
-    return average(output, pooling)
-
-
-def pooling_macs(output: Any, pooling: Pooling) -> int:
-    """Return the multiply-adds that pooling one sample of an output takes.
-
-    Those of a callable are not counted, and averages have none.
-    """
-    shape = list(np.shape(output))
-    if pooling != "second_order" or len(shape) == 2:
-        return 0
-    if _has_channels_last(shape):
-        shape.insert(1, shape.pop())
-    return second_order_macs(shape[1:])
+def _signs(channels: int) -> Tensor:
+    """Return a fixed matrix of signs, (channels, 32), that keeps the scale."""
+    # RandomState's numbers are the same in every version of NumPy.
+    bits = np.random.RandomState(0).randint(2, size=(channels, _MOST_CHANNELS))
+    return torch.from_numpy((2 * bits - 1) / math.sqrt(channels))

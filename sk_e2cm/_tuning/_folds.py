@@ -105,31 +105,6 @@ def check_folds(folds: NDArray[np.intp], y: NDArray[Any] | None) -> None:
             )
 
 
-def spare_whole_clusters(
-    folds: NDArray[np.intp], codes: NDArray[np.intp]
-) -> NDArray[np.intp]:
-    """Hold no sample out whose whole cluster would be held out with it.
-
-    Nothing but these samples could say where the cluster is.
-
-    Raises
-    ------
-    ValueError
-        If no sample is left that is held out.
-    """
-    first, last = np.full((2, int(codes.max()) + 1), folds.max() + 1)
-    last[:] = -1
-    np.minimum.at(first, codes, folds)
-    np.maximum.at(last, codes, folds)
-    spared = np.where((first == last)[codes], -1, folds)
-    if (spared < 0).all():
-        raise ValueError(
-            "Each cluster lies in one fold alone, so that nothing could say where it "
-            "is without that fold. Use fewer clusters, or folds that are shuffled."
-        )
-    return spared
-
-
 def set_aside(
     share: float, folds: NDArray[np.intp], y: Any, rng: np.random.RandomState
 ) -> NDArray[np.bool_]:

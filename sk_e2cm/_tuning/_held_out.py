@@ -1,4 +1,4 @@
-"""A fitted estimator, and what its exits say of samples that they have not seen."""
+"""What the stages of a fitted estimator predict for samples held out."""
 
 from __future__ import annotations
 
@@ -9,12 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils import gen_batches
 
-from .._multi_exit._loop import cost_shares
 from .._utils._arrays import Floats
 from .._utils._compat import _safe_indexing
 from .._utils._validation import codes_of
-from ._problem import Answers, Outcomes
-from ._scoring import sample_losses
+from ._problem import StagePredictions, ThresholdProblem, sample_losses
 
 # Probabilities of this many samples, stages and classes are held at once.
 _MOST_PROBABILITIES = 2**24
@@ -39,58 +37,59 @@ class Data:
 
 
 @dataclass(frozen=True)
-class Trial:
-    """Result of asking all exits about some samples.
+class HeldOutPredictions:
+    """A fitted estimator, and what its stages predict for samples it has not seen.
 
     Parameters
     ----------
     estimator : estimator with early exits
         Fitted.
 
-    answers : Answers
+    predictions : StagePredictions
         Of all stages.
 
     codes : ndarray of shape (n_samples,)
-        What is right: indices into the estimator's labels.
+        The true labels, as indices into those of the network.
 
     weight : ndarray of shape (n_samples,)
         Weights of the samples.
     """
 
     estimator: Any
-    answers: Answers
+    predictions: StagePredictions
     codes: NDArray[np.intp]
     weight: Floats
 
-    def outcomes(self, loss: Floats, n_groups: int = 1) -> Outcomes:
-        """Return what comes of each sample, given its loss at each stage."""
-        return Outcomes(
-            self.answers.confidence[:-1],
-            self.answers.label,
-            loss,
-            self.weight / self.weight.sum(),
-            *cost_shares(self.estimator._macs, self.estimator._exit_macs),
+    def problem(self, loss: Floats, n_groups: int = 1) -> ThresholdProblem:
+        """Return the choice of thresholds, given each sample's loss at each stage."""
+        return ThresholdProblem(
+            confidence=self.predictions.confidence[:-1],
+            label=self.predictions.label,
+            loss=loss,
+            weight=self.weight / self.weight.sum(),
+            costs=self.estimator.network_.costs,
             n_groups=n_groups,
         )
 
     def losses(self, scoring: Any) -> Floats:
         """See `sample_losses`."""
-        return sample_losses(scoring, self.answers.label, self.codes, self.weight)
+        return sample_losses(scoring, self.predictions.label, self.codes, self.weight)
 
     def spoilt(self) -> Floats:
         """Tell what the last stage has right and each stage wrong."""
-        right = self.answers.label == self.codes
+        right = self.predictions.label == self.codes
         return (right[-1] & ~right).astype(np.float64)
 
 
-def ask(estimator: Any, data: Data) -> Trial:
-    """Ask a fitted estimator about samples, in one pass of the network."""
-    n_stages, n_classes = len(estimator._heads), len(estimator._labels)
+def predict_held_out(estimator: Any, data: Data) -> HeldOutPredictions:
+    """Predict with every stage of a fitted estimator, in one pass of the network."""
+    network = estimator.network_
+    n_stages, n_classes = network.n_exits + 1, len(network.labels)
     n_samples = len(data.weight)
-    answers = Answers(n_stages, n_samples, n_classes)
+    predictions = StagePredictions(n_stages, n_samples, n_classes)
     codes = np.empty(n_samples, dtype=np.intp)
     if data.y is not None:
-        codes = codes_of(data.y, estimator._labels)
+        codes = codes_of(data.y, network.labels)
     size = _MOST_PROBABILITIES // (n_stages * n_classes)
     # Whole batches, which `memory` knows again.
     size = max(size // estimator.batch_size, 1) * estimator.batch_size
@@ -99,19 +98,22 @@ def ask(estimator: Any, data: Data) -> Trial:
         if data.y is None:
             codes[rows] = proba[:, -1].argmax(axis=1)
         for stage in range(n_stages):
-            answers.add(stage, proba[:, stage], codes[rows], rows)
-    return Trial(estimator, answers, codes, data.weight)
+            predictions.add(stage, proba[:, stage], codes[rows], rows)
+    return HeldOutPredictions(estimator, predictions, codes, data.weight)
 
 
-def cross_fit(estimator: Any, data: Data, folds: NDArray[np.intp]) -> Trial:
-    """Fit to all samples; ask exits fitted without a fold about that fold.
+def cross_predict(
+    estimator: Any, data: Data, folds: NDArray[np.intp]
+) -> HeldOutPredictions:
+    """Fit to all samples; predict each fold with exits fitted without it.
 
     Where the features of all samples do not fit into scikit-learn's
-    ``working_memory``, only some are asked about.
+    ``working_memory``, only some are predicted.
     """
-    held_out = estimator._fit(data.X, data.y, data.weight, folds)
-    codes = held_out.codes
-    answers = Answers(len(estimator._heads), len(codes), len(estimator._labels))
-    for stage, proba in enumerate(held_out.probas()):
-        answers.add(stage, proba, codes)
-    return Trial(estimator, answers, codes, data.weight[held_out.rows])
+    cross_fit = estimator._cross_fit(data.X, data.y, data.weight, folds)
+    network, codes = estimator.network_, cross_fit.codes
+    predictions = StagePredictions(network.n_exits + 1, len(codes), len(network.labels))
+    for stage, proba in enumerate(cross_fit.out_of_fold()):
+        predictions.add(stage, proba, codes)
+    weight = data.weight[cross_fit.rows]
+    return HeldOutPredictions(estimator, predictions, codes, weight)

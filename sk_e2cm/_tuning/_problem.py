@@ -1,19 +1,21 @@
-"""What comes of each sample at each stage, and how it adds up under thresholds."""
+"""The problem of choosing thresholds: losses, costs, and how they add up."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .._multi_exit._loop import open_steps
+from .._multi_exit._costs import Costs
+from .._multi_exit._thresholds import stays
 from .._utils._arrays import Floats
 
 
-class Answers:
-    """What every stage says of some samples: a class, and how sure it is.
+class StagePredictions:
+    """What every stage predicts for some samples: a class, and its probability.
 
     Parameters
     ----------
@@ -51,8 +53,8 @@ class Answers:
 
 
 @dataclass(frozen=True)
-class Outcomes:
-    """What comes of each sample at each stage, nobody leaving.
+class ThresholdProblem:
+    """Losses and costs of samples at every stage, to be traded by thresholds.
 
     Parameters
     ----------
@@ -68,8 +70,8 @@ class Outcomes:
     weight : ndarray of shape (n_samples,)
         Weights that sum to 1.
 
-    step_cost, exit_cost : ndarray of shape (n_exits + 1,)
-        Cost of computing each stage after the one before, and of asking its exit.
+    costs : Costs
+        Of the stages, and of asking their heads.
 
     n_groups : int, default=1
         Thresholds for each exit: one, or one for each class.
@@ -79,8 +81,7 @@ class Outcomes:
     label: NDArray[np.intp]
     loss: Floats
     weight: Floats
-    step_cost: Floats
-    exit_cost: Floats
+    costs: Costs
     n_groups: int = 1
 
     @property
@@ -104,19 +105,28 @@ class Outcomes:
 
     @cached_property
     def leaving(self) -> Floats:
-        """Weighted loss, and no more cost, for who leaves: (2, n_stages, n)."""
+        """Weighted loss and further cost, zero, of a sample that exits at each stage.
+
+        Shape (2, n_stages, n_samples).
+        """
         loss = self.loss * self.weight
         return np.stack([loss, np.zeros_like(loss)])
 
-    def in_groups(self, n_groups: int) -> Outcomes:
+    def in_groups(self, n_groups: int) -> ThresholdProblem:
         """Return the same with another number of thresholds for each exit."""
         return replace(self, n_groups=n_groups)
 
     def leaves(self, thresholds: Floats) -> NDArray[np.bool_]:
         """Tell who is confident at each exit, shape (n_exits, n_samples)."""
-        if self.n_groups == 1:
-            return self.confidence >= thresholds
-        return self.confidence >= np.take_along_axis(thresholds, self.group, axis=1)
+        leaves = np.empty(self.confidence.shape, dtype=bool)
+        for exit_ in range(self.n_exits):
+            leaves[exit_] = self.leaves_at(exit_, thresholds)
+        return leaves
+
+    def leaves_at(self, exit_: int, thresholds: Floats) -> NDArray[np.bool_]:
+        """Tell who is confident at one exit, shape (n_samples,)."""
+        here = self.confidence[exit_], self.group[exit_]
+        return ~stays(*here, thresholds[exit_])
 
     def reached(self, thresholds: Floats) -> NDArray[np.bool_]:
         """Tell who comes to each stage, shape (n_exits + 1, n_samples)."""
@@ -135,7 +145,7 @@ class Outcomes:
 
     def stage_cost(self, thresholds: Floats) -> Floats:
         """Return what a sample costs that leaves at each stage."""
-        return np.cumsum(open_steps(self.step_cost, self.exit_cost, thresholds))
+        return self.costs.cumulative(thresholds)
 
     def totals(self, thresholds: Floats) -> Floats:
         """Return the mean loss and the mean cost."""
@@ -144,21 +154,38 @@ class Outcomes:
         cost = self.weight @ self.stage_cost(thresholds)[stage]
         return np.array([loss, cost])
 
-    def after(self, exit_: int, thresholds: Floats) -> Floats:
-        """Return loss and cost to come for who does not leave here, (2, n)."""
-        to_come = self.enter(self.n_exits, thresholds, self.leaving[:, -1])
+    def to_go_after(self, exit_: int, thresholds: Floats) -> Floats:
+        """Return loss and cost to go of a sample that does not leave here, (2, n)."""
+        last = self.leaving[:, -1]
+        to_go = self._to_go_before_stage(self.n_exits, thresholds, last)
         for later in reversed(range(exit_ + 1, self.n_exits)):
-            to_come = self.meet(later, thresholds, to_come)
-        return to_come
+            to_go = self.to_go_before(later, thresholds, to_go)
+        return to_go
 
-    def meet(self, exit_: int, thresholds: Floats, after: Floats) -> Floats:
-        """Return loss and cost to come before a stage, from those after its exit."""
-        needed = thresholds[exit_, self.group[exit_]]
-        leaves = self.confidence[exit_] >= needed
-        to_come = np.where(leaves, self.leaving[:, exit_], after)
-        return self.enter(exit_, thresholds, to_come)
+    def to_go_before(self, exit_: int, thresholds: Floats, after: Floats) -> Floats:
+        """Return loss and cost to go before a stage, from those after its exit."""
+        leaves = self.leaves_at(exit_, thresholds)
+        to_go = np.where(leaves, self.leaving[:, exit_], after)
+        return self._to_go_before_stage(exit_, thresholds, to_go)
 
-    def enter(self, stage: int, thresholds: Floats, to_come: Floats) -> Floats:
+    def _to_go_before_stage(
+        self, stage: int, thresholds: Floats, to_go: Floats
+    ) -> Floats:
         """Add what computing a stage costs, and asking its exit if it is open."""
-        cost = open_steps(self.step_cost, self.exit_cost, thresholds)[stage]
-        return np.stack([to_come[0], to_come[1] + cost * self.weight])
+        cost = self.costs.added(thresholds)[stage]
+        return np.stack([to_go[0], to_go[1] + cost * self.weight])
+
+
+def sample_losses(
+    scoring: Any, label: NDArray[np.intp], codes: NDArray[np.intp], weight: Floats
+) -> Floats:
+    """Return the loss of each sample at each stage, (n_stages, n_samples).
+
+    One less their weighted mean is the accuracy, or the balanced accuracy. Any other
+    score is optimised by way of the accuracy.
+    """
+    wrong = (label != codes).astype(np.float64)
+    if scoring == "balanced_accuracy":
+        share = np.bincount(codes, weight) / weight.sum()
+        wrong /= np.count_nonzero(share) * share[codes]
+    return wrong

@@ -8,6 +8,11 @@ import numpy as np
 from scipy.stats import binom
 
 from .._utils._arrays import Floats
+from ._held_out import HeldOutPredictions
+from ._search import Points, evaluate
+
+# Candidates that a promise is tested for.
+_MOST_TESTED = 200
 
 
 @dataclass(frozen=True)
@@ -99,3 +104,17 @@ def p_value(risk: Floats, n_samples: int, alpha: float) -> Floats:
     count = np.ceil(n_samples * risk - 1e-9)
     bentkus = np.e * binom.cdf(count, n_samples, alpha)
     return np.minimum(np.minimum(hoeffding, bentkus), 1.0)
+
+
+def promised(
+    risk: RiskControl, points: Points, calibration: HeldOutPredictions
+) -> Points:
+    """Return the points for which the promise can be given, the cheapest first."""
+    # From the full network on, for which it always holds.
+    spread = points.spread(_MOST_TESTED)
+    tested = spread.take(np.arange(len(spread.loss))[::-1])
+    n_groups = tested.thresholds.shape[2]
+    spoilt = calibration.problem(calibration.spoilt(), n_groups)
+    risks = evaluate(spoilt, tested.thresholds).loss
+    n_promised = risk.n_promised(risks, len(calibration.codes))
+    return tested.take(np.arange(max(n_promised, 1))[::-1])

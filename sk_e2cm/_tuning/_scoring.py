@@ -1,4 +1,4 @@
-"""Scores of predictions, and the losses of single samples that add up to them."""
+"""Scores that are no sum over samples: candidates are scored anew."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.metrics import get_scorer
 
 from .._utils._arrays import Floats
-from ._problem import Outcomes
+from ._problem import ThresholdProblem
 from ._search import Points
 
 # Scores that are one less a mean of losses.
@@ -19,21 +19,6 @@ _ADDITIVE = ("accuracy", "balanced_accuracy")
 
 # So many candidates are scored anew by any other score.
 _MOST_SCORED = 300
-
-
-def sample_losses(
-    scoring: Any, label: NDArray[np.intp], codes: NDArray[np.intp], weight: Floats
-) -> Floats:
-    """Return the loss of each sample at each stage, (n_stages, n_samples).
-
-    One less their weighted mean is the accuracy, or the balanced accuracy. Any other
-    score is optimised by way of the accuracy.
-    """
-    wrong = (label != codes).astype(np.float64)
-    if scoring == "balanced_accuracy":
-        share = np.bincount(codes, weight) / weight.sum()
-        wrong /= np.count_nonzero(share) * share[codes]
-    return wrong
 
 
 class _Predicted(ClassifierMixin, BaseEstimator):
@@ -48,7 +33,7 @@ class _Predicted(ClassifierMixin, BaseEstimator):
 def rescored(
     scoring: Any,
     points: Points,
-    outcomes: Outcomes,
+    problem: ThresholdProblem,
     classes: NDArray[Any],
     codes: NDArray[np.intp],
 ) -> Points:
@@ -61,9 +46,9 @@ def rescored(
     """
     if scoring in _ADDITIVE:
         return points
-    judge = _judge(scoring, classes, codes, outcomes.weight)
+    judge = _judge(scoring, classes, codes, problem.weight)
     points = points.spread(_MOST_SCORED)
-    loss = [1.0 - judge(outcomes.labels(each)) for each in points.thresholds]
+    loss = [1.0 - judge(problem.labels(each)) for each in points.thresholds]
     return Points(np.array(loss), points.cost, points.thresholds)
 
 

@@ -16,13 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._utils._arrays import Floats
-from ._problem import Outcomes
+from ._problem import ThresholdProblem
 
 N_DRAWS = 1000
 
 # The loss that a unit of cost is worth: from less than one error in ten thousand
 # samples to where nearly all leave at once.
 _PRICES = np.geomspace(1e-4, 30.0, 30)
+
+# The lowest and the highest threshold, as quantiles of the confidences.
+_RANGES = [(0.1, 0.5), (0.25, 0.75), (0.5, 0.9), (0.5, 1.0), (0.75, 1.0)]
 
 _MOST_SWEEPS = 20
 
@@ -42,7 +45,7 @@ class Points:
         Mean loss, and mean cost in fractions of the network's multiply-adds.
 
     thresholds : ndarray of shape (n_points, n_exits, n_groups)
-        See `Outcomes`.
+        See `ThresholdProblem`.
     """
 
     loss: Floats
@@ -86,15 +89,17 @@ def undominated(loss: Floats, cost: Floats) -> NDArray[np.intp]:
     return order[np.diff(least, prepend=np.inf) < -_ROUNDING]
 
 
-def evaluate(outcomes: Outcomes, thresholds: Sequence[Floats] | Floats) -> Points:
+def evaluate(
+    problem: ThresholdProblem, thresholds: Sequence[Floats] | Floats
+) -> Points:
     """Return the points of these thresholds, (n_points, n_exits, n_groups)."""
-    totals = [outcomes.totals(each) for each in thresholds]
+    totals = [problem.totals(each) for each in thresholds]
     loss, cost = np.reshape(totals, (-1, 2)).T
     return Points(loss, cost, np.asarray(thresholds))
 
 
 def search(
-    outcomes: Outcomes, starts: Sequence[Floats], rng: np.random.RandomState
+    problem: ThresholdProblem, starts: Sequence[Floats], rng: np.random.RandomState
 ) -> Points:
     """Return the best thresholds found for every cost: the Pareto set.
 
@@ -103,7 +108,7 @@ def search(
 
     Parameters
     ----------
-    outcomes : Outcomes
+    problem : ThresholdProblem
         Any.
 
     starts : sequence of ndarray of shape (n_exits, n_groups)
@@ -112,19 +117,19 @@ def search(
     rng : RandomState
         Draws the random ones.
     """
-    single = outcomes.in_groups(1)
-    if outcomes.n_exits == 0:
-        return evaluate(outcomes, np.empty((1, 0, outcomes.n_groups)))
+    single = problem.in_groups(1)
+    if problem.n_exits == 0:
+        return evaluate(problem, np.empty((1, 0, problem.n_groups)))
     found = pareto(
-        evaluate(single, at_one_exit(outcomes.n_exits)),
+        evaluate(single, at_one_exit(problem.n_exits)),
         shared(single),
         evaluate(single, draws(single, N_DRAWS, rng)),
     )
     found = _improve(single, found)
-    if outcomes.n_groups > 1:
-        wide = np.repeat(found.thresholds, outcomes.n_groups, axis=2)
-        found = pareto(Points(found.loss, found.cost, wide), evaluate(outcomes, starts))
-        found = _improve(outcomes, found)
+    if problem.n_groups > 1:
+        wide = np.repeat(found.thresholds, problem.n_groups, axis=2)
+        found = pareto(Points(found.loss, found.cost, wide), evaluate(problem, starts))
+        found = _improve(problem, found)
     return found
 
 
@@ -135,31 +140,33 @@ def at_one_exit(n_exits: int) -> Floats:
     return thresholds
 
 
-def draws(outcomes: Outcomes, n_draws: int, rng: np.random.RandomState) -> Floats:
+def draws(
+    problem: ThresholdProblem, n_draws: int, rng: np.random.RandomState
+) -> Floats:
     """Draw thresholds between the least and the largest confidence of each exit."""
-    low, high = outcomes.confidence.min(axis=1), outcomes.confidence.max(axis=1)
-    drawn: Floats = rng.uniform(low, high, size=(n_draws, outcomes.n_exits))
+    low, high = problem.confidence.min(axis=1), problem.confidence.max(axis=1)
+    drawn: Floats = rng.uniform(low, high, size=(n_draws, problem.n_exits))
     return drawn[:, :, None]
 
 
-def shared(outcomes: Outcomes) -> Points:
+def shared(problem: ThresholdProblem) -> Points:
     """Return the Pareto set of one threshold for all exits, which are all asked."""
-    n_exits, n = outcomes.confidence.shape
+    n_exits, n = problem.confidence.shape
     if n_exits == 0:
-        return evaluate(outcomes, np.empty((1, 0, 1)))
+        return evaluate(problem, np.empty((1, 0, 1)))
     everyone = np.arange(n)
-    costs = outcomes.stage_cost(np.zeros((n_exits, 1)))
-    at = np.stack([outcomes.leaving[0], costs[:, None] * outcomes.weight])
+    costs = problem.stage_cost(np.zeros((n_exits, 1)))
+    at = np.stack([problem.leaving[0], costs[:, None] * problem.weight])
     # As the threshold falls, a sample moves from one record of its confidence to the
     # record before.
-    highest = np.maximum.accumulate(outcomes.confidence, axis=0)
+    highest = np.maximum.accumulate(problem.confidence, axis=0)
     stage = np.full(n, n_exits)
     passed, changes = [], []
     for exit_ in reversed(range(n_exits)):
         rows = everyone
         if exit_:
             rows = np.flatnonzero(highest[exit_] > highest[exit_ - 1])
-        passed.append(outcomes.confidence[exit_, rows])
+        passed.append(problem.confidence[exit_, rows])
         changes.append(at[:, exit_, rows] - at[:, stage[rows], rows])
         stage[rows] = exit_
     confidence = np.concatenate(passed)
@@ -188,18 +195,18 @@ def _between(confidence: Floats) -> tuple[Floats, NDArray[np.bool_]]:
 
 
 @dataclass(frozen=True)
-class Cuts:
-    """The thresholds of one exit that differ in who leaves there.
+class Candidates:
+    """Candidate thresholds of one exit, one for each distinct set of exiting samples.
 
     Parameters
     ----------
-    group : ndarray of shape (n_cuts,)
+    group : ndarray of shape (n_candidates,)
         Whose threshold; the groups follow each other.
 
-    threshold : ndarray of shape (n_cuts,)
+    threshold : ndarray of shape (n_candidates,)
         In falling order within a group.
 
-    saved : ndarray of shape (2, n_cuts)
+    saved : ndarray of shape (2, n_candidates)
         Loss and cost saved if the samples of the group that reach the threshold
         leave here.
     """
@@ -227,95 +234,128 @@ def _runs(group: NDArray[np.intp]) -> list[slice]:
     return [slice(*pair) for pair in pairwise(bounds.tolist())]
 
 
-def cuts_of(
-    outcomes: Outcomes, exit_: int, reached: NDArray[np.bool_], after: Floats
-) -> Cuts:
-    """Return the cuts of an exit, given who reaches it and what comes after."""
-    order = outcomes.order[exit_]
+def candidates_of(
+    problem: ThresholdProblem, exit_: int, reached: NDArray[np.bool_], after: Floats
+) -> Candidates:
+    """Return the candidates of an exit, given who reaches it and what comes after."""
+    order = problem.order[exit_]
     rows = order[reached[order]]
-    group = outcomes.group[exit_, rows]
-    confidence = outcomes.confidence[exit_, rows]
-    saved = after[:, rows] - outcomes.leaving[:, exit_, rows]
+    group = problem.group[exit_, rows]
+    confidence = problem.confidence[exit_, rows]
+    saved = after[:, rows] - problem.leaving[:, exit_, rows]
     threshold = np.empty(len(rows))
     possible = np.empty(len(rows), dtype=bool)
     for part in _runs(group):
         saved[:, part] = saved[:, part].cumsum(axis=1)
         threshold[part], possible[part] = _between(confidence[part])
-    return Cuts(group[possible], threshold[possible], saved[:, possible])
+    return Candidates(group[possible], threshold[possible], saved[:, possible])
 
 
-def sweep(outcomes: Outcomes, thresholds: Floats, price: float) -> Floats:
+def sweep(problem: ThresholdProblem, thresholds: Floats, price: float) -> Floats:
     """Improve one exit after the other until loss + price * cost falls no more."""
     worth = np.array([1.0, price])
-    value = worth @ outcomes.totals(thresholds)
+    value = worth @ problem.totals(thresholds)
     for _ in range(_MOST_SWEEPS):
-        better = _sweep_once(outcomes, thresholds, worth)
-        before, value = value, worth @ outcomes.totals(better)
+        better = _sweep_once(problem, thresholds, worth)
+        before, value = value, worth @ problem.totals(better)
         if value >= before - _ROUNDING:
             break
         thresholds = better
     return thresholds
 
 
-def _sweep_once(outcomes: Outcomes, thresholds: Floats, worth: Floats) -> Floats:
+def _sweep_once(problem: ThresholdProblem, thresholds: Floats, worth: Floats) -> Floats:
     thresholds = thresholds.copy()
-    reached = outcomes.reached(thresholds)
-    after = outcomes.after(outcomes.n_exits - 1, thresholds)
+    reached = problem.reached(thresholds)
+    after = problem.to_go_after(problem.n_exits - 1, thresholds)
     # From the last exit to the first: what comes later is known by then.
-    for exit_ in reversed(range(outcomes.n_exits)):
-        cuts = cuts_of(outcomes, exit_, reached[exit_], after)
-        asked = outcomes.weight[reached[exit_]].sum()
-        fee = worth[1] * outcomes.exit_cost[exit_] * asked
-        thresholds[exit_] = cuts.best(worth, fee, outcomes.n_groups)
-        after = outcomes.meet(exit_, thresholds, after)
+    for exit_ in reversed(range(problem.n_exits)):
+        candidates = candidates_of(problem, exit_, reached[exit_], after)
+        asked = problem.weight[reached[exit_]].sum()
+        fee = worth[1] * problem.costs.heads[exit_] * asked
+        thresholds[exit_] = candidates.best(worth, fee, problem.n_groups)
+        after = problem.to_go_before(exit_, thresholds, after)
     return thresholds
 
 
-def _improve(outcomes: Outcomes, found: Points) -> Points:
+def _improve(problem: ThresholdProblem, found: Points) -> Points:
     """Sweep at every price, join what neighbouring prices give, vary the best."""
     ends: list[Floats] = []
     for price in _PRICES:
         starts = [found.best(price), *ends[-1:]]
-        swept = evaluate(outcomes, [sweep(outcomes, each, price) for each in starts])
+        swept = evaluate(problem, [sweep(problem, each, price) for each in starts])
         ends.append(swept.best(price))
-    found = pareto(found, evaluate(outcomes, ends))
+    found = pareto(found, evaluate(problem, ends))
     for start, end in pairwise(ends):
-        for way in (join(outcomes, start, end), join(outcomes, end, start)):
+        for way in (join(problem, start, end), join(problem, end, start)):
             found = pareto(found, *way)
     for thresholds in found.spread(_MOST_VARIED).thresholds:
-        ways = [vary(outcomes, thresholds, e) for e in range(outcomes.n_exits)]
+        ways = [vary(problem, thresholds, e) for e in range(problem.n_exits)]
         found = pareto(found, *ways)
     return found
 
 
-def join(outcomes: Outcomes, start: Floats, end: Floats) -> Iterator[Points]:
-    """Move from start to end one exit at a time, past all of that exit's cuts.
+def join(problem: ThresholdProblem, start: Floats, end: Floats) -> Iterator[Points]:
+    """Move from start to end one exit at a time, past all of that exit's candidates.
 
     Prices alone find only points on the convex hull.
     """
     here = start.copy()
     for exit_ in np.flatnonzero((start != end).any(axis=1)).tolist():
-        yield vary(outcomes, here, exit_)
+        yield vary(problem, here, exit_)
         here[exit_] = end[exit_]
 
 
-def vary(outcomes: Outcomes, thresholds: Floats, exit_: int) -> Points:
-    """Return the Pareto set of one change at one exit: any cut, or closing it."""
+def vary(problem: ThresholdProblem, thresholds: Floats, exit_: int) -> Points:
+    """Return the Pareto set of one change at one exit: any candidate, or closing it."""
     closed = thresholds.copy()
     closed[exit_] = np.inf
-    without = evaluate(outcomes, closed[None])
-    after = outcomes.after(exit_, thresholds)
-    reached = outcomes.reached(thresholds)[exit_]
-    cuts = cuts_of(outcomes, exit_, reached, after)
-    leave = reached & outcomes.leaves(thresholds)[exit_]
-    saved = after[:, leave] - outcomes.leaving[:, exit_, leave]
-    group = outcomes.group[exit_, leave]
-    now = np.stack([np.bincount(group, s, outcomes.n_groups) for s in saved])
+    without = evaluate(problem, closed[None])
+    after = problem.to_go_after(exit_, thresholds)
+    reached = problem.reached(thresholds)[exit_]
+    candidates = candidates_of(problem, exit_, reached, after)
+    leave = reached & problem.leaves_at(exit_, thresholds)
+    saved = after[:, leave] - problem.leaving[:, exit_, leave]
+    group = problem.group[exit_, leave]
+    now = np.stack([np.bincount(group, s, problem.n_groups) for s in saved])
     others = now.sum(axis=1, keepdims=True) - now
-    loss, cost = -(others[:, cuts.group] + cuts.saved)
-    fee = outcomes.exit_cost[exit_] * outcomes.weight[reached].sum()
+    loss, cost = -(others[:, candidates.group] + candidates.saved)
+    fee = problem.costs.heads[exit_] * problem.weight[reached].sum()
     loss, cost = loss + without.loss, cost + without.cost + fee
     best = undominated(loss, cost)
     changed = np.repeat(thresholds[None], len(best), axis=0)
-    changed[np.arange(len(best)), exit_, cuts.group[best]] = cuts.threshold[best]
+    changed[np.arange(len(best)), exit_, candidates.group[best]] = candidates.threshold[
+        best
+    ]
     return pareto(Points(loss[best], cost[best], changed), without)
+
+
+def class_based_thresholds(class_proba: Floats, confidence: Floats) -> list[Floats]:
+    """Return thresholds that are low for easy classes, for several ranges.
+
+    Görmez & Koyuncu, arXiv 2210.15621: the ease of class k is the gap between the
+    two largest entries of P_k, the mean probabilities of its samples over all exits.
+    It is mapped inversely onto a range [alpha, beta], the same at all exits.
+
+    Parameters
+    ----------
+    class_proba : ndarray of shape (n_classes, n_classes)
+        Proportional to P_k in row k.
+
+    confidence : ndarray of shape (n_exits, n_samples)
+        Whose quantiles the ranges are.
+
+    Returns
+    -------
+    list of ndarray of shape (n_exits, n_classes)
+    """
+    total = class_proba.sum(axis=1, keepdims=True)
+    largest = np.sort(class_proba / np.where(total > 0, total, 1.0), axis=1)
+    ease = largest[:, -1] - largest[:, -2]
+    spread = np.ptp(ease)
+    hardness = (ease.max() - ease) / spread if spread > 0 else np.zeros_like(ease)
+    found = []
+    for alpha, beta in np.quantile(confidence, _RANGES):
+        thresholds = alpha + hardness * (beta - alpha)
+        found.append(np.tile(thresholds, (len(confidence), 1)))
+    return found

@@ -14,8 +14,14 @@ Features = NDArray[np.floating]
 
 
 def to_tensor(X: ArrayLike) -> Tensor:
-    """Copy an array, whatever its strides and byte order, into a tensor."""
-    array = np.array(X, order="C")
+    """Return a tensor in the memory of an array, or of a copy where it must be.
+
+    torch warns of memory that it must not write to, and knows neither negative strides
+    nor foreign byte orders.
+    """
+    array = np.asarray(X)
+    if not array.flags.writeable or min(array.strides, default=0) < 0:
+        array = np.array(array, order="C")
     return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
 
 
@@ -26,6 +32,27 @@ def to_numpy(output: Tensor) -> NDArray[Any]:
     if output.dtype is torch.bfloat16:  # unknown to NumPy
         output = output.float()
     return output.cpu().numpy().copy()
+
+
+def as_floats(values: Any) -> Tensor:
+    """Return a tensor of single or double precision, in the same memory if it can be.
+
+    Half precision becomes single, and whole numbers what holds them.
+    """
+    if isinstance(values, Tensor):
+        return _tensor_as_floats(values)
+    array = np.asarray(values)
+    single = np.result_type(array.dtype, np.float32) == np.float32
+    return to_tensor(array.astype(np.float32 if single else np.float64, copy=False))
+
+
+def _tensor_as_floats(tensor: Tensor) -> Tensor:
+    if tensor.dtype in (torch.float32, torch.float64):
+        return tensor
+    if tensor.is_quantized:
+        return tensor.dequantize()
+    needs_double = tensor.dtype in (torch.int32, torch.int64)
+    return tensor.double() if needs_double else tensor.float()
 
 
 def convert(tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
@@ -41,11 +68,6 @@ def convert(tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
             "too large."
         )
     return converted
-
-
-def float_dtype(features: NDArray[Any]) -> np.dtype[Any]:
-    """Return the type of floats that holds them; other batches may have fractions."""
-    return np.result_type(features.dtype, np.float32)
 
 
 def matmul(a: Floats, b: Floats) -> Floats:

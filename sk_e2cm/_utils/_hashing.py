@@ -1,13 +1,16 @@
-"""A hash of what an object is, the same in every process."""
+"""Hashes of what objects and rows are, the same in every process."""
 
 from __future__ import annotations
 
+import hashlib
 import marshal
 from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
 import joblib.hashing
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ._arrays import to_numpy
@@ -60,3 +63,11 @@ class _Hasher(joblib.hashing.NumpyHasher):
     dispatch[Tensor] = save_tensor
     dispatch[nn.Parameter] = save_tensor
     dispatch[torch.ScriptObject] = save_script
+
+
+def row_hashes(X: NDArray[Any]) -> NDArray[np.uint64]:
+    """Return 64 bits for each row that depend on its content alone."""
+    digests = b"".join(
+        hashlib.blake2b(row.tobytes(), digest_size=8).digest() for row in X
+    )
+    return np.frombuffer(digests, dtype=np.uint64)

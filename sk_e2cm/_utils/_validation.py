@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -10,15 +10,15 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import check_array, check_X_y
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import has_fit_parameter
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ._arrays import to_numpy
-from ._compat import InvalidParameterError, _check_sample_weight
+from ._compat import _check_sample_weight
 
 
 def as_array(X: Any) -> Any:
-    """Return what scikit-learn can check, whatever device a tensor is on.
+    """Convert X to an array that scikit-learn can validate, copying tensors to the CPU.
 
     Raises
     ------
@@ -44,6 +44,13 @@ def as_array(X: Any) -> Any:
             f"The samples of X have different shapes{_two_shapes(X)}. Bring them to "
             "one shape: crop, resize or pad."
         ) from None
+
+
+def is_valid(X: Any, input_shape: tuple[int, ...]) -> TypeGuard[NDArray[Any]]:
+    """Tell whether X is an array of finite numbers, of samples of this shape."""
+    if type(X) is not np.ndarray or X.shape[1:] != input_shape or not len(X):
+        return False
+    return X.dtype.kind in "biu" or (X.dtype.kind == "f" and np.isfinite(X).all())
 
 
 def _two_shapes(X: Any) -> str:
@@ -107,37 +114,6 @@ def weight_params(
             "weights."
         )
     return {}
-
-
-def check_extractor(extractor: Any) -> None:
-    """Refuse what is no extractor; a bare network is the likeliest mistake."""
-    if isinstance(extractor, nn.Module):
-        raise InvalidParameterError(
-            f"extractor is a torch module, {type(extractor).__name__}. Cut it into "
-            "stages: TorchExtractor(network, exits=[...])."
-        )
-    needed = ("stage_names", "begin", "advance", "keep", "macs")
-    missing = [member for member in needed if not hasattr(extractor, member)]
-    if missing or isinstance(extractor, type):
-        raise InvalidParameterError(
-            f"extractor must be an object like sk_e2cm.Extractor; {extractor!r} "
-            f"lacks {missing or 'being an instance'}."
-        )
-
-
-def check_columns(extractor: Any, X: Any) -> None:
-    """Refuse a data frame with other columns than the extractor was fitted on.
-
-    Extractors get arrays, and would not notice.
-    """
-    expected = getattr(extractor, "feature_names_in_", None)
-    if expected is None or not hasattr(X, "columns"):
-        return
-    if list(X.columns) != list(expected):
-        raise ValueError(
-            f"X has the columns {list(X.columns)[:10]}, but the extractor was fitted "
-            f"on {list(expected)[:10]}, in this order."
-        )
 
 
 def check_classes(

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 from scipy.special import log_softmax, softmax
+from sk_e2cm._fitting._final import choose_final
 from sklearn.linear_model import LogisticRegression
 from sklearn.naive_bayes import GaussianNB
 from sklearn.neighbors import KNeighborsClassifier
@@ -11,7 +12,6 @@ from sklearn.svm import LinearSVC
 
 from sk_e2cm._fitting._calibration import Temperature
 from sk_e2cm._fitting._cross_fitting import FittedExit, Method
-from sk_e2cm._fitting._final import choose_final
 from sk_e2cm._fitting._means import ClassMeans
 from sk_e2cm._fitting._statistics import TrainingPass
 from sk_e2cm._fitting._sums import ClassSums

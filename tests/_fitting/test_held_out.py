@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.special import softmax
+from sk_e2cm._fitting._final import HeldOut, choose_final
 from sklearn.linear_model import LogisticRegression
 from sklearn.naive_bayes import GaussianNB
 from sklearn.neighbors import KNeighborsClassifier
 
 from sk_e2cm._fitting._cross_fitting import Method, fit_exits, out_of_fold
-from sk_e2cm._fitting._final import HeldOut, choose_final
 
 from ..samples import N_CLASSES, make_run, make_samples
 

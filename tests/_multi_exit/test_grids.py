@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
-
 from sk_e2cm._multi_exit._grids import (
     average,
     bounds,

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
-
 from sk_e2cm._tuning._ease import _RANGES, thresholds_by_ease
 
 # Their quantiles are plain numbers.

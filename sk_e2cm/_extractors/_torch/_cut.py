@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
+from operator import attrgetter
+from types import MethodType, SimpleNamespace
 from typing import Any
 
 from torch import fx, nn
@@ -41,8 +43,27 @@ class Liveness:
 
 def stages_of(root: nn.Module, graph: fx.Graph, ends: Sequence[fx.Node]) -> list[Stage]:
     """Cut `graph` after each of `ends`, for the weights of `root`."""
-    # Forwards, since a module's call costs more than a small layer.
-    return [stage.forward for stage in cut(root, graph, ends)]
+    return [_forward_of(stage) for stage in cut(root, graph, ends)]
+
+
+def _forward_of(stage: fx.GraphModule) -> Stage:
+    """Return the stage's forward, with all that it uses looked up beforehand.
+
+    A module finds its parts more slowly than it computes a small layer, and calling it
+    takes time, too.
+    """
+    parts = SimpleNamespace()
+    for node in stage.graph.nodes:
+        if node.op not in ("call_module", "get_attr"):
+            continue
+        *path, name = str(node.target).split(".")
+        here: Any = parts
+        for step in path:
+            if isinstance(here, SimpleNamespace):
+                here = vars(here).setdefault(step, SimpleNamespace())
+        if isinstance(here, SimpleNamespace):
+            setattr(here, name, attrgetter(str(node.target))(stage))
+    return MethodType(type(stage).forward, parts)
 
 
 def cut(

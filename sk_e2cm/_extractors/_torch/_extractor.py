@@ -193,7 +193,7 @@ class TorchExtractor(Extractor):
     def stage_names(self) -> tuple[str, ...]:
         return (*self._exits, self._output or "output")
 
-    @property
+    @cached_property
     def device(self) -> torch.device:
         return device_of(self._module)
 
@@ -242,12 +242,39 @@ class TorchExtractor(Extractor):
         output : tensor of shape (n_samples, ...)
             Valid until the next stage is computed.
         """
-        values = self._stages[stage](*state.values)
-        cut = state.cuts[stage]
-        return _Live(values, cut, state.cuts), values[0].movedim(cut.axis, 0)
+        return self.advance_through(state, stage, stage)
+
+    def advance_through(
+        self, state: _Live, first: int, last: int
+    ) -> tuple[_Live, Tensor]:
+        """Compute several stages as one: nothing is done between them.
+
+        Parameters
+        ----------
+        state : state
+            As the stage before `first`, or `begin`, returned it.
+
+        first, last : int
+            The first and the last of the stages.
+
+        Returns
+        -------
+        state : state
+            The state after the last of them.
+
+        output : tensor of shape (n_samples, ...)
+            Valid until the next stage is computed.
+        """
+        values = state.values
+        for stage in self._stages[first : last + 1]:
+            values = stage(*values)
+        cut, output = state.cuts[last], values[0]
+        if cut.axis:
+            output = output.movedim(cut.axis, 0)
+        return _Live(values, cut, state.cuts), output
 
     @torch.inference_mode()
-    def keep(self, state: _Live, rows: NDArray[np.intp]) -> _Live:
+    def keep(self, state: _Live, rows: NDArray[np.intp] | Tensor) -> _Live:
         """Reduce a state to some of its rows.
 
         Parameters
@@ -255,7 +282,7 @@ class TorchExtractor(Extractor):
         state : state
             As `advance` returned it.
 
-        rows : ndarray of int
+        rows : ndarray or tensor of int
             The rows to keep, in this order.
 
         Returns
@@ -263,7 +290,8 @@ class TorchExtractor(Extractor):
         state
             With ``len(rows)`` rows.
         """
-        index = torch.tensor(np.ascontiguousarray(rows), device=self.device)
+        index = to_tensor(rows) if not isinstance(rows, Tensor) else rows
+        index = index.to(self.device, torch.int64)
         return state._replace(values=state.cut.keep(state.values, index))
 
     def staged_transform(self, X: ArrayLike | Tensor) -> Iterator[Any]:

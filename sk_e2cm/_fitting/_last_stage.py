@@ -2,76 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import clone
+from torch import nn
 
-from .._multi_exit._heads import ClassifierHead, Head, NetworkHead
-from .._utils._arrays import Features, Floats
+from .._multi_exit._heads import ClassifierLogits, NetworkLogits, proba_of
+from .._utils._arrays import Features, Floats, to_tensor
 from .._utils._validation import weight_params
-from ._cross_fitting import FittedExit, Method, out_of_fold
-from ._statistics import TrainingPass
+from ._cross_fitting import FittedHead
+from ._statistics import Statistics
 
 
-class Final(NamedTuple):
-    """The last stage's head.
+def choose_last_head(
+    final: Any,
+    head_classes: ArrayLike | None,
+    by_means: FittedHead,
+    statistics: Statistics,
+    classes: NDArray[Any],
+) -> FittedHead:
+    """Return the head that `final` asks for, see `E2CMClassifier`.
 
     Parameters
     ----------
-    name : {"network", "class_means", "classifier", "clusterer"}
-        What it is.
+    final, head_classes
+        As users pass them.
 
-    head : Head
-        Fitted on all samples.
+    by_means : FittedHead
+        The class means of the last stage.
 
-    out_of_fold : callable
-        Returns the probabilities of the samples held out, (n_held_out, n_classes),
-        from what has not seen them.
-    """
+    statistics : Statistics
+        Of the fit.
 
-    name: str
-    head: Head
-    out_of_fold: Callable[[], Floats]
-
-
-class HeldOut(NamedTuple):
-    """A fit, and through it what every stage says of the samples held out."""
-
-    run: TrainingPass
-    method: Method
-    exits: list[FittedExit]
-    final: Final
-
-    @property
-    def codes(self) -> NDArray[np.intp]:
-        """What is right: indices of their classes."""
-        return self.run.codes[self.run.held_out]
-
-    @property
-    def rows(self) -> NDArray[np.intp]:
-        """Which samples of the fit these are; those without weight do not count."""
-        return self.run.kept[self.run.held_out]
-
-    def probas(self) -> Iterator[Floats]:
-        """Yield the probabilities of each stage, (n_held_out, n_classes)."""
-        for exit_ in self.exits:
-            yield out_of_fold(self.run, self.method, exit_)
-        yield self.final.out_of_fold()
-
-
-def choose_final(
-    final: Any,
-    head_classes: ArrayLike | None,
-    last: FittedExit,
-    run: TrainingPass,
-    method: Method,
-    classes: NDArray[Any],
-) -> Final:
-    """Return the head that `final` asks for, see `E2CMClassifier`.
+    classes : ndarray of shape (n_classes,)
+        The labels.
 
     Raises
     ------
@@ -80,8 +48,7 @@ def choose_final(
         probabilities.
     """
     if final not in ("auto", "network", "class_means"):
-        return _fit_classifier(final, run, len(classes))
-    by_means = Final("class_means", last.head, partial(out_of_fold, run, method, last))
+        return _fit_classifier(final, statistics, len(classes))
     if final == "class_means":
         return by_means
     if final == "network" and head_classes is None and classes.dtype.kind not in "biuf":
@@ -89,7 +56,7 @@ def choose_final(
             "The order of text labels in the network's output cannot be guessed. Pass "
             "head_classes= with one label for each output."
         )
-    features = run.features[-1]
+    features = statistics.features[-1]
     mismatch = _mismatch(features.shape[1], head_classes, classes)
     if mismatch and (final == "network" or head_classes is not None):
         raise ValueError(mismatch)
@@ -97,11 +64,11 @@ def choose_final(
         return by_means
     names = classes if head_classes is None else np.asarray(head_classes)
     columns = np.array([np.flatnonzero(names == label)[0] for label in classes])
-    head = NetworkHead(columns, _is_normalized(features))
-    by_network = Final("network", head, lambda: head.proba(features[run.held_out]))
-    if final == "auto" and _accuracy(by_network, run) < _accuracy(by_means, run):
-        return by_means
-    return by_network
+    logits = NetworkLogits(columns, _is_normalized(features))
+    held_out = features[statistics.held_out]
+    by_network = FittedHead("network", logits, partial(_proba, logits, held_out))
+    worse = _accuracy(by_network, statistics) < _accuracy(by_means, statistics)
+    return by_means if final == "auto" and worse else by_network
 
 
 def head_labels(head_classes: ArrayLike | None, width: int) -> NDArray[Any]:
@@ -150,33 +117,42 @@ def _is_normalized(features: Features) -> bool:
     )
 
 
-def _accuracy(final: Final, run: TrainingPass) -> float:
-    right = final.out_of_fold().argmax(axis=1) == run.codes[run.held_out]
-    return float(np.average(right, weights=run.sample_weight[run.held_out]))
+def _accuracy(head: FittedHead, statistics: Statistics) -> float:
+    held_out = statistics.held_out
+    right = head.out_of_fold().argmax(axis=1) == statistics.codes[held_out]
+    return float(np.average(right, weights=statistics.sample_weight[held_out]))
 
 
-def _fit_classifier(classifier: Any, run: TrainingPass, n_classes: int) -> Final:
+@torch.inference_mode()
+def _proba(logits: nn.Module, features: Features) -> Floats:
+    return proba_of(logits(to_tensor(features))).numpy()
+
+
+def _fit_classifier(
+    classifier: Any, statistics: Statistics, n_classes: int
+) -> FittedHead:
     if not hasattr(classifier, "predict_proba"):
         raise ValueError(
             f"final={classifier!r} has no predict_proba. Choose another classifier, or "
             "wrap it in sklearn.calibration.CalibratedClassifierCV."
         )
     name = f"final={classifier!r}"
+    features, held_out = statistics.features[-1], statistics.held_out
 
-    def fitted_to(rows: NDArray[np.bool_]) -> ClassifierHead:
-        params = weight_params(name, classifier, run.sample_weight[rows])
+    def fitted_to(rows: NDArray[np.bool_]) -> ClassifierLogits:
+        params = weight_params(name, classifier, statistics.sample_weight[rows])
         fitted = clone(classifier)
-        fitted.fit(run.features[-1][rows], run.codes[rows], **params)
-        return ClassifierHead(fitted, n_classes)
+        fitted.fit(features[rows], statistics.codes[rows], **params)
+        return ClassifierLogits(fitted, n_classes)
 
-    def cross_fitted() -> Floats:
-        proba = np.empty((len(run.held_out), n_classes))
-        folds = run.folds[run.held_out]
+    def out_of_fold() -> Floats:
+        proba = np.empty((len(held_out), n_classes))
+        folds = statistics.folds[held_out]
         for fold in np.unique(folds):
             here = folds == fold
-            features = run.features[-1][run.held_out[here]]
-            proba[here] = fitted_to(run.folds != fold).proba(features)
+            without = fitted_to(statistics.folds != fold)
+            proba[here] = _proba(without, features[held_out[here]])
         return proba
 
-    everything = np.ones(len(run.kept), dtype=bool)
-    return Final("classifier", fitted_to(everything), cross_fitted)
+    everything = np.ones(len(statistics.kept), dtype=bool)
+    return FittedHead("classifier", fitted_to(everything), out_of_fold)

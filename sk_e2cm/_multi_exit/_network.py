@@ -1,0 +1,261 @@
+"""A frozen network with a head at every stage: what fitting makes, and tuning reads."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from .._extractors import Extractor, device_of, on_device, through
+from .._extractors._torch._freeze import picklable
+from .._utils._arrays import Floats, to_tensor
+from ._costs import Costs
+from ._full_pass import Batch, check_finite
+from ._heads import Head, proba_of
+from ._loop import LastSteps, Step, run_lazily
+from ._pooling import Pooling
+from ._thresholds import check_thresholds, is_closed
+
+Device = str | torch.device | None
+
+
+class Exits(NamedTuple):
+    """Where samples leave, and with what.
+
+    Parameters
+    ----------
+    stage : ndarray of int, shape (n_samples,)
+        From 0, the first exit, to the number of exits, the last stage.
+
+    label : ndarray of int, shape (n_samples,)
+        The column of the class that is most probable there.
+    """
+
+    stage: NDArray[np.intp]
+    label: NDArray[np.intp]
+
+
+class MultiExitNetwork:
+    """A frozen network, a head for every stage, and what each of them costs.
+
+    Parameters
+    ----------
+    extractor : Extractor
+        The network in J + 1 stages.
+
+    heads : sequence of Head
+        One for each stage; moved to the device of the extractor.
+
+    labels : ndarray of shape (n_classes,)
+        What the columns of the probabilities stand for.
+
+    costs : Costs
+        Of the stages and of the heads.
+
+    pooling
+        How outputs are pooled, as users say it: see `E2CMClassifier`.
+
+    Notes
+    -----
+    `threshold` is everywhere what users give: a number, one per exit, or one per exit
+    and class. An exit whose thresholds are all infinite is closed.
+    """
+
+    def __init__(
+        self,
+        extractor: Extractor,
+        heads: Sequence[Head],
+        labels: NDArray[Any],
+        costs: Costs,
+        pooling: Pooling,
+    ) -> None:
+        self.extractor = extractor
+        self.heads = tuple(head.to(device_of(extractor)) for head in heads)
+        self.labels = labels
+        self.costs = costs
+        self.pooling = pooling
+        self._elsewhere: dict[torch.device, MultiExitNetwork] = {}
+
+    @property
+    def stage_names(self) -> Sequence[str]:
+        """The exits, and the last stage."""
+        return self.extractor.stage_names
+
+    @property
+    def n_exits(self) -> int:
+        """Number of exits: of stages but the last."""
+        return len(self.heads) - 1
+
+    def to(self, device: Device) -> MultiExitNetwork:
+        """Return the network on another device; itself if that is None or its own.
+
+        Raises
+        ------
+        ValueError
+            If there is no such device, or if the extractor cannot be moved.
+        """
+        extractor = on_device(self.extractor, device)
+        if extractor is self.extractor:
+            return self
+        there = device_of(extractor)
+        if there not in self._elsewhere:
+            self._elsewhere[there] = type(self)(
+                extractor,
+                copy.deepcopy(self.heads),
+                self.labels,
+                self.costs,
+                self.pooling,
+            )
+        return self._elsewhere[there]
+
+    def thresholds(self, threshold: ArrayLike) -> Floats:
+        """Return a user's threshold in the shape (n_exits, n_classes) or (n_exits, 1).
+
+        Raises
+        ------
+        ValueError
+            If it is NaN or has another shape.
+        """
+        return check_thresholds(threshold, self.n_exits, len(self.labels))
+
+    def stage_cost(self, threshold: ArrayLike) -> Floats:
+        """Return the cost of a sample that exits at each stage, (n_exits + 1,)."""
+        return self.costs.cumulative(self.thresholds(threshold))
+
+    def labels_at(self, proba: Floats, stage: Any) -> NDArray[Any]:
+        """Return the label of each sample at its stage.
+
+        Parameters
+        ----------
+        proba : ndarray of shape (n_samples, n_exits + 1, n_classes)
+            Of all stages, nobody leaving.
+
+        stage : ndarray of int, shape (n_samples,), or int
+            Its stage, or that of all.
+        """
+        return self.labels[proba[np.arange(len(proba)), stage].argmax(axis=1)]
+
+    def exits(self, X: NDArray[Any], threshold: ArrayLike, *, batch_size: int) -> Exits:
+        """Let samples exit early; return their stages and labels."""
+        exits = Exits(*np.empty((2, len(X)), dtype=np.intp))
+        for rows, _, last in self._run(X, threshold, batch_size):
+            exits.stage[rows], exits.label[rows] = last.stage, last.of("label")
+        return exits
+
+    def proba(
+        self, X: NDArray[Any], threshold: ArrayLike, *, batch_size: int
+    ) -> Floats:
+        """Let samples exit early; return their probabilities there, (n, n_classes)."""
+        proba = np.empty((len(X), len(self.labels)))
+        for rows, _, last in self._run(X, threshold, batch_size):
+            proba[rows] = last.of("proba")
+        return proba
+
+    def staged_proba(
+        self, X: NDArray[Any], threshold: ArrayLike, *, batch_size: int
+    ) -> Floats:
+        """Return the probabilities known after each stage, (n_exits + 1, n, n_classes).
+
+        Closed exits are asked too, and nobody leaves there.
+        """
+        proba = np.empty((len(self.heads), len(X), len(self.labels)))
+        for rows, steps, _ in self._run(X, threshold, batch_size, ask_closed=True):
+            for step in steps:
+                there = slice(None) if step.rows is None else step.rows.cpu().numpy()
+                # For all later stages: samples that stay are overwritten there.
+                proba[step.stage :, rows][:, there] = step.proba.cpu().numpy()
+        return proba
+
+    @torch.inference_mode()
+    def proba_of_features(self, batch: Batch) -> Floats:
+        """Return the probabilities of all stages, (n, n_exits + 1, n_classes).
+
+        Parameters
+        ----------
+        batch : Batch
+            Of a `FullPass` with this pooling.
+        """
+        device = device_of(self.extractor)
+        proba = []
+        for name, head, features in zip(
+            self.stage_names, self.heads, batch.features, strict=True
+        ):
+            found = proba_of(head.logits(to_tensor(features).to(device))).cpu().numpy()
+            refuse_nan(found.max(axis=1), name, np.arange(len(found)))
+            proba.append(found)
+        return np.stack(proba, axis=1)
+
+    def _run(
+        self,
+        X: NDArray[Any],
+        threshold: ArrayLike,
+        batch_size: int,
+        *,
+        ask_closed: bool = False,
+    ) -> Iterator[tuple[slice, list[Step], LastSteps]]:
+        needed = self._needed(self.thresholds(threshold), ask_closed=ask_closed)
+        for start in range(0, len(X), batch_size):
+            batch = X[start : start + batch_size]
+            steps = run_lazily(self.extractor, self.heads, batch, needed)
+            last = LastSteps(steps)
+            # Whose confidence is NaN leaves at once.
+            if np.isnan(last.of("confidence")).any():
+                bad = next(step for step in steps if step.confidence.isnan().any())
+                self._refuse_nan(batch, bad)
+            yield slice(start, start + len(batch)), steps, last
+
+    def _needed(
+        self, thresholds: Floats, *, ask_closed: bool
+    ) -> list[Tensor | float | None]:
+        """Return what `run_lazily` takes: None for exits that are not to be asked."""
+        device = device_of(self.extractor)
+        dtype = torch.float32 if device.type == "mps" else torch.float64
+        needed: list[Tensor | float | None] = []
+        closed = is_closed(thresholds).tolist()
+        for each, skip in zip(thresholds.tolist(), closed, strict=True):
+            if skip and not ask_closed:
+                needed.append(None)
+            elif len(each) == 1:
+                needed.append(each[0])
+            else:
+                needed.append(torch.tensor(each, dtype=dtype, device=device))
+        return needed
+
+    @torch.inference_mode()
+    def _refuse_nan(self, X: NDArray[Any], step: Step) -> None:
+        """Tell a stage whose output is at fault from one whose head is."""
+        name, head = self.stage_names[step.stage], self.heads[step.stage]
+        rows = np.arange(len(X)) if step.rows is None else step.rows.cpu().numpy()
+        begun = self.extractor.begin(X)
+        _, output = through(self.extractor)(begun, 0, step.stage)
+        check_finite(head.pooling(output).cpu().numpy()[rows], name, rows)
+        refuse_nan(step.confidence.cpu().numpy(), name, rows)
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        # Arrays, since another machine may lack the device, and since torch's own
+        # pickles differ between processes.
+        heads = [picklable(head) for head in self.heads]
+        parts = self.extractor, heads, self.labels, self.costs, self.pooling
+        return type(self), parts
+
+
+def refuse_nan(confidence: Floats, stage_name: str, rows: NDArray[np.intp]) -> None:
+    """Refuse NaN that has arisen in a head; `rows` are the samples of the batch.
+
+    Raises
+    ------
+    ValueError
+        With the stage, and the first sample that is concerned.
+    """
+    if np.isnan(confidence).any():
+        bad = rows[np.isnan(confidence)]
+        raise ValueError(
+            f"The head of stage {stage_name!r} returns NaN for {len(bad)} of "
+            f"{len(rows)} samples (the first is number {bad[0]} of its batch), though "
+            "the stage's output is finite: are its numbers too large to be squared?"
+        )
