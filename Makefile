@@ -11,7 +11,7 @@ PY := $(VENV)/bin/python
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help demo demo-imagenet demo-clusters test test-all check docs networks \
-	bench-accuracy bench-clusters clean
+	bench-accuracy bench-clusters bench-speed clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -49,6 +49,9 @@ bench-accuracy: $(VENV)/.setup-examples ## Accuracy at a given cost: the tables 
 
 bench-clusters: $(VENV)/.setup-examples ## Clusters at a given cost; trains ten encoders the first time, an hour
 	$(PY) -m benchmarks.clusters
+
+bench-speed: $(VENV)/.setup-examples ## Seconds against the plain network, 10 minutes
+	$(PY) -m benchmarks.speed
 
 clean: ## Remove what builds and runs leave behind (the environment stays)
 	rm -rf build dist *.egg-info docs/_build docs/generated .coverage htmlcov

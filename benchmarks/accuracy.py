@@ -15,7 +15,7 @@ import numpy as np
 
 from examples import datasets
 from sk_e2cm import E2CMClassifier, TorchExtractor, TunedExitsCV
-from sk_e2cm.metrics import calibration_error
+from sk_e2cm.metrics import accuracy_cost_curve, calibration_error
 
 from .resnet20 import BLOCKS, load_trained
 from .tables import write_table
@@ -24,6 +24,7 @@ from .train_resnet20 import split
 BUDGETS = [0.15, 0.30, 0.40, 0.50, 0.60, 0.75]
 SEEDS = [0, 1, 2]
 N_DRAWS = 1000
+ROUNDING = 1e-9
 
 SECOND_ORDER = {"metric": "mahalanobis", "pooling": "second_order"}
 METHODS = {
@@ -43,30 +44,32 @@ HEADERS = {
 class Judged(NamedTuple):
     """What every stage says of some images, and what leaving there costs."""
 
-    confidence: np.ndarray  # (n, n_exits)
-    right: np.ndarray  # (n, n_stages)
+    y: np.ndarray  # (n,), columns of proba
+    proba: np.ndarray  # (n, n_stages, n_classes)
     stage_cost: np.ndarray  # (n_stages,)
+
+    @property
+    def confidence(self) -> np.ndarray:
+        return self.proba[:, :-1].max(axis=2)
+
+    @property
+    def right(self) -> np.ndarray:
+        return self.proba.argmax(axis=2) == self.y[:, None]
 
     def points(self, thresholds: np.ndarray) -> np.ndarray:
         """Return accuracy and cost of each vector of thresholds, (n_vectors, 2)."""
-        everyone = np.arange(len(self.right))
-        last = np.ones((len(everyone), 1), dtype=bool)
-        points = []
-        for vector in thresholds:
-            stage = np.hstack([self.confidence >= vector, last]).argmax(axis=1)
-            cost = self.stage_cost[stage].mean()
-            points.append((self.right[everyone, stage].mean(), cost))
-        return np.array(points)
+        classes = np.arange(self.proba.shape[2])
+        accuracy, cost, _ = accuracy_cost_curve(*self, thresholds, classes=classes)
+        return np.column_stack([accuracy, cost])
 
 
 def judge(clf: E2CMClassifier, proba: np.ndarray, y: np.ndarray) -> Judged:
-    right = clf.classes_[proba.argmax(axis=2)] == y[:, None]
-    return Judged(proba[:, :-1].max(axis=2), right, clf.stage_cost_)
+    return Judged(np.searchsorted(clf.classes_, y), proba, clf.stage_cost_)
 
 
 def shared(tuning: Judged) -> np.ndarray:
     values = np.quantile(tuning.confidence, np.linspace(0, 1, N_DRAWS))
-    return np.repeat(values[:, None], tuning.confidence.shape[1], axis=1)
+    return np.repeat(values[:, None], len(tuning.stage_cost) - 1, axis=1)
 
 
 def drawn(tuning: Judged, seed: int) -> np.ndarray:
@@ -79,7 +82,7 @@ def chosen(thresholds: np.ndarray, tuning: Judged, test: Judged) -> np.ndarray:
     accuracy, cost = tuning.points(thresholds).T
     points = np.full((len(BUDGETS), 2), np.nan)  # where no candidate is cheap enough
     for point, budget in zip(points, BUDGETS, strict=True):
-        within = np.flatnonzero(cost <= budget)
+        within = np.flatnonzero(cost <= budget + ROUNDING)
         if len(within):
             best = within[accuracy[within].argmax()]
             point[:] = test.points(thresholds[[best]])[0]

@@ -20,8 +20,9 @@ from torch import nn
 
 from examples import datasets, dec
 from examples.networks import lite0
-from examples.story import exits_of, time_ratio
+from examples.story import time_ratio
 from sk_e2cm import E2CMClusterer, TorchExtractor, TunedExitsCV
+from sk_e2cm.metrics import first_exit
 
 from .clusters_picture import draw
 from .tables import write_table
@@ -67,7 +68,7 @@ class Subject(NamedTuple):
 
 
 class Run(NamedTuple):
-    """Scores of one way of leaving early, at one cost, and at full depth."""
+    """Scores of one way of leaving early, at one cost, and of the full network."""
 
     data: str
     seed: int
@@ -135,14 +136,14 @@ def runs(subject: Subject, exits: str, search: TunedExitsCV) -> Iterator[Run]:
     }
     for images, (X, y) in parts.items():
         proba = search.exit_proba(X)
-        at_full_depth = proba[:, -1].argmax(axis=1)
-        full = [score(y, at_full_depth) for score in SCORES.values()]
+        of_full_network = proba[:, -1].argmax(axis=1)
+        full = [score(y, of_full_network) for score in SCORES.values()]
         for budget in CURVE:
             thresholds = within(search, budget)
             if thresholds is None:
                 continue
             clusterer = search.estimator_.set_params(threshold=thresholds)
-            stage = exits_of(proba.max(axis=2), thresholds)
+            stage = first_exit(proba, thresholds)
             labels = proba[np.arange(len(y)), stage].argmax(axis=1)
             scores = [score(y, labels) for score in SCORES.values()]
             cost = clusterer.stage_cost_[stage].mean()
@@ -175,7 +176,7 @@ def times(subject: Subject, exits: str, search: TunedExitsCV) -> Iterator[list[s
 
 
 def mean_lines(found: list[Run], score: str) -> Iterator[list[str]]:
-    """Yield means over seeds: at full depth, and as shares of it at each budget."""
+    """Yield means over seeds: of the full network, then as shares of it."""
     groups: dict[tuple, list[Run]] = {}
     for run in found:
         groups.setdefault((run.data, run.images, run.exits), []).append(run)
@@ -213,7 +214,7 @@ def main() -> None:
                 timed += times(subject, exits, search)
             print(subject.name, subject.seed, exits, flush=True)
     for score in SCORES:
-        header = ["data", "images", "exits", "full depth", *map(str, BUDGETS)]
+        header = ["data", "images", "exits", "full network", *map(str, BUDGETS)]
         write_table(f"clusters_{score}", [header, *mean_lines(found, score)])
     header = ["data", "exits", "images at once", *map(str, TIMED_BUDGETS)]
     write_table("clusters_times", [header, *timed])

@@ -81,7 +81,7 @@ def parse(arguments) -> argparse.Namespace:
     add("--data", required=True, help=f"{datasets.KINDS}; see datasets.py")
     add("--exits", default="6", help="how many, or names with commas in between")
     add("--output", help="the last module run, such as avgpool; default: all")
-    add("--final", default="auto", choices=FINAL, help="what answers at the end")
+    add("--final", default="auto", choices=FINAL, help="what answers at the last stage")
     add("--max-drop", type=float, default=0.01, help="of accuracy, for the threshold")
     add("--fit-samples", type=int, default=20_000, help="for the class means")
     add("--batch-size", type=int, default=128, help="try 32 for large maps on a CPU")

@@ -173,5 +173,5 @@ def clustering_accuracy(y: np.ndarray, labels: np.ndarray) -> float:
 
 @torch.inference_mode()
 def cluster(encoder, kmeans, batch: np.ndarray) -> np.ndarray:
-    """Return the clusters of images at full depth, with the uncut network."""
+    """Return the clusters of images by the full, uncut network."""
     return kmeans.predict(encoder(torch.from_numpy(batch)).numpy())

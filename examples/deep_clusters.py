@@ -74,10 +74,12 @@ def show(search: TunedExitsCV, X: np.ndarray, y: np.ndarray) -> None:
     full = search.exit_proba(X)[:, -1].argmax(axis=1)
     accuracy = dec.clustering_accuracy(y, full)
     print(
-        f"\nOn {len(X)} new images, full depth: {accuracy:.3f} of them in the cluster"
+        f"\nOn {len(X)} new images, full network: {accuracy:.3f} of them in the cluster"
     )
     print("of their class. * is the drop that was asked for.")
-    print(" drop   agreement  accuracy  MACs   % leaving at each exit, and at the end")
+    print(
+        " drop   agreement  accuracy  MACs   % leaving at each exit and the last stage"
+    )
     frontier, clusterer = search.frontier_, search.estimator_
     for drop in sorted({*MAX_DROPS, search.max_drop}, reverse=True):
         best = (frontier["score"] >= 1 - drop).argmax()

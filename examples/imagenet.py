@@ -3,8 +3,8 @@
 Twice the same frozen network. First with its own thousand classes, on a few pictures
 that other packages bring: a smoke run, in which each picture stands for a class.
 Then as a frozen extractor for other data, without its head: class means or a
-scikit-learn classifier answer at the end. Features are cached, so a second run is
-quick.
+scikit-learn classifier answer at the last stage. Features are cached, so a second run
+is quick.
 """
 
 import argparse
@@ -123,7 +123,7 @@ def transfer(title: str, spec: str, final, args) -> tuple[list[dict], float]:
     tune, test = ((data.X_test[i:n:2], data.y_test[i:n:2]) for i in (0, 1))
     chosen = choose(sweep(clf, *tune), args.max_drop)
     rows = sweep(clf, *test)
-    show(f"{title} answers at the end", rows, chosen)
+    show(f"{title} answers at the last stage", rows, chosen)
     clf.set_params(threshold=chosen)
     ratio = time_ratio(
         clf.predict, partial(run, network), test[0], size=32, n_batches=8, repeats=3

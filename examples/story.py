@@ -11,44 +11,38 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
+from sk_e2cm.metrics import first_exit
+
 THRESHOLDS = [0.3, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999]
 
 
 def sweep(clf, X, y, thresholds=THRESHOLDS) -> list[dict]:
     """Score every threshold from one run of the network; the last row has no exits."""
-    labels, confidences = judge(clf, X)
-    rows = []
-    for threshold in (*thresholds, np.inf):
-        exits = exits_of(confidences, threshold)
-        no_exits = threshold == np.inf
-        rows.append(
-            {
-                "threshold": threshold,
-                "accuracy": (labels[np.arange(len(y)), exits] == y).mean(),
-                "MACs": 1.0 if no_exits else clf.stage_cost_[exits].mean(),
-                "leaves": np.bincount(exits, minlength=labels.shape[1]) / len(y),
-            }
-        )
-    return rows
-
-
-def exits_of(confidences: np.ndarray, thresholds) -> np.ndarray:
-    """Return where samples leave, given their confidence at every stage."""
-    leaves = np.ones(confidences.shape, dtype=bool)  # the last stage keeps nobody
-    leaves[:, :-1] = confidences[:, :-1] >= thresholds
-    return leaves.argmax(axis=1)
-
-
-def judge(clf, X) -> tuple[np.ndarray, np.ndarray]:
-    """Return the label and the confidence of every stage, both (n, n_stages)."""
-    labels, confidences = [], []
+    thresholds = [*thresholds, np.inf]
+    n_stages = len(clf.stage_cost_)
+    right = np.zeros(len(thresholds))
+    leaves = np.zeros((len(thresholds), n_stages))
     # Piece by piece: the probabilities of a thousand classes need much memory.
-    size = 2**25 // (len(clf.classes_) * len(clf.stage_cost_))
+    size = 2**25 // (len(clf.classes_) * n_stages)
     for start in range(0, len(X), size):
-        proba = clf.exit_proba(X[start : start + size])
-        labels.append(clf.classes_[proba.argmax(axis=2)])
-        confidences.append(proba.max(axis=2))
-    return np.concatenate(labels), np.concatenate(confidences)
+        rows = slice(start, start + size)
+        proba = clf.exit_proba(X[rows])
+        is_right = clf.classes_[proba.argmax(axis=2)] == y[rows, None]
+        for i, threshold in enumerate(thresholds):
+            exits = first_exit(proba, threshold)
+            right[i] += is_right[np.arange(len(exits)), exits].sum()
+            leaves[i] += np.bincount(exits, minlength=n_stages)
+    return [
+        {
+            "threshold": threshold,
+            "accuracy": right[i] / len(y),
+            "MACs": 1.0
+            if threshold == np.inf
+            else leaves[i] @ clf.stage_cost_ / len(y),
+            "leaves": leaves[i] / len(y),
+        }
+        for i, threshold in enumerate(thresholds)
+    ]
 
 
 def choose(rows: list[dict], max_drop: float):
@@ -88,7 +82,7 @@ def show(title: str, rows: list[dict], chosen) -> None:
     numbers = [key for key in rows[0] if key not in ("threshold", "leaves")]
     print(f"\n{title}; * is the chosen threshold.")
     header = "  ".join(f"{key:>8}" for key in numbers)
-    print(f"threshold   {header}  % leaving at each exit, and at the end")
+    print(f"threshold   {header}  % leaving at each exit and the last stage")
     for row in rows:
         star = "*" if row["threshold"] == chosen else " "
         cells = "  ".join(f"{row[key]:8.3f}" for key in numbers)

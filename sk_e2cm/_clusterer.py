@@ -78,7 +78,7 @@ class E2CMClusterer(
 
     calibration : {"temperature", "dirichlet"} or None, default="temperature"
         What makes a probability of the distances, see `E2CMClassifier`. Calibrated,
-        it is that of the cluster at full depth: a threshold of 0.9 asks for at least
+        it is that of the last stage's cluster: a threshold of 0.9 asks for at least
         90% agreement with the last stage. None is the paper's.
 
     shrinkage : {"ledoit_wolf", "oas"} or float, default="ledoit_wolf"
@@ -103,7 +103,7 @@ class E2CMClusterer(
     Attributes
     ----------
     labels_ : ndarray of shape (n_samples,)
-        The cluster of each sample of the fit, at full depth.
+        The cluster of each sample of the fit, at the last stage.
 
     cluster_centers_ : ndarray of shape (n_clusters, n_features)
         Centers of the clusters at the last stage: the clusterer's, or means of the
@@ -159,8 +159,8 @@ class E2CMClusterer(
     Notes
     -----
     The last stage says which cluster is right, so its probabilities are 0 and 1.
-    `labels_` are full depth, also of samples that would exit early: compare with
-    ``predict(X)`` to see what early exits change.
+    `labels_` are those of the last stage, also of samples that would exit early:
+    compare with ``predict(X)`` to see what early exits change.
 
     Clusters are numbered from 0 in the order of the clusterer's own labels, only those
     to which training samples belong; noise, if it knows any, is a cluster like others.

@@ -1,6 +1,11 @@
 """Outputs of stages, and what pooling should make of them."""
 
 import numpy as np
+import torch
+
+from sk_e2cm._multi_exit._full_pass import check_finite
+from sk_e2cm._multi_exit._pooling import make_pooling
+from sk_e2cm._utils._arrays import as_floats, to_numpy
 
 
 def make_output(*shape, dtype=np.float32):
@@ -31,3 +36,13 @@ def reduce_by_loops(output, grid, reduce):
 
 def average_by_loops(output, grid):
     return reduce_by_loops(output, grid, np.mean)
+
+
+def pool(output, pooling, stage_name="s"):
+    """Pool a whole batch as the full pass does."""
+    dtype = as_floats(output).dtype
+    module = make_pooling(pooling, stage_name, np.shape(output)[1:], dtype)
+    with torch.inference_mode():
+        features = to_numpy(module(output))
+    check_finite(features, stage_name, np.arange(len(output)))
+    return features

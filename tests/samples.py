@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from sk_e2cm._fitting._statistics import TrainingPass
+from sk_e2cm._fitting._statistics import Statistics
 from sk_e2cm._fitting._sums import ClassSums
 
 N_FOLDS, N_CLASSES, N_FEATURES = 3, 4, 5
@@ -31,7 +31,7 @@ def make_sums(samples, shift=None, batches=(), second=True):
     return sums
 
 
-def make_run(samples, kept=None, hashes=None, shift=None):
+def make_statistics(samples, kept=None, hashes=None, shift=None):
     """Return what a pass over these samples gives, if it has kept some features.
 
     Samples of fold -1 are not held out.
@@ -47,15 +47,16 @@ def make_run(samples, kept=None, hashes=None, shift=None):
         second=True,
     )
     sums.add(features, np.where(folds < 0, N_FOLDS, folds), classes, weight)
-    return TrainingPass(
-        ("layer1",),
-        [sums],
-        [features[kept]],
-        kept,
-        hashes[kept],
-        folds[kept],
-        classes[kept],
-        weight[kept],
+    return Statistics(
+        stage_names=("layer1",),
+        sums=[sums],
+        features=[features[kept]],
+        shapes=[features.shape[1:]],
+        kept=kept,
+        hashes=hashes[kept],
+        folds=folds[kept],
+        codes=classes[kept],
+        sample_weight=weight[kept],
         n_distinct=n,
     )
 

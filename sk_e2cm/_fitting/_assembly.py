@@ -13,7 +13,7 @@ from .._multi_exit._costs import Costs
 from .._multi_exit._full_pass import Shape
 from .._multi_exit._heads import FoldedHead, Head, LinearLogits
 from .._multi_exit._network import MultiExitNetwork
-from .._multi_exit._pooling import GridAverage, Pooling, make_pooling
+from .._multi_exit._pooling import Choice, GridAverage, make_pooling
 from .._utils._arrays import Features, as_floats
 from .._utils._validation import check_macs
 from ._cross_fitting import FittedHead
@@ -30,7 +30,7 @@ _MOST_OF_NETWORK = 0.01
 
 def build_network(
     extractor: Extractor,
-    pooling: Pooling,
+    pooling: Choice,
     fitted: Sequence[FittedHead],
     features: Sequence[Features],
     shapes: Sequence[Shape],
@@ -87,5 +87,5 @@ def fold_average(head: Head, network_macs: float) -> Head:
     is_small = n_positions <= _MOST_POSITIONS_PER_CELL * n_cells
     is_cheap = n_weights < min(_MOST_WEIGHTS, _MOST_OF_NETWORK * network_macs)
     if logits.centre is None and is_small and is_cheap:
-        return FoldedHead(head)
+        return FoldedHead(pooling, logits)
     return head

@@ -78,13 +78,13 @@ def whiten(covariance: Floats, intensity: float, offsets: Floats) -> Floats:
     Parameters
     ----------
     covariance : ndarray of shape (n_features, n_features)
-        Any.
+        Before it is shrunk; symmetric, and zero where features are constant.
 
     intensity : float
         See `intensity_of`.
 
     offsets : ndarray of shape (n_features, n_columns)
-        Any.
+        What is whitened: the class means less their centre, say.
 
     Raises
     ------

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
-from torch import nn
 
+from .._multi_exit._heads import Logits
 from .._utils._arrays import Features, Floats
 from ._calibration import Calibration, Temperature, fit_calibration
 from ._covariance import Shrinkage
@@ -38,7 +38,7 @@ class FittedHead:
     kind : {"class_means", "network", "classifier", "clusterer"}
         What it consists of.
 
-    logits : nn.Module
+    logits : Logits
         From features to logits, fitted to all samples.
 
     out_of_fold : callable
@@ -53,7 +53,7 @@ class FittedHead:
     """
 
     kind: str
-    logits: nn.Module
+    logits: Logits
     out_of_fold: Callable[[], Floats]
     means: Means | None = None
     temperature: float = 1.0

@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import torch
 from scipy.special import softmax
-from torch import Tensor, nn
+from torch import Tensor
 
 from .._multi_exit._heads import (
     DirichletLogits,
     DistanceLogits,
     LinearLogits,
+    Logits,
     proba_of,
 )
 from .._utils._arrays import Features, Floats, to_tensor
@@ -23,7 +24,7 @@ _COMPARED = 1024
 _TOLERANCE = 4e-6
 
 
-def fold(means: Means, calibration: Calibration, features: Features) -> nn.Module:
+def fold(means: Means, calibration: Calibration, features: Features) -> Logits:
     """Return the logits of calibrated class means as a torch module.
 
     In the type of the features, and with the centre of the means in the bias, unless
@@ -51,12 +52,12 @@ def fold(means: Means, calibration: Calibration, features: Features) -> nn.Modul
 
 def _logits(
     means: Means, calibration: Calibration, dtype: torch.dtype, *, centred: bool
-) -> nn.Module:
+) -> Logits:
     def tensor(values: Floats) -> Tensor:
         return torch.tensor(values, dtype=dtype)
 
     sharpness = calibration.inverse_temperature
-    logits: nn.Module
+    logits: Logits
     if isinstance(means, LinearMeans):
         centre = tensor(means.centre) if centred else None
         moved = 0.0 if centred else means.centre @ means.coef

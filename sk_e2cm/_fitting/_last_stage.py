@@ -9,9 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import clone
-from torch import nn
 
-from .._multi_exit._heads import ClassifierLogits, NetworkLogits, proba_of
+from .._multi_exit._heads import ClassifierLogits, Logits, NetworkLogits, proba_of
 from .._utils._arrays import Features, Floats, to_tensor
 from .._utils._validation import weight_params
 from ._cross_fitting import FittedHead
@@ -124,7 +123,7 @@ def _accuracy(head: FittedHead, statistics: Statistics) -> float:
 
 
 @torch.inference_mode()
-def _proba(logits: nn.Module, features: Features) -> Floats:
+def _proba(logits: Logits, features: Features) -> Floats:
     return proba_of(logits(to_tensor(features))).numpy()
 
 

@@ -14,7 +14,7 @@ from .._extractors import Extractor, device_of, fingerprint_of
 from .._utils._arrays import Features, as_floats, to_numpy
 from .._utils._hashing import content_hash
 from ._loop import check_output
-from ._pooling import Pooling, make_pooling
+from ._pooling import Choice, make_pooling
 
 Shape = tuple[int, ...]
 
@@ -41,7 +41,7 @@ class Batch(NamedTuple):
 
 @torch.inference_mode()
 def staged_features(
-    extractor: Extractor, X: NDArray[Any], pooling: Pooling, key: str = ""
+    extractor: Extractor, X: NDArray[Any], pooling: Choice, key: str = ""
 ) -> tuple[list[Features], list[Shape]]:
     """Run every stage over one batch; return its features and its outputs' shapes.
 
@@ -101,7 +101,7 @@ class FullPass:
         self,
         extractor: Extractor,
         *,
-        pooling: Pooling,
+        pooling: Choice,
         batch_size: int,
         memory: joblib.Memory,
         verbose: int = 0,

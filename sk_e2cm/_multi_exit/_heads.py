@@ -15,6 +15,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .._utils._arrays import Features, Floats, as_floats, to_numpy
+from ._pooling import GridAverage, Pooling
+
+
+class Logits(nn.Module):
+    """From features, (n_samples, n_features), to logits, (n_samples, n_classes)."""
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds for one sample."""
+        return 0
 
 
 class Head(nn.Module):
@@ -22,21 +32,23 @@ class Head(nn.Module):
 
     Parameters
     ----------
-    pooling : nn.Module
-        From the output to features of shape (n_samples, n_features).
+    pooling : Pooling
+        From the output to features.
 
-    logits : nn.Module
-        From the features to logits of shape (n_samples, n_classes). Its `macs` are the
-        multiply-adds for one sample.
+    logits : Logits
+        From the features to logits.
     """
 
-    def __init__(self, pooling: nn.Module, logits: nn.Module) -> None:
+    pooling: Pooling
+    logits: Logits
+
+    def __init__(self, pooling: Pooling, logits: Logits) -> None:
         super().__init__()
         self.pooling = pooling
         self.logits = logits
 
     @property
-    def macs(self) -> float:
+    def macs(self) -> int:
         """Multiply-adds for one sample, pooling included."""
         return self.pooling.macs + self.logits.macs
 
@@ -51,21 +63,27 @@ class FoldedHead(Head):
 
     Parameters
     ----------
-    head : Head
-        Its pooling is a `GridAverage`, and its logits are `LinearLogits`.
+    pooling : GridAverage
+        The averages.
+
+    logits : LinearLogits
+        The layer.
     """
 
-    def __init__(self, head: Head) -> None:
-        super().__init__(head.pooling, head.logits)
-        weight = head.pooling.spread(
-            head.logits.weight
-        )  # (n_classes, channels, *sizes)
+    pooling: GridAverage
+    logits: LinearLogits
+    weight: Tensor
+    channels_last: Tensor
+
+    def __init__(self, pooling: GridAverage, logits: LinearLogits) -> None:
+        super().__init__(pooling, logits)
+        weight = pooling.spread(logits.weight)  # (n_classes, channels, *sizes)
         self.shape = weight.shape[1:]
         self.register_buffer("weight", weight.flatten(1))
         self.register_buffer("channels_last", weight.movedim(1, -1).flatten(1))
 
     @property
-    def macs(self) -> float:
+    def macs(self) -> int:
         """Multiply-adds for one sample."""
         return self.weight.numel()
 
@@ -91,7 +109,7 @@ def proba_of(logits: Tensor) -> Tensor:
     return logits.softmax(dim=1, dtype=torch.float64 if has_double else None)
 
 
-class LinearLogits(nn.Module):
+class LinearLogits(Logits):
     """Logits are (f - centre) @ weight.T + bias.
 
     Parameters
@@ -106,6 +124,10 @@ class LinearLogits(nn.Module):
         None where `bias` takes account of it.
     """
 
+    weight: Tensor
+    bias: Tensor
+    centre: Tensor | None
+
     def __init__(
         self, weight: Tensor, bias: Tensor, centre: Tensor | None = None
     ) -> None:
@@ -116,6 +138,7 @@ class LinearLogits(nn.Module):
 
     @property
     def macs(self) -> int:
+        """Multiply-adds for one sample."""
         return self.weight.numel()
 
     def forward(self, features: Tensor) -> Tensor:
@@ -127,7 +150,7 @@ class LinearLogits(nn.Module):
         return F.linear(features, weight, self.bias)
 
 
-class DistanceLogits(nn.Module):
+class DistanceLogits(Logits):
     """Logits are -d_k * sharpness_k, where d_k = ||f - c_k||.
 
     Parameters
@@ -138,6 +161,9 @@ class DistanceLogits(nn.Module):
     sharpness : tensor of shape (n_classes,)
         In the paper 1 / s_k.
     """
+
+    means: Tensor
+    sharpness: Tensor
 
     def __init__(self, means: Tensor, sharpness: Tensor) -> None:
         super().__init__()
@@ -158,12 +184,12 @@ class DistanceLogits(nn.Module):
         return -distances * self.sharpness
 
 
-class DirichletLogits(nn.Module):
+class DirichletLogits(Logits):
     """Logits are linear in the log probabilities z that other logits give.
 
     Parameters
     ----------
-    logits : nn.Module
+    logits : Logits
         z is their log softmax, but no less than `least`.
 
     weight : tensor of shape (n_classes, n_classes)
@@ -176,8 +202,12 @@ class DirichletLogits(nn.Module):
         See `logits`.
     """
 
+    logits: Logits
+    weight: Tensor
+    bias: Tensor
+
     def __init__(
-        self, logits: nn.Module, weight: Tensor, bias: Tensor, least: float
+        self, logits: Logits, weight: Tensor, bias: Tensor, least: float
     ) -> None:
         super().__init__()
         self.logits = logits
@@ -194,7 +224,7 @@ class DirichletLogits(nn.Module):
         return F.linear(z, self.weight, self.bias)
 
 
-class NetworkLogits(nn.Module):
+class NetworkLogits(Logits):
     """The network's own head: its last stage gives one logit per column.
 
     Parameters
@@ -206,7 +236,7 @@ class NetworkLogits(nn.Module):
         Whether the network ends in a softmax already.
     """
 
-    macs = 0  # part of the network's
+    columns: Tensor
 
     def __init__(self, columns: NDArray[np.intp], normalized: bool) -> None:
         super().__init__()
@@ -220,8 +250,14 @@ class NetworkLogits(nn.Module):
         return logits
 
 
-class _OnTheHost(nn.Module):
+class _OnTheHost(Logits):
     """Logits from an estimator that takes and returns arrays."""
+
+    n_classes: int
+
+    def proba(self, features: Features) -> Floats:
+        """Return probabilities, shape (n_samples, n_classes)."""
+        raise NotImplementedError
 
     def forward(self, features: Tensor) -> Tensor:
         given = to_numpy(features)  # a copy: some work in place

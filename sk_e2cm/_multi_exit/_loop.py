@@ -143,7 +143,8 @@ class LastSteps:
         counts = [len(step.label) for step in self._steps]
         self._row = np.arange(counts[0])
         if len(self._steps) > 1:
-            rows = torch.cat([step.rows for step in self._steps[1:]]).cpu().numpy()
+            later = [step.rows for step in self._steps if step.rows is not None]
+            rows = torch.cat(later).cpu().numpy()
             # Of equal rows NumPy assigns the last.
             self._row[rows] = np.arange(counts[0], sum(counts))
         self.stage = np.repeat([step.stage for step in self._steps], counts)[self._row]

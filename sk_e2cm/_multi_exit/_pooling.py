@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from .._utils._arrays import as_floats
 
-Pooling = int | Literal["auto", "none", "second_order"] | Callable[[Any], Any]
+Choice = int | Literal["auto", "none", "second_order"] | Callable[[Any], Any]
 
 # "auto": a finer grid keeps more of an early layer's signal, but the exit's cost and
 # the class means grow with it.
@@ -45,8 +45,8 @@ _ADAPTIVE_MAXIMUM: dict[int, Callable[..., Tensor]] = {
 
 
 def make_pooling(
-    pooling: Pooling, stage_name: str, shape: Sequence[int], dtype: torch.dtype
-) -> nn.Module:
+    pooling: Choice, stage_name: str, shape: Sequence[int], dtype: torch.dtype
+) -> Pooling:
     """Return the module that pools the outputs of one stage.
 
     Parameters
@@ -66,10 +66,9 @@ def make_pooling(
 
     Returns
     -------
-    nn.Module
+    Pooling
         Takes tensors and arrays of shape (n, *shape). What it returns, of shape
-        (n, n_features), may share their memory. Its `macs` are the multiply-adds for
-        one sample; averages, maxima and functions of users are taken to have none.
+        (n, n_features), may share their memory.
 
     Raises
     ------
@@ -94,20 +93,28 @@ def make_pooling(
     return GridAverage(pooling, shape, dtype)
 
 
-class Flattened(nn.Module):
-    """All numbers of a sample in one row."""
+class Pooling(nn.Module):
+    """From a stage's output to features of shape (n_samples, n_features)."""
 
-    macs = 0
+    @property
+    def macs(self) -> int:
+        """Multiply-adds for one sample.
+
+        Averages, maxima and functions of users are taken to have none.
+        """
+        return 0
+
+
+class Flattened(Pooling):
+    """All numbers of a sample in one row."""
 
     def forward(self, output: Any) -> Tensor:
         x = as_floats(output)
         return x if x.dim() == 2 else x.flatten(1)
 
 
-class Custom(nn.Module):
+class Custom(Pooling):
     """A user's function of the output, which returns an array or a tensor."""
-
-    macs = 0
 
     def __init__(self, function: Callable[[Any], Any], stage_name: str) -> None:
         super().__init__()
@@ -123,7 +130,7 @@ class Custom(nn.Module):
         return as_floats(found)
 
 
-class OfMap(nn.Module):
+class OfMap(Pooling):
     """What pools maps with channels.
 
     Parameters
@@ -160,7 +167,7 @@ class GridAverage(OfMap):
         Of the features.
     """
 
-    macs = 0
+    shares: Tensor
 
     def __init__(self, grid: Any, shape: Sequence[int], dtype: torch.dtype) -> None:
         super().__init__(shape)
@@ -209,6 +216,9 @@ class SecondOrder(OfMap):
         Of the features.
     """
 
+    pairs: Tensor
+    signs: Tensor | None
+
     def __init__(self, shape: Sequence[int], dtype: torch.dtype) -> None:
         super().__init__(shape)
         channels, sizes, n_axes = self.channels, self.sizes, len(self.sizes)
@@ -227,7 +237,14 @@ class SecondOrder(OfMap):
         self.register_buffer("pairs", (starts[:, None] + pairs).flatten())
         signs = _signs(channels).to(dtype) if mixed < channels else None
         self.register_buffer("signs", signs)
-        self.macs = math.prod(sizes) * mixed * (mixed + (channels > mixed) * channels)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds of the products, and of the mixtures, for one sample."""
+        mixed, mixing = self.channels, 0
+        if self.signs is not None:
+            mixed, mixing = self.signs.shape[1], self.signs.numel()
+        return math.prod(self.sizes) * (mixing + mixed**2)
 
     def forward(self, output: Any) -> Tensor:
         x = self.as_map(output)
@@ -300,8 +317,8 @@ class Cells:
         if self.number == 1:
             return [x.flatten(2)]
         if any(map(operator.mod, x.shape[2:], self.along)):
-            cells = product(*map(bounds, self.along, x.shape[2:]))
-            return [x[(..., *cell)].flatten(2) for cell in cells]
+            boxes = product(*map(bounds, self.along, x.shape[2:]))
+            return [x[(..., *box)].flatten(2) for box in boxes]  # type: ignore[index]
         n_axes = len(self.sizes)
         by_channel = x.is_contiguous()
         x = x if by_channel else x.movedim(1, -1)

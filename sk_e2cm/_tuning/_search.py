@@ -109,7 +109,7 @@ def search(
     Parameters
     ----------
     problem : ThresholdProblem
-        Any.
+        What thresholds lose and cost on the samples held out.
 
     starts : sequence of ndarray of shape (n_exits, n_groups)
         Further thresholds to start from.

@@ -50,7 +50,9 @@ def is_valid(X: Any, input_shape: tuple[int, ...]) -> TypeGuard[NDArray[Any]]:
     """Tell whether X is an array of finite numbers, of samples of this shape."""
     if type(X) is not np.ndarray or X.shape[1:] != input_shape or not len(X):
         return False
-    return X.dtype.kind in "biu" or (X.dtype.kind == "f" and np.isfinite(X).all())
+    if X.dtype.kind == "f":
+        return bool(np.isfinite(X).all())
+    return X.dtype.kind in "biu"
 
 
 def _two_shapes(X: Any) -> str:

@@ -11,8 +11,15 @@ from sklearn.mixture import GaussianMixture
 from sklearn.utils.validation import check_is_fitted
 
 from sk_e2cm import E2CMClusterer
-from sk_e2cm._fitting import _clusters as _clustering
-from sk_e2cm._fitting._clusters import find_clusters
+from sk_e2cm._fitting import _clusters
+from sk_e2cm._fitting._clusters import (
+    clusterer_head,
+    find_clusters,
+    spare_whole_clusters,
+)
+
+from ..samples import make_statistics
+from .heads import proba_by
 
 N, N_FEATURES = 120, 4
 
@@ -84,7 +91,7 @@ def test_the_clusters_of_k_means_are_its_own():
     expected = KMeans(3, random_state=0).fit(features, sample_weight=weight)
     assert_array_equal(found.codes, expected.labels_)
     assert_array_equal(found.centers, expected.cluster_centers_)
-    assert_array_equal(found.head.codes(features), expected.labels_)
+    assert_array_equal(found.logits.codes(features), expected.labels_)
     assert found.inertia == pytest.approx(expected.inertia_)
 
 
@@ -106,7 +113,7 @@ def test_clusters_are_numbered_from_0_in_the_order_of_their_names(names, codes):
     found = find_clusters(Says(names), features, weight)
     expected = np.resize(codes, N)
     assert_array_equal(found.codes, expected)
-    assert_array_equal(found.head.codes(features), expected)
+    assert_array_equal(found.logits.codes(features), expected)
     assert found.centers.shape == (len(set(names)), N_FEATURES)
     assert_allclose(found.centers, means_by_loop(features, expected, weight))
 
@@ -124,7 +131,7 @@ def test_clusters_without_training_samples_are_left_out():
     # What belongs there later goes to the nearest of the others.
     far = features[:5] + 50
     distances = np.linalg.norm(far[:, None] - found.centers, axis=2)
-    assert_array_equal(found.head.codes(far), distances.argmin(axis=1))
+    assert_array_equal(found.logits.codes(far), distances.argmin(axis=1))
 
 
 @pytest.mark.parametrize(
@@ -191,7 +198,7 @@ def test_without_centers_of_its_own_a_cluster_is_at_its_mean(offset, dtype):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("n", [5, 16, 17, N])
 def test_the_inertia_is_what_a_plain_loop_finds(n, dtype, monkeypatch):
-    monkeypatch.setattr(_clustering, "_CHUNK", 16)
+    monkeypatch.setattr(_clusters, "_CHUNK", 16)
     features, weight = make_features(n)
     features = features.astype(dtype)
     for clusterer in (KMeans(3, random_state=0), Says([0, 1])):
@@ -211,8 +218,8 @@ def test_integer_features_become_floats(dtype):
     features, weight = make_features()
     integers = (2 * abs(features)).astype(dtype)
     found = find_clusters(Says([0, 1, 2]), integers, weight)
-    assert found.head.clusterer.fitted_on_.dtype == found.head.dtype == np.float64
-    assert_array_equal(found.head.clusterer.fitted_on_, integers)
+    assert found.logits.clusterer.fitted_on_.dtype == found.logits.dtype == np.float64
+    assert_array_equal(found.logits.clusterer.fitted_on_, integers)
     floats = find_clusters(Says([0, 1, 2]), integers.astype(float), weight)
     assert_array_equal(found.centers, floats.centers)
     assert found.inertia == floats.inertia
@@ -222,21 +229,21 @@ def test_integer_features_become_floats(dtype):
 def test_k_means_answers_for_what_it_was_fitted_on_and_for_floats(dtype):
     features = (10 * make_features()[0]).astype(dtype)
     found = find_clusters(KMeans(3, random_state=0), features, np.ones(N))
-    assert_array_equal(found.head.codes(features), found.codes)
-    assert_array_equal(found.head.codes(features.astype(float)), found.codes)
+    assert_array_equal(found.logits.codes(features), found.codes)
+    assert_array_equal(found.logits.codes(features.astype(float)), found.codes)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_floats_stay_as_they_are(dtype):
     features, weight = make_features()
     found = find_clusters(Says([0, 1]), features.astype(dtype), weight)
-    assert found.head.clusterer.fitted_on_.dtype == found.head.dtype == dtype
+    assert found.logits.clusterer.fitted_on_.dtype == found.logits.dtype == dtype
 
 
 def test_weights_are_passed_to_a_clusterer_that_takes_them():
     features, weight = make_features()
     found = find_clusters(Says([0, 1]), features, weight)
-    assert_array_equal(found.head.clusterer.weight_, weight)
+    assert_array_equal(found.logits.clusterer.weight_, weight)
 
 
 @pytest.mark.parametrize(
@@ -266,7 +273,7 @@ def test_a_mixtures_clusters_are_those_it_predicts():
     expected = GaussianMixture(3, random_state=0).fit(features)
     assert_array_equal(found.codes, expected.predict(features))
     assert_allclose(found.centers, means_by_loop(features, found.codes, np.ones(N)))
-    assert_array_equal(found.head.codes(features), found.codes)
+    assert_array_equal(found.logits.codes(features), found.codes)
 
 
 @pytest.mark.parametrize(
@@ -328,7 +335,7 @@ def test_a_frozen_clusterer_is_not_fitted_again(clusterer):
     before = dict(vars(clusterer))
     # Weights do not matter to it.
     found = find_clusters(frozen, features, weight)
-    assert found.head.clusterer is frozen
+    assert found.logits.clusterer is frozen
     assert vars(clusterer) == before
     assert_array_equal(found.codes, clusterer.predict(features))
     centers = getattr(
@@ -344,9 +351,60 @@ def test_a_frozen_clusterer_may_have_been_fitted_on_another_type(fitted, given):
     k_means = KMeans(3, random_state=0).fit(features.astype(fitted))
     found = find_clusters(FrozenEstimator(k_means), features.astype(given), weight)
     assert_array_equal(found.codes, k_means.labels_)
-    assert_array_equal(found.head.codes(features.astype(given)), k_means.labels_)
+    assert_array_equal(found.logits.codes(features.astype(given)), k_means.labels_)
 
 
 def test_a_frozen_clusterer_that_is_not_fitted_says_so():
     with pytest.raises(NotFittedError):
         find_clusters(FrozenEstimator(KMeans(3)), *make_features())
+
+
+# The head of the last stage
+
+
+def test_the_head_of_the_last_stage_gives_each_sample_its_cluster():
+    features, weight = make_features()
+    found = find_clusters(KMeans(3, random_state=0), features, weight)
+    folds = np.arange(N) % 4 - 1
+    head = clusterer_head(
+        found, make_statistics((features, folds, found.codes, weight))
+    )
+    assert head.kind == "clusterer"
+    assert head.logits is found.logits
+    assert head.means is None
+    expected = np.zeros((N, 3))
+    expected[np.arange(N), KMeans(3, random_state=0).fit_predict(features)] = 1
+    assert_array_equal(proba_by(head.logits, features), expected)
+    # Its clusters count as the true ones, whoever is held out.
+    assert_array_equal(head.out_of_fold(), expected[folds >= 0])
+
+
+def test_of_the_samples_that_were_kept_those_held_out_have_their_clusters():
+    features, weight = make_features()
+    found = find_clusters(KMeans(3, random_state=0), features, weight)
+    folds, kept = np.arange(N) % 4 - 1, np.arange(0, N, 3)
+    samples = features, folds, found.codes, weight
+    head = clusterer_head(found, make_statistics(samples, kept))
+    expected = found.codes[kept[folds[kept] >= 0]]
+    assert_array_equal(head.out_of_fold().argmax(axis=1), expected)
+
+
+# Folds
+
+
+def test_samples_whose_whole_cluster_would_be_held_out_are_not():
+    folds = np.array([0, 0, 1, 1, -1, -1, 0, 1])
+    codes = np.array([2, 2, 0, 0, 1, 1, 0, 3])
+    assert_array_equal(
+        spare_whole_clusters(folds, codes), [-1, -1, 1, 1, -1, -1, 0, -1]
+    )
+
+
+@pytest.mark.parametrize(
+    ("folds", "codes"),
+    [([0, 0, 1, 1], [0, 0, 1, 1]), ([0, -1, -1], [0, 1, 1]), ([-1, -1], [0, 1])],
+    ids=["two folds", "one cluster", "nobody"],
+)
+def test_folds_may_not_hold_out_just_whole_clusters(folds, codes):
+    with pytest.raises(ValueError, match="Each cluster lies in one fold alone"):
+        spare_whole_clusters(np.array(folds), np.array(codes))

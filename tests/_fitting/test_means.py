@@ -10,9 +10,11 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.neighbors import NearestCentroid
 
 from sk_e2cm._fitting._means import (
+    METRICS,
     ClassMeans,
-    WhitenedMeans,
+    LinearMeans,
     fit_euclidean,
+    fit_means,
     fit_whitened,
 )
 
@@ -142,10 +144,50 @@ def test_memory_mapped_means_are_read_without_a_warning(tmp_path):
         assert_allclose(mapped.scores(samples[0]), expected, rtol=1e-12)
 
 
-def test_one_sample_costs_one_multiply_add_for_each_number_in_the_means():
-    means = np.zeros((7, 30))
-    assert ClassMeans(means).macs == 7 * 30
-    assert WhitenedMeans(means, np.ones(7) / 7, np.eye(30), 0.5).macs == 7 * 30
+# Metrics
+
+
+@pytest.mark.parametrize("metric", sorted(METRICS))
+@pytest.mark.parametrize("fold", [None, 1])
+def test_the_metric_says_which_means_are_fitted(metric, fold):
+    features, _, classes, weight = samples = make_samples()
+    sums = make_sums(samples)
+    expected = {
+        "euclidean": fit_euclidean(sums, features, weight),
+        "mahalanobis": fit_whitened(sums, features, classes, weight, "oas", 90),
+    }
+    found = fit_means(
+        metric, sums, features, classes, weight, shrinkage="oas", n_samples=90
+    )(fold)
+    expected = expected[metric](fold)
+    assert np.array_equal(found.scores(features), expected.scores(features))
+    assert np.array_equal(found.means, expected.means)
+
+
+# Linear means
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e6])
+def test_linear_scores_are_linear_in_what_features_are_less_their_centre(offset):
+    rng = np.random.default_rng(0)
+    coef, intercept = rng.normal(size=(N_FEATURES, N_CLASSES)), rng.normal(size=4)
+    means = rng.normal(size=(N_CLASSES, N_FEATURES)) + offset
+    features, centre = rng.normal(size=(9, N_FEATURES)), np.full(N_FEATURES, offset)
+    expected = np.array(
+        [intercept + sum(x * c for x, c in zip(f, coef, strict=True)) for f in features]
+    )
+    linear = LinearMeans(means, coef, intercept, centre)
+    assert_allclose(linear.scores(features + offset), expected, rtol=0, atol=1e-8)
+    assert linear.scale.tolist() == [1.0] * N_CLASSES
+
+
+def test_whitened_means_are_linear_about_the_middle_of_the_means():
+    features, *_ = samples = make_correlated(offset=100.0)
+    found = whitened(samples, 0.1)
+    assert isinstance(found, LinearMeans)
+    assert_allclose(found.centre, found.means.mean(axis=0), rtol=1e-12)
+    expected = (features - found.centre) @ found.coef + found.intercept
+    assert_allclose(found.scores(features), expected, rtol=0, atol=1e-9)
 
 
 # Whitened means

@@ -6,15 +6,18 @@ import pytest
 import sklearn
 from numpy.testing import assert_allclose, assert_array_equal
 
-from sk_e2cm._fitting._cross_fitting import Method, fit_exits
+from sk_e2cm._fitting._cross_fitting import HeadSpec, fit_class_means
 from sk_e2cm._fitting._statistics import (
     KeptFeatures,
+    collect_statistics,
     folds_by_hash,
-    run_training_pass,
     sum_kept,
 )
-from sk_e2cm._multi_exit._full_pass import FullPass, row_hashes
+from sk_e2cm._multi_exit._full_pass import Batch, FullPass
+from sk_e2cm._utils._hashing import row_hashes
 from sk_e2cm.testing import CountingExtractor, ToyExtractor
+
+from .heads import proba_by
 
 N_CLASSES, N_FOLDS = 3, 5
 WIDTHS = 32, 64  # of the two stages
@@ -28,7 +31,7 @@ def make_data(n=500, seed=0):
     return X, rng.permutation(np.arange(n) % N_CLASSES), rng.uniform(0.5, 2, n)
 
 
-def train(X, classes, weight, *, folds=None, batch_size=64, extractor=None, **params):
+def collect(X, classes, weight, *, folds=None, batch_size=64, extractor=None, **params):
     """Folds follow from the samples by default."""
     hashes = row_hashes(X)
     folds = folds_by_hash(hashes) if folds is None else folds
@@ -38,20 +41,20 @@ def train(X, classes, weight, *, folds=None, batch_size=64, extractor=None, **pa
         batch_size=batch_size,
         memory=joblib.Memory(None),
     )
-    return run_training_pass(full_pass, X, hashes, folds, classes, weight, **params)
+    return collect_statistics(full_pass, X, hashes, folds, classes, weight, **params)
 
 
-def train_within(n_kept, data, **params):
+def collect_within(n_kept, data, **params):
     """Allow working memory for the features of about this many samples."""
     with sklearn.config_context(working_memory=n_kept * BYTES_EACH / 2**20):
-        return train(*data, **params)
+        return collect(*data, **params)
 
 
-def assert_sums_over_all(run, X, classes, weight, folds=None):
+def assert_sums_over_all(found, X, classes, weight, folds=None):
     """Samples of fold -1 are those of the last fold."""
     folds = row_hashes(X) % np.uint64(N_FOLDS) if folds is None else folds
-    n_folds = len(run.sums[0].weight)
-    for sums, width in zip(run.sums, WIDTHS, strict=True):
+    n_folds = len(found.sums[0].weight)
+    for sums, width in zip(found.sums, WIDTHS, strict=True):
         assert sums.weight.shape == (n_folds, N_CLASSES)
         for fold in range(n_folds):
             inside = (folds == fold) | ((folds == -1) & (fold == n_folds - 1))
@@ -75,100 +78,102 @@ def make_folds(n, share, seed=3):
 @pytest.mark.parametrize("batch_size", [1, 64, 500])
 def test_the_sums_are_those_of_all_samples_by_fold_and_class(batch_size):
     data = make_data()
-    assert_sums_over_all(train(*data, batch_size=batch_size), *data)
+    assert_sums_over_all(collect(*data, batch_size=batch_size), *data)
 
 
 def test_all_features_are_kept_if_they_fit():
     X, classes, weight = make_data()
-    run = train(X, classes, weight)
-    assert_array_equal(run.kept, np.arange(500))
-    for features, width in zip(run.features, WIDTHS, strict=True):
+    found = collect(X, classes, weight)
+    assert_array_equal(found.kept, np.arange(500))
+    for features, width in zip(found.features, WIDTHS, strict=True):
         assert_array_equal(features, X[:, :width])
-    assert_array_equal(run.codes, classes)
-    assert_array_equal(run.sample_weight, weight)
-    assert_array_equal(run.folds, row_hashes(X) % np.uint64(N_FOLDS))
+    assert_array_equal(found.codes, classes)
+    assert_array_equal(found.sample_weight, weight)
+    assert_array_equal(found.folds, row_hashes(X) % np.uint64(N_FOLDS))
 
 
 def test_all_features_are_kept_if_they_just_fit():
-    assert len(train_within(500, make_data()).kept) == 500
+    assert len(collect_within(500, make_data()).kept) == 500
 
 
 @pytest.mark.parametrize("n_kept", [400, 1000, 1600])
 def test_of_too_many_samples_as_many_are_kept_as_fit(n_kept):
-    run = train_within(n_kept, make_data(n=2000))
-    assert_allclose(len(run.kept), n_kept, rtol=0.1)
+    found = collect_within(n_kept, make_data(n=2000))
+    assert_allclose(len(found.kept), n_kept, rtol=0.1)
 
 
 def test_the_sums_are_those_of_all_samples_even_if_few_are_kept():
     data = make_data()
-    run = train_within(50, data)
-    assert len(run.kept) < len(data[0])
-    assert_sums_over_all(run, *data)
+    found = collect_within(50, data)
+    assert len(found.kept) < len(data[0])
+    assert_sums_over_all(found, *data)
 
 
 @pytest.mark.parametrize("batch_size", [1, 64, 500])
 def test_what_is_kept_belongs_to_the_samples_that_are_kept(batch_size):
     X, classes, weight = data = make_data()
-    run = train_within(100, data, batch_size=batch_size)
-    for features, width in zip(run.features, WIDTHS, strict=True):
-        assert_array_equal(features, X[run.kept, :width])
-    assert_array_equal(run.codes, classes[run.kept])
-    assert_array_equal(run.sample_weight, weight[run.kept])
-    assert_array_equal(run.folds, row_hashes(X)[run.kept] % np.uint64(N_FOLDS))
+    found = collect_within(100, data, batch_size=batch_size)
+    for features, width in zip(found.features, WIDTHS, strict=True):
+        assert_array_equal(features, X[found.kept, :width])
+    assert_array_equal(found.codes, classes[found.kept])
+    assert_array_equal(found.sample_weight, weight[found.kept])
+    assert_array_equal(found.folds, row_hashes(X)[found.kept] % np.uint64(N_FOLDS))
 
 
 def test_the_subset_is_the_same_in_any_order_of_the_samples():
     X, classes, weight = data = make_data()
     order = np.random.default_rng(1).permutation(500)
-    kept = train_within(100, data).kept
-    shuffled = train_within(100, (X[order], classes[order], weight[order])).kept
+    kept = collect_within(100, data).kept
+    shuffled = collect_within(100, (X[order], classes[order], weight[order])).kept
     assert 0 < len(kept) < 500
     assert_array_equal(np.sort(order[shuffled]), kept)
 
 
 def test_the_subset_has_every_fold_and_class_in_its_share():
-    run = train_within(2000, make_data(n=6000))
-    assert_allclose(np.bincount(run.folds) / len(run.kept), 1 / N_FOLDS, atol=0.03)
-    assert_allclose(np.bincount(run.codes) / len(run.kept), 1 / 3, atol=0.03)
+    found = collect_within(2000, make_data(n=6000))
+    assert_allclose(np.bincount(found.folds) / len(found.kept), 1 / N_FOLDS, atol=0.03)
+    assert_allclose(np.bincount(found.codes) / len(found.kept), 1 / 3, atol=0.03)
 
 
 def test_equal_samples_share_a_fold_and_are_kept_together():
     X, classes, weight = make_data(n=300)
     twice = [np.concatenate([a, a]) for a in (X, classes, weight)]
-    run = train_within(200, twice)
-    kept = np.isin(np.arange(600), run.kept)
+    found = collect_within(200, twice)
+    kept = np.isin(np.arange(600), found.kept)
     assert 0 < kept.sum() < 600
     assert_array_equal(kept[:300], kept[300:])
-    assert_array_equal(*np.split(run.folds, 2))
+    assert_array_equal(*np.split(found.folds, 2))
 
 
 @pytest.mark.parametrize("working_memory", [0, 1e-9])
 def test_the_least_working_memory_is_enough_for_a_fit(working_memory):
     with sklearn.config_context(working_memory=working_memory):
-        run = train(*make_data())
-        exits = list(fit_exits(run, Method("euclidean", "ledoit_wolf", "temperature")))
-    assert_sums_over_all(run, *make_data())
-    betas = [exit_.head.calibration.inverse_temperature for exit_ in exits]
-    assert np.isfinite(betas).all()
+        found = collect(*make_data())
+        heads = list(
+            fit_class_means(found, HeadSpec("euclidean", "ledoit_wolf", "temperature"))
+        )
+    assert_sums_over_all(found, *make_data())
+    temperatures = [head.temperature for head in heads]
+    assert np.isfinite(temperatures).all()
 
 
 def test_a_fit_is_possible_if_equal_samples_exceed_the_working_memory():
     _, classes, weight = make_data()
-    run = train_within(100, (np.ones((500, WIDTHS[-1])), classes, weight))
-    exit_ = next(fit_exits(run, Method("euclidean", "ledoit_wolf", None)))
-    assert_allclose(exit_.head.proba(np.ones((1, WIDTHS[0]))), 1 / N_CLASSES)
+    found = collect_within(100, (np.ones((500, WIDTHS[-1])), classes, weight))
+    head = next(fit_class_means(found, HeadSpec("euclidean", "ledoit_wolf", None)))
+    assert_allclose(proba_by(head.logits, np.ones((1, WIDTHS[0]))), 1 / N_CLASSES)
 
 
 def test_every_sample_runs_through_the_network_once():
     extractor = CountingExtractor(ToyExtractor(n_stages=2))
-    train(*make_data(), extractor=extractor)
-    train_within(50, make_data(), extractor=extractor)
-    train(*make_data(), extractor=extractor, second=True)
+    collect(*make_data(), extractor=extractor)
+    collect_within(50, make_data(), extractor=extractor)
+    collect(*make_data(), extractor=extractor, second=True)
     assert_array_equal(extractor.rows, [1500, 1500])
 
 
 def test_stages_keep_their_names():
-    assert train(*make_data()).stage_names == ("part1", "part2")
+    assert collect(*make_data()).stage_names == ("part1", "part2")
 
 
 # Folds
@@ -192,70 +197,70 @@ def test_equal_rows_share_a_fold_by_hash():
 def test_folds_may_be_given():
     data = make_data()
     folds = np.arange(500) % 3
-    run = train(*data, folds=folds)
-    assert_array_equal(run.folds, folds)
-    assert_array_equal(run.held_out, np.arange(500))
-    assert_sums_over_all(run, *data, folds)
+    found = collect(*data, folds=folds)
+    assert_array_equal(found.folds, folds)
+    assert_array_equal(found.held_out, np.arange(500))
+    assert_sums_over_all(found, *data, folds)
 
 
 @pytest.mark.parametrize("second", [False, True])
 def test_samples_that_are_never_held_out_come_last_in_the_sums(second):
     data, folds = make_data(), make_folds(500, 0.4)
-    run = train(*data, folds=folds, second=second)
-    assert len(run.sums[0].weight) == 3
-    assert_sums_over_all(run, *data, folds)
+    found = collect(*data, folds=folds, second=second)
+    assert len(found.sums[0].weight) == 3
+    assert_sums_over_all(found, *data, folds)
     X, classes, weight = data
     rest = folds != 1
     mean = np.average(
         X[rest & (classes == 2)], axis=0, weights=weight[rest & (classes == 2)]
     )
-    assert_allclose(run.sums[1].means(without_fold=1)[2], mean, rtol=1e-12)
+    assert_allclose(found.sums[1].means(without_fold=1)[2], mean, rtol=1e-12)
 
 
 def test_held_out_are_the_kept_samples_that_have_a_fold():
     folds = make_folds(500, 0.4)
-    run = train(*make_data(), folds=folds)
-    assert_array_equal(run.kept, np.arange(500))
-    assert_array_equal(run.folds, folds)
-    assert_array_equal(run.held_out, np.flatnonzero(folds >= 0))
-    assert 0 < len(run.held_out) < 500
+    found = collect(*make_data(), folds=folds)
+    assert_array_equal(found.kept, np.arange(500))
+    assert_array_equal(found.folds, folds)
+    assert_array_equal(found.held_out, np.flatnonzero(folds >= 0))
+    assert 0 < len(found.held_out) < 500
 
 
 def test_when_memory_is_short_samples_held_out_are_kept_first():
     folds = make_folds(1000, 0.3)
     held_out = np.flatnonzero(folds >= 0)
-    run = train_within(600, make_data(n=1000), folds=folds)
-    assert len(run.kept) == 600
-    assert_array_equal(run.kept[run.held_out], held_out)
-    assert_array_equal(run.folds, folds[run.kept])
-    assert_sums_over_all(run, *make_data(n=1000), folds)
+    found = collect_within(600, make_data(n=1000), folds=folds)
+    assert len(found.kept) == 600
+    assert_array_equal(found.kept[found.held_out], held_out)
+    assert_array_equal(found.folds, folds[found.kept])
+    assert_sums_over_all(found, *make_data(n=1000), folds)
 
 
 def test_when_memory_is_too_short_for_them_only_some_held_out_are_kept():
     folds = make_folds(1000, 0.3)
-    run = train_within(150, make_data(n=1000), folds=folds)
-    assert len(run.kept) == 150
-    assert (run.folds >= 0).all()
-    assert_array_equal(run.held_out, np.arange(150))
-    assert set(run.folds) == {0, 1}
+    found = collect_within(150, make_data(n=1000), folds=folds)
+    assert len(found.kept) == 150
+    assert (found.folds >= 0).all()
+    assert_array_equal(found.held_out, np.arange(150))
+    assert set(found.folds) == {0, 1}
 
 
 def test_equal_samples_may_be_held_out_in_different_folds():
     X, classes, weight = make_data(n=300)
     twice = [np.concatenate([a, a]) for a in (X, classes, weight)]
     folds = np.repeat([0, 1], 300)
-    run = train_within(200, twice, folds=folds)
-    kept = np.isin(np.arange(600), run.kept)
+    found = collect_within(200, twice, folds=folds)
+    kept = np.isin(np.arange(600), found.kept)
     assert 0 < kept.sum() < 600
     assert_array_equal(kept[:300], kept[300:])
-    assert_array_equal(run.folds, folds[run.kept])
+    assert_array_equal(found.folds, folds[found.kept])
 
 
 def test_of_equal_samples_those_held_out_may_be_kept_alone():
     twice = [np.concatenate([a, a]) for a in make_data(n=300)]
-    run = train_within(150, twice, folds=np.repeat([0, -1], 300))
-    assert len(run.kept) == 150
-    assert_array_equal(run.folds, 0)
+    found = collect_within(150, twice, folds=np.repeat([0, -1], 300))
+    assert len(found.kept) == 150
+    assert_array_equal(found.folds, 0)
 
 
 # Products of features
@@ -264,30 +269,30 @@ def test_of_equal_samples_those_held_out_may_be_kept_alone():
 @pytest.mark.parametrize("batch_size", [1, 64, 900, 3000])
 def test_products_are_summed_over_all_samples_in_batches_of_any_size(batch_size):
     data = make_data(n=2500)
-    run = train(*data, batch_size=batch_size, second=True)
-    assert run.sums[0].second is not None
-    assert_sums_over_all(run, *data)
-    for features, width in zip(run.features, WIDTHS, strict=True):
+    found = collect(*data, batch_size=batch_size, second=True)
+    assert found.sums[0].second is not None
+    assert_sums_over_all(found, *data)
+    for features, width in zip(found.features, WIDTHS, strict=True):
         assert_array_equal(features, data[0][:, :width])
 
 
 def test_products_are_summed_on_demand():
-    assert train(*make_data()).sums[0].second is None
+    assert collect(*make_data()).sums[0].second is None
 
 
 @pytest.mark.parametrize("width", [4097, 5000])
 def test_products_of_too_many_features_are_refused(width):
     X, classes, weight = np.zeros((20, width)), np.arange(20) % 3, np.ones(20)
     with pytest.raises(ValueError, match=rf"'part2' has {width} features") as error:
-        train(X, classes, weight, second=True)
+        collect(X, classes, weight, second=True)
     assert "pooling='auto'" in str(error.value)
-    assert train(X, classes, weight).sums[1].first.shape[2] == width
+    assert collect(X, classes, weight).sums[1].first.shape[2] == width
 
 
 def test_the_stage_with_too_many_features_is_named():
     X, classes, weight = np.zeros((20, 9000)), np.arange(20) % 3, np.ones(20)
     with pytest.raises(ValueError, match="'part1' has 4500 features"):
-        train(X, classes, weight, second=True)
+        collect(X, classes, weight, second=True)
 
 
 # Classes that are known after the pass only
@@ -299,7 +304,8 @@ def keep(X, first=None, *, batch_size=64, widths=WIDTHS, working_memory=1024):
     with sklearn.config_context(working_memory=working_memory):
         for start in range(0, len(X), batch_size):
             rows = slice(start, min(start + batch_size, len(X)))
-            kept.add(rows, [X[rows, :width] for width in widths])
+            features = [X[rows, :width] for width in widths]
+            kept.add(Batch(rows, features, [(width,) for width in widths]))
     return kept
 
 
@@ -315,29 +321,30 @@ def sum_up(kept, classes, weight, folds=None, **params):
 def test_sums_after_the_pass_are_those_of_the_pass(n, share, second):
     X, classes, weight = data = make_data(n)
     folds = make_folds(n, share)
-    expected = train(*data, folds=folds, second=second)
-    run = sum_up(keep(X), classes, weight, folds, second=second)
-    assert_sums_over_all(run, *data, folds)
-    assert (run.sums[0].second is not None) == second
-    for name in ("kept", "hashes", "folds", "codes", "sample_weight", "features"):
-        np.testing.assert_equal(getattr(run, name), getattr(expected, name))
-    assert run.stage_names == expected.stage_names
-    assert run.n_distinct == expected.n_distinct == n
-    for sums, others in zip(run.sums, expected.sums, strict=True):
+    expected = collect(*data, folds=folds, second=second)
+    found = sum_up(keep(X), classes, weight, folds, second=second)
+    assert_sums_over_all(found, *data, folds)
+    assert (found.sums[0].second is not None) == second
+    for name in vars(expected).keys() - {"sums", "n_distinct", "stage_names"}:
+        np.testing.assert_equal(getattr(found, name), getattr(expected, name))
+    assert found.stage_names == expected.stage_names
+    assert found.n_distinct == expected.n_distinct == n
+    for sums, others in zip(found.sums, expected.sums, strict=True):
         assert_allclose(sums.weight, others.weight, rtol=1e-12)
         assert_allclose(sums.means(0), others.means(0), rtol=1e-12)
 
 
 @pytest.mark.parametrize("metric", ["euclidean", "mahalanobis"])
-def test_exits_after_the_pass_are_those_of_the_pass(metric):
+def test_heads_after_the_pass_are_those_of_the_pass(metric):
     X, classes, weight = make_data()
     X[:, 5] += classes
-    method, second = Method(metric, "oas", "temperature"), metric == "mahalanobis"
-    run = sum_up(keep(X), classes, weight, second=second)
-    expected = fit_exits(train(X, classes, weight, second=second), method)
-    for exit_, other in zip(fit_exits(run, method), expected, strict=True):
-        assert_allclose(exit_.scores, other.scores, rtol=1e-7)
-        assert exit_.head.temperature == pytest.approx(other.head.temperature)
+    spec, second = HeadSpec(metric, "oas", "temperature"), metric == "mahalanobis"
+    found = sum_up(keep(X), classes, weight, second=second)
+    expected = fit_class_means(collect(X, classes, weight, second=second), spec)
+    for head, other in zip(fit_class_means(found, spec), expected, strict=True):
+        assert_allclose(head.out_of_fold(), other.out_of_fold(), rtol=1e-7)
+        assert_allclose(head.means.means, other.means.means, rtol=1e-12)
+        assert head.temperature == pytest.approx(other.temperature)
 
 
 @pytest.mark.parametrize("second", [False, True])
@@ -345,12 +352,12 @@ def test_exits_after_the_pass_are_those_of_the_pass(metric):
 def test_of_a_subset_the_sums_are_those_of_the_subset(share, second):
     data, folds = make_data(n=1000), make_folds(1000, share)
     kept = keep(data[0], working_memory=300 * BYTES_EACH / 2**20)
-    run = sum_up(kept, *data[1:], folds, second=second)
-    assert len(run.kept) == run.n_distinct == 300
-    X, *of_rows = (array[run.kept] for array in (*data, folds))
-    assert_sums_over_all(run, X, *of_rows)
-    assert_array_equal([run.codes, run.sample_weight, run.folds], of_rows)
-    assert_array_equal(run.hashes, row_hashes(X))
+    found = sum_up(kept, *data[1:], folds, second=second)
+    assert len(found.kept) == found.n_distinct == 300
+    X, *of_rows = (array[found.kept] for array in (*data, folds))
+    assert_sums_over_all(found, X, *of_rows)
+    assert_array_equal([found.codes, found.sample_weight, found.folds], of_rows)
+    assert_array_equal(found.hashes, row_hashes(X))
 
 
 @pytest.mark.parametrize("working_memory", [1024, 0])
@@ -358,17 +365,17 @@ def test_without_stages_there_is_nothing_to_sum(working_memory):
     X, _, weight = make_data()
     kept = keep(X, widths=(), working_memory=working_memory)
     # Each sample a cluster: it does not matter which are kept.
-    run = sum_up(kept, np.arange(500), weight)
-    assert run.sums == run.features == []
-    assert_array_equal(run.codes, run.kept)
-    assert_array_equal(run.sample_weight, weight[run.kept])
+    found = sum_up(kept, np.arange(500), weight)
+    assert found.sums == found.features == []
+    assert_array_equal(found.codes, found.kept)
+    assert_array_equal(found.sample_weight, weight[found.kept])
 
 
 def test_after_the_pass_the_subset_is_uniform_whoever_is_held_out():
     data, folds = make_data(n=1000), make_folds(1000, 0.3)
     kept = keep(data[0], working_memory=300 * BYTES_EACH / 2**20)
-    run = sum_up(kept, *data[1:], folds)
-    assert 0.2 < (run.folds >= 0).mean() < 0.4
+    found = sum_up(kept, *data[1:], folds)
+    assert 0.2 < (found.folds >= 0).mean() < 0.4
 
 
 def test_nobody_held_out_among_those_kept_is_an_error():
@@ -413,4 +420,4 @@ def test_features_are_kept_of_batches_of_any_size(n_kept, batch_size):
     for features, width in zip(kept.features, WIDTHS, strict=True):
         assert features.dtype == np.float32
         assert_array_equal(features, X[kept.rows, :width])
-    assert_array_equal(kept.rows, train_within(n_kept / 2, (X, classes, weight)).kept)
+    assert_array_equal(kept.rows, collect_within(n_kept / 2, (X, classes, weight)).kept)

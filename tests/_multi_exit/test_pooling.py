@@ -5,38 +5,22 @@ import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
-from sk_e2cm._multi_exit import _pooling
-from sk_e2cm._multi_exit._loop import run_lazily
-from sk_e2cm.testing import ToyExtractor
+from sk_e2cm._multi_exit._full_pass import check_finite
+from sk_e2cm._multi_exit._pooling import (
+    Cells,
+    GridAverage,
+    bounds,
+    finest_grid,
+    make_pooling,
+)
 
-from ..outputs import average_by_loops, make_output
-
-MARK = -7.0
-
-
-def pool(output, pooling, stage_name):
-    """Pool a whole batch."""
-    return _pooling.pool(output, pooling, stage_name, np.arange(len(output)))
-
-
-class FailsLate(ToyExtractor):
-    """Returns NaN at its last stage for the sample that is marked."""
-
-    def advance(self, state, stage):
-        state, output = super().advance(state, stage)
-        if stage == len(self.stage_names) - 1:
-            output = np.where(output[:, :1] == MARK, np.nan, output)
-        return state, output
-
-
-class SurelyTheFirst:
-    """Is certain of the samples whose first number is positive, of others is not."""
-
-    macs = 0
-
-    def proba(self, features):
-        sure = np.where(features[:, :1] > 0, 1.0, 0.5)
-        return np.hstack([sure, 1 - sure])
+from ..outputs import (
+    average_by_loops,
+    cells_by_loops,
+    make_output,
+    pool,
+    reduce_by_loops,
+)
 
 
 @pytest.mark.parametrize(
@@ -45,26 +29,26 @@ class SurelyTheFirst:
 )
 def test_auto_takes_the_largest_grid_with_at_most_1024_numbers(channels, grid):
     output = make_output(2, channels, 9, 8)
-    pooled = pool(output, "auto", "s")
+    pooled = pool(output, "auto")
     assert pooled.shape == (2, channels * grid**2)
     assert_allclose(pooled, average_by_loops(output, grid), atol=1e-6)
 
 
 @pytest.mark.parametrize(("channels", "grid"), [(256, 4), (257, 3), (513, 1)])
 def test_auto_counts_tokens_along_one_axis(channels, grid):
-    assert pool(make_output(2, 9, channels), "auto", "s").shape == (2, channels * grid)
+    assert pool(make_output(2, 9, channels), "auto").shape == (2, channels * grid)
 
 
 @pytest.mark.parametrize(("channels", "grid"), [(16, 4), (17, 3), (38, 2), (129, 1)])
 def test_auto_counts_volumes_along_three_axes(channels, grid):
-    pooled = pool(make_output(2, channels, 4, 5, 6), "auto", "s")
+    pooled = pool(make_output(2, channels, 4, 5, 6), "auto")
     assert pooled.shape == (2, channels * grid**3)
 
 
 @pytest.mark.parametrize("grid", [1, 2, 3, 4, 7])
 def test_a_number_is_the_grid(grid):
     output = make_output(3, 5, 7, 10)
-    pooled = pool(output, grid, "s")
+    pooled = pool(output, grid)
     assert pooled.shape == (3, 5 * grid**2)
     assert_allclose(pooled, average_by_loops(output, grid), atol=1e-6)
 
@@ -73,12 +57,12 @@ def test_a_number_is_the_grid(grid):
 @pytest.mark.parametrize("size", [(1, 1), (2, 3), (1, 4)])
 def test_no_grid_is_finer_than_the_map(size, pooling):
     output = make_output(3, 5, *size)
-    assert_array_equal(pool(output, pooling, "s"), output.reshape(3, -1))
+    assert_array_equal(pool(output, pooling), output.reshape(3, -1))
 
 
 def test_none_flattens_the_map():
     output = make_output(3, 5, 4, 6)
-    assert_array_equal(pool(output, "none", "s"), output.reshape(3, -1))
+    assert_array_equal(pool(output, "none"), output.reshape(3, -1))
 
 
 def test_a_function_is_given_the_output_itself():
@@ -89,20 +73,20 @@ def test_a_function_is_given_the_output_itself():
         seen.append(x)
         return x.max(axis=(2, 3))
 
-    assert_array_equal(pool(output, top, "s"), output.max(axis=(2, 3)))
+    assert_array_equal(pool(output, top), output.max(axis=(2, 3)))
     assert seen[0] is output
 
 
 def test_tokens_are_averaged_along_their_length():
     output = make_output(3, 6, 5)
     expected = average_by_loops(output.transpose(0, 2, 1), 2)
-    assert_allclose(pool(output, 2, "s"), expected, atol=1e-6)
+    assert_allclose(pool(output, 2), expected, atol=1e-6)
 
 
 def test_volumes_are_averaged_over_boxes():
     output = make_output(3, 5, 4, 6, 7)
     expected = average_by_loops(output, 2)
-    assert_allclose(pool(output, 2, "s"), expected, atol=1e-6)
+    assert_allclose(pool(output, 2), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -111,7 +95,7 @@ def test_volumes_are_averaged_over_boxes():
 @pytest.mark.parametrize("as_output", [np.asarray, torch.tensor])
 def test_two_axes_are_taken_as_they_are(as_output, pooling):
     output = make_output(3, 2000)
-    assert_array_equal(pool(as_output(output), pooling, "s"), output)
+    assert_array_equal(pool(as_output(output), pooling), output)
 
 
 @pytest.mark.parametrize(
@@ -120,8 +104,8 @@ def test_two_axes_are_taken_as_they_are(as_output, pooling):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_arrays_and_tensors_give_the_same_features(dtype, pooling):
     output = make_output(3, 5, 4, 6, dtype=dtype)
-    from_array = pool(output, pooling, "s")
-    from_tensor = pool(torch.tensor(output), pooling, "s")
+    from_array = pool(output, pooling)
+    from_tensor = pool(torch.tensor(output), pooling)
     assert from_array.dtype == from_tensor.dtype == dtype
     assert_array_equal(from_array, from_tensor)
 
@@ -144,14 +128,14 @@ def test_arrays_and_tensors_give_the_same_features(dtype, pooling):
     ],
 )
 def test_half_precision_becomes_float32(as_output, pooling, shape):
-    assert pool(as_output(make_output(*shape)), pooling, "s").dtype == np.float32
+    assert pool(as_output(make_output(*shape)), pooling).dtype == np.float32
 
 
 @pytest.mark.parametrize("as_output", [np.asarray, torch.tensor])
 def test_half_precision_is_averaged_in_float32(as_output):
     output = make_output(2, 3, 8, 8, dtype=np.float16)
     output[0, 0] = 60_000  # 64 of these exceed the largest half
-    pooled = pool(as_output(output), 1, "s")
+    pooled = pool(as_output(output), 1)
     assert_allclose(pooled, average_by_loops(output, 1), rtol=1e-6, atol=1e-7)
 
 
@@ -161,7 +145,7 @@ def test_half_precision_is_averaged_in_float32(as_output):
 def test_whole_numbers_are_averaged_as_floats(pooling, dtype, as_output):
     output = np.random.default_rng(0).integers(0, 200, (3, 2, 4, 4)).astype(dtype)
     expected = average_by_loops(output, 1 if pooling == 1 else 4)
-    assert_allclose(pool(as_output(output), pooling, "s"), expected, rtol=1e-6)
+    assert_allclose(pool(as_output(output), pooling), expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -169,9 +153,9 @@ def test_whole_numbers_are_averaged_as_floats(pooling, dtype, as_output):
 )
 def test_read_only_outputs_are_read(pooling):
     output = make_output(3, 5, 4, 6)
-    expected = pool(output.copy(), pooling, "s")
+    expected = pool(output.copy(), pooling)
     output.flags.writeable = False
-    assert_array_equal(pool(output, pooling, "s"), expected)
+    assert_array_equal(pool(output, pooling), expected)
 
 
 @pytest.mark.parametrize("pooling", ["auto", "none", 1, "second_order"])
@@ -187,15 +171,15 @@ def test_read_only_outputs_are_read(pooling):
 )
 def test_the_memory_layout_of_an_output_does_not_matter(disguise, pooling):
     output = make_output(3, 5, 4, 6)
-    expected = pool(output, pooling, "s")
-    assert_allclose(pool(disguise(output), pooling, "s"), expected, atol=1e-6)
+    expected = pool(output, pooling)
+    assert_allclose(pool(disguise(output), pooling), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(3, 5), (3, 5, 4, 6)])
 def test_tensors_that_carry_gradients_are_read(shape):
     output = torch.tensor(make_output(*shape))
-    expected = pool(output, "auto", "s")
-    assert_array_equal(pool(output.requires_grad_(), "auto", "s"), expected)
+    expected = pool(output, "auto")
+    assert_array_equal(pool(output.requires_grad_(), "auto"), expected)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -235,7 +219,7 @@ def test_an_output_of_six_axes_is_refused():
 
 def test_an_output_of_six_axes_can_be_flattened():
     output = make_output(2, 1, 3, 1, 2, 1)
-    assert_array_equal(pool(output, "none", "s"), output.reshape(2, -1))
+    assert_array_equal(pool(output, "none"), output.reshape(2, -1))
 
 
 @pytest.mark.parametrize("pooling", ["auto", 1, 2, 100])
@@ -245,8 +229,8 @@ def test_square_maps_with_channels_last_are_pooled_over_their_squares(
 ):
     output = make_output(3, 5, 8, 8)
     moved = np.ascontiguousarray(output.transpose(0, 2, 3, 1))
-    pooled = pool(as_output(moved), pooling, "s")
-    assert_allclose(pooled, pool(as_output(output), pooling, "s"), atol=1e-6)
+    pooled = pool(as_output(moved), pooling)
+    assert_allclose(pooled, pool(as_output(output), pooling), atol=1e-6)
     grid = 4 if pooling == "auto" else min(pooling, 8)
     assert_allclose(pooled, average_by_loops(output, grid), atol=1e-6)
 
@@ -254,27 +238,15 @@ def test_square_maps_with_channels_last_are_pooled_over_their_squares(
 @pytest.mark.parametrize("shape", [(3, 7, 5, 4), (3, 5, 5, 5), (3, 5, 4, 4)])
 def test_other_maps_have_their_channels_first(shape):
     output = make_output(*shape)
-    assert_allclose(pool(output, 2, "s"), average_by_loops(output, 2), atol=1e-6)
+    assert_allclose(pool(output, 2), average_by_loops(output, 2), atol=1e-6)
 
 
 def test_a_sample_that_is_not_finite_is_named_by_its_number_in_the_batch():
-    output = make_output(3, 4)
-    output[1, 2] = np.nan
-    message = r"1 of 3 samples \(the first is number 6 of its batch\)"
+    features = make_output(3, 4)
+    features[1, 2] = np.nan
+    message = r"'s'.*1 of 3 samples \(the first is number 6 of its batch\)"
     with pytest.raises(ValueError, match=message):
-        _pooling.pool(output, "auto", "s", np.array([2, 6, 9]))
-
-
-def test_after_others_have_left_it_is_named_by_the_same_number():
-    X = np.ones((8, 3))
-    X[[3, 5, 6], 0] = [-1, MARK, -2]
-    extractor = FailsLate(n_stages=3)
-    heads = [SurelyTheFirst()] * 3
-    steps = run_lazily(extractor, X, heads, np.full((2, 2), 0.9), "auto")
-    assert [list(next(steps).rows) for _ in range(2)] == [[*range(8)], [3, 5, 6]]
-    message = r"'part3'.*1 of 3 samples \(the first is number 5 of its batch\)"
-    with pytest.raises(ValueError, match=message):
-        next(steps)
+        check_finite(features, "s", np.array([2, 6, 9]))
 
 
 @pytest.mark.filterwarnings(r"ignore:torch\.quantize_per_tensor:UserWarning")
@@ -284,7 +256,124 @@ def test_after_others_have_left_it_is_named_by_the_same_number():
 def test_quantised_outputs_become_numbers(pooling):
     values = torch.tensor(make_output(3, 5, 4, 6))
     output = torch.quantize_per_tensor(values, 0.05, 3, torch.quint8)
-    pooled = pool(output, pooling, "s")
+    pooled = pool(output, pooling)
     assert pooled.dtype == np.float32
     rounded = (values / 0.05).round().clamp(-3, 252) * 0.05
-    assert_allclose(pooled, pool(rounded, pooling, "s"), atol=1e-6)
+    assert_allclose(pooled, pool(rounded, pooling), atol=1e-6)
+
+
+@pytest.mark.parametrize("pooling", ["auto", "none", 2, "second_order"])
+def test_a_pooling_takes_any_number_of_samples(pooling):
+    output = make_output(6, 5, 4, 6)
+    module = make_pooling(pooling, "s", (5, 4, 6), torch.float32)
+    expected = pool(output, pooling)
+    for n in (0, 1, 4):
+        assert_allclose(module(output[:n]), expected[:n], atol=1e-6)
+
+
+@pytest.mark.parametrize("pooling", ["auto", 2, "second_order"])
+@pytest.mark.parametrize("sizes", [(8, 8), (5, 9), (6, 7)])
+def test_maps_of_other_sizes_are_pooled_over_as_many_cells(sizes, pooling):
+    # Of networks that take images of any size.
+    module = make_pooling(pooling, "s", (16, 6, 6), torch.float32)
+    output = make_output(3, 16, *sizes)
+    found = module(torch.tensor(output))
+    assert_allclose(found, pool(output, pooling), atol=2e-6)
+
+
+@pytest.mark.parametrize("pooling", ["auto", "none", 3])
+@pytest.mark.parametrize("shape", [(40,), (5, 4), (5, 6, 7), (6, 6, 5), (2, 3, 4, 5)])
+def test_averages_are_taken_to_cost_nothing(shape, pooling):
+    assert make_pooling(pooling, "s", shape, torch.float32).macs == 0
+
+
+def test_a_function_is_taken_to_cost_nothing():
+    assert make_pooling(np.asarray, "s", (5, 6, 7), torch.float32).macs == 0
+
+
+# Averages spread over the positions
+
+
+@pytest.mark.parametrize("grid", [1, 2, 3, "auto"])
+@pytest.mark.parametrize(
+    "shape", [(3, 7), (5, 8, 8), (5, 7, 5), (6, 6, 5), (2, 4, 5, 6)]
+)
+def test_weights_of_averages_become_weights_of_positions(shape, grid):
+    output = torch.tensor(make_output(4, *shape, dtype=np.float64))
+    pooling = GridAverage(grid, shape, torch.float64)
+    averages = pooling(output)
+    weight = torch.tensor(make_output(3, averages.shape[1], dtype=np.float64))
+    of_positions = pooling.spread(weight)
+    found = torch.einsum("nc...,kc...->nk", pooling.as_map(output), of_positions)
+    assert_allclose(found, averages @ weight.T, rtol=0, atol=1e-12)
+
+
+# Cells of a grid
+
+
+@pytest.mark.parametrize("most", [0, 1, 10, 256, 600, 1024])
+@pytest.mark.parametrize("n_axes", [1, 2, 3])
+@pytest.mark.parametrize("channels", [1, 3, 16, 65, 1000])
+def test_the_finest_grid_is_the_last_of_four_that_fits(channels, n_axes, most):
+    expected = 0
+    for grid in (1, 2, 3, 4):
+        if channels * grid**n_axes <= most:
+            expected = grid
+    assert finest_grid(channels, n_axes, most) == expected
+
+
+@pytest.mark.parametrize(
+    ("sizes", "along"),
+    [([8, 8], [4, 4]), ([3, 9], [3, 4]), ([1], [1]), ([4, 5, 2], [4, 4, 2])],
+)
+def test_no_cell_is_smaller_than_a_position(sizes, along):
+    cells = Cells(4, sizes)
+    assert cells.along == along
+    assert cells.number == np.prod(along)
+
+
+@pytest.mark.parametrize("size", range(1, 13))
+def test_bounds_are_those_of_torch(size):
+    for n_cells in range(1, size + 1):
+        # What each position alone adds to the averages shows the cells it is in.
+        weight = torch.nn.functional.adaptive_avg_pool1d(torch.eye(size), n_cells)
+        for cell, inside in enumerate(bounds(n_cells, size)):
+            expected = np.flatnonzero(weight[:, cell])
+            assert_array_equal(np.arange(size)[inside], expected)
+
+
+GRIDS = [1, 2, 3, 4]
+SIZES = [(7,), (2,), (8, 8), (7, 5), (3, 1), (4, 5, 6)]
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize("sizes", SIZES)
+def test_averages_and_maxima_are_taken_over_each_cell(sizes, grid):
+    output = make_output(3, 5, *sizes)
+    x, cells = torch.tensor(output), Cells(grid, sizes)
+    assert_allclose(cells.average(x), average_by_loops(output, grid), atol=1e-6)
+    assert_array_equal(cells.maximum(x), reduce_by_loops(output, grid, np.max))
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize("sizes", SIZES)
+def test_shares_are_what_each_position_adds_to_each_average(sizes, grid):
+    n = int(np.prod(sizes))
+    each_alone = np.eye(n).reshape(n, 1, *sizes)
+    expected = average_by_loops(each_alone, grid)
+    assert_allclose(Cells(grid, sizes).shares(), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("as_last", [False, True])
+@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize("sizes", SIZES)
+def test_splitting_gives_what_lies_in_each_cell(sizes, grid, as_last):
+    output = make_output(2, 3, *sizes)
+    x = torch.tensor(output)
+    if as_last:  # in memory alone
+        x = x.movedim(1, -1).contiguous().movedim(-1, 1)
+    parts = [part.unflatten(0, (2, -1)) for part in Cells(grid, sizes).split(x)]
+    found = [part[:, cell] for part in parts for cell in range(part.shape[1])]
+    expected = [output[(..., *box)] for _, box in cells_by_loops(sizes, grid)]
+    for part, inside in zip(found, expected, strict=True):
+        assert_array_equal(part, inside.reshape(2, 3, -1))

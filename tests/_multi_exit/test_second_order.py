@@ -5,12 +5,9 @@ import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
-from sk_e2cm import Extractor
-from sk_e2cm._multi_exit import _pooling
-from sk_e2cm._multi_exit._full_pass import staged_pooling_macs
-from sk_e2cm._multi_exit._pooling import pooling_macs
-from sk_e2cm.testing import ToyExtractor
+from sk_e2cm._multi_exit._pooling import make_pooling
 
+from .. import outputs
 from ..outputs import (
     average_by_loops,
     cells_by_loops,
@@ -24,7 +21,7 @@ N_PAIRS = N_MIXTURES * (N_MIXTURES + 1) // 2
 
 def pool(output):
     """Pool a whole batch."""
-    return _pooling.pool(output, "second_order", "s", np.arange(len(output)))
+    return outputs.pool(output, "second_order")
 
 
 def products_by_loops(output, grid):
@@ -54,25 +51,6 @@ def features_by_loops(output, means, maxima, products):
 def products_of(output):
     """Return the products of channels alone, which come last."""
     return pool(output)[:, -N_PAIRS:]
-
-
-class Maps(Extractor):
-    """Three stages: a map of few channels, one of many, and a head."""
-
-    stage_names = ("few", "many", "head")
-
-    def begin(self, X):
-        return X
-
-    def advance(self, state, stage):
-        shape = [(16, 8, 8), (100, 5, 5), (10,)][stage]
-        return state, np.ones((len(state), *shape))
-
-    def keep(self, state, rows):
-        return state[rows]
-
-    def macs(self, input_shape):
-        return [1.0, 2.0, 3.0]
 
 
 # Up to 32 channels
@@ -255,7 +233,6 @@ def test_not_finite_outputs_are_refused():
 # Costs
 
 
-@pytest.mark.parametrize("as_output", [np.asarray, torch.tensor])
 @pytest.mark.parametrize(
     ("shape", "macs"),
     [
@@ -270,21 +247,5 @@ def test_not_finite_outputs_are_refused():
         ((40,), 0),
     ],
 )
-def test_products_cost_one_multiply_add_for_each_pair_and_position(
-    shape, macs, as_output
-):
-    assert pooling_macs(as_output(np.zeros((3, *shape))), "second_order") == macs
-
-
-@pytest.mark.parametrize("pooling", ["auto", "none", 2, lambda x: x])
-def test_other_poolings_are_not_counted(pooling):
-    assert pooling_macs(np.zeros((3, 16, 8, 8)), pooling) == 0
-    macs = staged_pooling_macs(Maps(), np.zeros((1, 4)), pooling)
-    assert macs.tolist() == [0, 0, 0]
-
-
-def test_every_stage_has_the_costs_of_its_own_output():
-    macs = staged_pooling_macs(Maps(), np.zeros((1, 4)), "second_order")
-    assert macs.tolist() == [64 * 256, 25 * (3200 + 1024), 0]
-    toy = staged_pooling_macs(ToyExtractor(2), np.zeros((1, 4)), "second_order")
-    assert toy.tolist() == [0, 0]
+def test_products_cost_one_multiply_add_for_each_pair_and_position(shape, macs):
+    assert make_pooling("second_order", "s", shape, torch.float32).macs == macs

@@ -13,12 +13,7 @@ from sklearn.model_selection import (
 )
 
 from sk_e2cm import E2CMClassifier, E2CMClusterer, TunedExitsCV
-from sk_e2cm._tuning._folds import (
-    check_folds,
-    folds_of,
-    set_aside,
-    spare_whole_clusters,
-)
+from sk_e2cm._tuning._folds import check_folds, folds_of, set_aside
 from sk_e2cm.testing import ToyExtractor
 
 RNG = np.random.default_rng(0)
@@ -295,14 +290,6 @@ def test_a_fold_may_not_hold_out_just_whole_clusters():
     search = clusters_tuned(cv=PredefinedSplit(np.where(k_means == 1, 0, -1)))
     with pytest.raises(ValueError, match="Each cluster lies in one fold alone"):
         search.fit(X)
-
-
-def test_samples_whose_whole_cluster_would_be_held_out_are_not():
-    folds = np.array([0, 0, 1, 1, -1, -1, 0, 1])
-    codes = np.array([2, 2, 0, 0, 1, 1, 0, 3])
-    assert_array_equal(
-        spare_whole_clusters(folds, codes), [-1, -1, 1, 1, -1, -1, 0, -1]
-    )
 
 
 def test_splitters_that_need_labels_are_refused_without_them():

@@ -1,4 +1,4 @@
-"""What exits say of samples that their class means have not seen."""
+"""What stages predict for samples that their class means have not seen."""
 
 import numpy as np
 import pytest
@@ -18,9 +18,15 @@ from sk_e2cm import (
     TorchExtractor,
     TunedExitsCV,
 )
-from sk_e2cm._tuning import _held_out as _trial
+from sk_e2cm._tuning import _held_out
 from sk_e2cm._tuning._folds import folds_of
-from sk_e2cm._tuning._held_out import Data, Trial, ask, codes_of, cross_fit
+from sk_e2cm._tuning._held_out import (
+    Data,
+    HeldOutPredictions,
+    cross_predict,
+    predict_held_out,
+)
+from sk_e2cm._utils._validation import codes_of
 from sk_e2cm.testing import CountingExtractor, ToyExtractor
 
 EXACT = {
@@ -116,24 +122,24 @@ def test_without_labels_the_network_runs_to_give_them(data, tmp_path, cached, n_
 
 
 @pytest.mark.parametrize("cv", SPLITTERS.values(), ids=SPLITTERS)
-def test_answers_are_those_of_an_estimator_that_has_not_seen_the_fold(data, cv):
+def test_predictions_are_those_of_an_estimator_that_has_not_seen_the_fold(data, cv):
     clf = E2CMClassifier(ToyExtractor(), **EXACT)
     expected, held_out = probabilities_by_loop(clf, data, cv)
-    trial = cross_fit(clone(clf), data, folds_by(cv, data))
+    found = cross_predict(clone(clf), data, folds_by(cv, data))
     proba = expected[held_out].transpose(1, 0, 2)
-    assert_allclose(trial.answers.confidence, proba.max(axis=2), rtol=1e-9)
-    assert_array_equal(trial.answers.label, proba.argmax(axis=2))
-    assert_array_equal(trial.codes, data.y[held_out])
-    assert_array_equal(trial.weight, data.weight[held_out])
+    assert_allclose(found.predictions.confidence, proba.max(axis=2), rtol=1e-9)
+    assert_array_equal(found.predictions.label, proba.argmax(axis=2))
+    assert_array_equal(found.codes, data.y[held_out])
+    assert_array_equal(found.weight, data.weight[held_out])
     for k in range(3):
         of_class = expected[held_out & (data.y == k), :2].sum(axis=(0, 1))
-        assert_allclose(trial.answers.class_proba[k], of_class, rtol=1e-9)
+        assert_allclose(found.predictions.class_proba[k], of_class, rtol=1e-9)
 
 
 @pytest.mark.parametrize("cv", SPLITTERS.values(), ids=SPLITTERS)
-def test_euclidean_answers_follow_the_papers_formula(data, cv):
+def test_euclidean_predictions_follow_the_papers_formula(data, cv):
     clf = E2CMClassifier(ToyExtractor(), calibration=None, final="class_means")
-    trial = cross_fit(clf, data, folds_by(cv, data))
+    found = cross_predict(clf, data, folds_by(cv, data))
     X, y, weight = data.X, data.y, data.weight
     held_out = np.zeros(len(X), dtype=bool)
     expected = np.empty((3, len(X), 3))
@@ -156,39 +162,39 @@ def test_euclidean_answers_follow_the_papers_formula(data, cv):
             expected[stage, test] = e / e.sum(axis=1, keepdims=True)
             held_out[test] = True
     expected = expected[:, held_out]
-    assert_allclose(trial.answers.confidence, expected.max(axis=2), rtol=1e-9)
-    assert_array_equal(trial.answers.label, expected.argmax(axis=2))
+    assert_allclose(found.predictions.confidence, expected.max(axis=2), rtol=1e-9)
+    assert_array_equal(found.predictions.label, expected.argmax(axis=2))
 
 
 def test_a_final_classifier_has_not_seen_the_fold(data):
     cv = SPLITTERS["k-fold"]
     clf = E2CMClassifier(ToyExtractor(), **EXACT | {"final": LogisticRegression()})
     expected, _ = probabilities_by_loop(clf, data, cv)
-    trial = cross_fit(clone(clf), data, folds_by(cv, data))
-    assert_allclose(trial.answers.confidence[-1], expected[:, -1].max(axis=1))
-    assert_array_equal(trial.answers.label[-1], expected[:, -1].argmax(axis=1))
+    found = cross_predict(clone(clf), data, folds_by(cv, data))
+    assert_allclose(found.predictions.confidence[-1], expected[:, -1].max(axis=1))
+    assert_array_equal(found.predictions.label[-1], expected[:, -1].argmax(axis=1))
 
 
-def test_the_networks_own_answers_are_those_of_the_network(data):
+def test_the_networks_own_predictions_are_those_of_the_network(data):
     torch.manual_seed(0)
     network = torch.nn.Sequential(torch.nn.Linear(12, 5), torch.nn.Linear(5, 3))
     X = data.X.astype(np.float32)
     clf = E2CMClassifier(TorchExtractor(network, ["0"]), final="network")
-    trial = cross_fit(clf, Data(X, data.y, data.weight), np.arange(240) % 5)
+    found = cross_predict(clf, Data(X, data.y, data.weight), np.arange(240) % 5)
     with torch.no_grad():
         proba = network(torch.from_numpy(X)).double().softmax(dim=1).numpy()
-    assert_allclose(trial.answers.confidence[-1], proba.max(axis=1), rtol=1e-5)
-    assert_array_equal(trial.answers.label[-1], proba.argmax(axis=1))
+    assert_allclose(found.predictions.confidence[-1], proba.max(axis=1), rtol=1e-5)
+    assert_array_equal(found.predictions.label[-1], proba.argmax(axis=1))
 
 
-def test_a_held_out_samples_own_label_does_not_calibrate_its_answers(data):
+def test_a_held_out_samples_own_label_does_not_calibrate_its_predictions(data):
     clf = E2CMClassifier(ToyExtractor(), **EXACT | {"calibration": "dirichlet"})
     folds = np.where(np.arange(240) < 120, -1, 0)
-    first = cross_fit(clone(clf), data, folds)
+    first = cross_predict(clone(clf), data, folds)
     relabelled = data.y.copy()
     relabelled[200] = (relabelled[200] + 1) % 3
-    second = cross_fit(clone(clf), Data(data.X, relabelled, data.weight), folds)
-    before, after = first.answers.confidence, second.answers.confidence
+    second = cross_predict(clone(clf), Data(data.X, relabelled, data.weight), folds)
+    before, after = first.predictions.confidence, second.predictions.confidence
     assert_array_equal(before[:, 80], after[:, 80])
     # Others are calibrated by it.
     assert (before != after).any(axis=0).sum() > 50
@@ -196,23 +202,23 @@ def test_a_held_out_samples_own_label_does_not_calibrate_its_answers(data):
 
 def test_the_estimator_is_fitted_to_all_samples(data):
     clf = E2CMClassifier(ToyExtractor(), **EXACT)
-    trial = cross_fit(clone(clf), data, folds_by(5, data))
+    found = cross_predict(clone(clf), data, folds_by(5, data))
     expected = clf.fit(data.X, data.y, data.weight).exit_proba(data.X)
-    assert_allclose(trial.estimator.exit_proba(data.X), expected, rtol=1e-9)
+    assert_allclose(found.estimator.exit_proba(data.X), expected, rtol=1e-9)
 
 
-def test_past_the_working_memory_some_are_asked_and_all_are_learnt_from(data):
+def test_past_the_working_memory_some_are_predicted_and_all_are_learnt_from(data):
     cv = SPLITTERS["k-fold"]
     clf = E2CMClassifier(ToyExtractor(), **EXACT)
     expected, _ = probabilities_by_loop(clf, data, cv)
     with sklearn.config_context(working_memory=0.02):
-        trial = cross_fit(clone(clf), data, folds_by(cv, data))
-    assert 100 <= len(trial.codes) < 200
+        found = cross_predict(clone(clf), data, folds_by(cv, data))
+    assert 100 <= len(found.codes) < 200
     # All weights differ: they say which samples these are.
-    rows = [np.flatnonzero(data.weight == weight).item() for weight in trial.weight]
+    rows = [np.flatnonzero(data.weight == weight).item() for weight in found.weight]
     confidence = expected[rows].max(axis=2).T
-    assert_allclose(trial.answers.confidence, confidence, rtol=1e-9)
-    assert_array_equal(trial.codes, data.y[rows])
+    assert_allclose(found.predictions.confidence, confidence, rtol=1e-9)
+    assert_array_equal(found.codes, data.y[rows])
 
 
 @pytest.mark.parametrize("risk", [None, promise()], ids=["any", "promised"])
@@ -238,40 +244,40 @@ def fitted(data):
 def test_a_fitted_estimator_is_asked_for_all_probabilities(
     fitted, data, most, monkeypatch
 ):
-    monkeypatch.setattr(_trial, "_MOST_PROBABILITIES", most)
-    trial = ask(fitted, data)
+    monkeypatch.setattr(_held_out, "_MOST_PROBABILITIES", most)
+    found = predict_held_out(fitted, data)
     proba = fitted.exit_proba(data.X)
-    assert_allclose(trial.answers.confidence, proba.max(axis=2).T)
-    assert_array_equal(trial.answers.label, proba.argmax(axis=2).T)
-    assert_array_equal(trial.codes, data.y)
+    assert_allclose(found.predictions.confidence, proba.max(axis=2).T)
+    assert_array_equal(found.predictions.label, proba.argmax(axis=2).T)
+    assert_array_equal(found.codes, data.y)
     for k in range(3):
         of_class = proba[data.y == k, :2].sum(axis=(0, 1))
-        assert_allclose(trial.answers.class_proba[k], of_class)
+        assert_allclose(found.predictions.class_proba[k], of_class)
 
 
 def test_without_labels_what_the_last_stage_says_is_right(fitted, data):
-    trial = ask(fitted, Data(data.X, None, data.weight))
-    assert_array_equal(trial.codes, fitted.exit_proba(data.X)[:, -1].argmax(axis=1))
-    assert not trial.losses("accuracy")[-1].any()
+    found = predict_held_out(fitted, Data(data.X, None, data.weight))
+    assert_array_equal(found.codes, fitted.exit_proba(data.X)[:, -1].argmax(axis=1))
+    assert not found.losses("accuracy")[-1].any()
 
 
 def test_what_is_spoilt_is_right_at_the_end_and_wrong_before(fitted, data):
-    trial = ask(fitted, data)
-    label = trial.answers.label
+    found = predict_held_out(fitted, data)
+    label = found.predictions.label
     for stage in range(3):
         for i in range(len(data.X)):
             spoilt = label[2, i] == data.y[i] and label[stage, i] != data.y[i]
-            assert trial.spoilt()[stage, i] == spoilt
-    assert trial.spoilt()[0].any()
+            assert found.spoilt()[stage, i] == spoilt
+    assert found.spoilt()[0].any()
 
 
-def test_outcomes_cost_what_the_estimator_says(fitted, data):
-    trial = ask(fitted, data)
-    outcomes = trial.outcomes(trial.losses("accuracy"))
+def test_the_problem_costs_what_the_estimator_says(fitted, data):
+    found = predict_held_out(fitted, data)
+    problem = found.problem(found.losses("accuracy"))
     for threshold in ([0.9, 0.9], [np.inf, 0.9], [np.inf, np.inf]):
-        costs = outcomes.stage_cost(np.array(threshold)[:, None])
+        costs = problem.stage_cost(np.array(threshold)[:, None])
         assert_allclose(costs, fitted.set_params(threshold=threshold).stage_cost_)
-    assert_allclose(outcomes.weight, data.weight / data.weight.sum())
+    assert_allclose(problem.weight, data.weight / data.weight.sum())
 
 
 # Clusters
@@ -282,10 +288,10 @@ def clusterer(**params):
 
 
 @pytest.mark.parametrize("cv", SPLITTERS.values(), ids=SPLITTERS)
-def test_exits_that_have_not_seen_the_fold_are_asked_of_clusters_found_in_all(data, cv):
+def test_exits_that_have_not_seen_the_fold_predict_clusters_found_in_all(data, cv):
     X, weight = data.X, data.weight
     unlabelled = Data(X, None, weight)
-    trial = cross_fit(clusterer(calibration=None), unlabelled, folds_by(cv, data))
+    found = cross_predict(clusterer(calibration=None), unlabelled, folds_by(cv, data))
     codes = KMeans(3, random_state=0).fit(X, sample_weight=weight).labels_
     expected, held_out = np.empty((2, len(X), 3)), np.zeros(len(X), dtype=bool)
     for stage, n_seen in enumerate([4, 8]):
@@ -304,53 +310,55 @@ def test_exits_that_have_not_seen_the_fold_are_asked_of_clusters_found_in_all(da
             expected[stage, test] = e / e.sum(axis=1, keepdims=True)
             held_out[test] = True
     expected, codes = expected[:, held_out], codes[held_out]
-    assert_allclose(trial.answers.confidence[:2], expected.max(axis=2), rtol=1e-9)
-    assert_array_equal(trial.answers.label[:2], expected.argmax(axis=2))
-    assert_array_equal(trial.answers.confidence[2], 1)
-    assert_array_equal(trial.answers.label[2], codes)
-    assert_array_equal(trial.codes, codes)
-    assert_array_equal(trial.weight, weight[held_out])
+    assert_allclose(found.predictions.confidence[:2], expected.max(axis=2), rtol=1e-9)
+    assert_array_equal(found.predictions.label[:2], expected.argmax(axis=2))
+    assert_array_equal(found.predictions.confidence[2], 1)
+    assert_array_equal(found.predictions.label[2], codes)
+    assert_array_equal(found.codes, codes)
+    assert_array_equal(found.weight, weight[held_out])
     for k in range(3):
         of_cluster = expected[:, codes == k].sum(axis=(0, 1))
-        assert_allclose(trial.answers.class_proba[k], of_cluster, rtol=1e-9)
+        assert_allclose(found.predictions.class_proba[k], of_cluster, rtol=1e-9)
 
 
 @pytest.mark.parametrize("metric", ["euclidean", "mahalanobis"])
 @pytest.mark.parametrize("calibration", ["temperature", "dirichlet"])
-def test_a_trial_leaves_a_clusterer_as_a_fit_does(data, metric, calibration):
+def test_cross_prediction_leaves_a_clusterer_as_a_fit_does(data, metric, calibration):
     params = {"metric": metric, "calibration": calibration}
     folds = folds_by(5, data)
-    trial = cross_fit(clusterer(**params), Data(data.X, None, data.weight), folds)
+    held_out = cross_predict(
+        clusterer(**params), Data(data.X, None, data.weight), folds
+    )
     expected = clusterer(**params).fit(data.X, sample_weight=data.weight)
-    assert_array_equal(trial.codes, expected.labels_)
+    assert_array_equal(held_out.codes, expected.labels_)
     for found, others in zip(
-        trial.estimator.stage_centers_, expected.stage_centers_, strict=True
+        held_out.estimator.stage_centers_, expected.stage_centers_, strict=True
     ):
         assert_allclose(found, others, rtol=1e-9)
 
 
-def test_past_the_working_memory_some_are_asked_and_all_are_clustered(data):
+def test_past_the_working_memory_some_are_predicted_and_all_are_clustered(data):
     folds = folds_by(5, data)
     with sklearn.config_context(working_memory=0.012):
-        trial = cross_fit(clusterer(), Data(data.X, None, data.weight), folds)
-    assert 100 <= len(trial.codes) < 200
-    rows = [np.flatnonzero(data.weight == weight).item() for weight in trial.weight]
+        found = cross_predict(clusterer(), Data(data.X, None, data.weight), folds)
+    assert 100 <= len(found.codes) < 200
+    rows = [np.flatnonzero(data.weight == weight).item() for weight in found.weight]
     k_means = KMeans(3, random_state=0).fit(data.X, sample_weight=data.weight)
-    assert_array_equal(trial.codes, k_means.labels_[rows])
-    assert_array_equal(trial.estimator.labels_, k_means.labels_)
+    assert_array_equal(found.codes, k_means.labels_[rows])
+    assert_array_equal(found.estimator.labels_, k_means.labels_)
     # The centroids of the exits are those of some.
     for k in range(3):
-        inside = np.array(rows)[trial.codes == k]
+        inside = np.array(rows)[found.codes == k]
         mean = np.average(data.X[inside, :4], axis=0, weights=data.weight[inside])
-        assert_allclose(trial.estimator.stage_centers_[0][k], mean)
+        assert_allclose(found.estimator.stage_centers_[0][k], mean)
 
 
 def test_what_is_right_of_clusters_is_what_the_last_stage_says(data):
     fitted = clusterer().fit(data.X[:100])
-    trial = ask(fitted, Data(data.X, None, data.weight))
-    assert_array_equal(trial.codes, fitted.clusterer_.predict(data.X))
-    assert_array_equal(trial.answers.label[-1], trial.codes)
-    assert_array_equal(trial.spoilt(), trial.losses("accuracy"))
+    found = predict_held_out(fitted, Data(data.X, None, data.weight))
+    assert_array_equal(found.codes, fitted.clusterer_.predict(data.X))
+    assert_array_equal(found.predictions.label[-1], found.codes)
+    assert_array_equal(found.spoilt(), found.losses("accuracy"))
 
 
 # Data
@@ -379,7 +387,7 @@ def test_labels_that_the_estimator_does_not_know_are_named():
         codes_of(np.array([0, 9, 7, 1]), np.array([0, 1, 8]))
 
 
-def test_a_trial_of_one_class_has_outcomes(fitted, data):
-    trial = ask(fitted, data.take(data.y == 1))
-    assert isinstance(trial, Trial)
-    assert trial.outcomes(trial.losses("balanced_accuracy")).loss.max() == 1
+def test_predictions_for_one_class_make_a_problem(fitted, data):
+    found = predict_held_out(fitted, data.take(data.y == 1))
+    assert isinstance(found, HeldOutPredictions)
+    assert found.problem(found.losses("balanced_accuracy")).loss.max() == 1

@@ -1,4 +1,4 @@
-"""What comes of samples under thresholds, against loops over single samples."""
+"""What samples lose and cost under thresholds, against loops over single samples."""
 
 from dataclasses import replace
 
@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from sk_e2cm._multi_exit._loop import cost_shares, first_exit, stage_costs
-from sk_e2cm._tuning._problem import Answers, Outcomes
+from sk_e2cm._multi_exit._costs import Costs
+from sk_e2cm._multi_exit._thresholds import first_exit
+from sk_e2cm._tuning._problem import StagePredictions, ThresholdProblem
 
 INF = np.inf
 THRESHOLDS = {
@@ -30,8 +31,8 @@ CASES = [
 ]
 
 
-def make_outcomes(
-    seed=0, n=60, n_exits=3, n_classes=3, n_groups=1, exit_cost=None, decimals=16
+def make_problem(
+    seed=0, n=60, n_exits=3, n_classes=3, n_groups=1, head_cost=None, decimals=16
 ):
     """Return samples that later stages are more often right about."""
     rng = np.random.default_rng(seed)
@@ -42,44 +43,48 @@ def make_outcomes(
     other = truth + rng.integers(1, n_classes, size=right.shape)
     label = np.where(right, truth, other % n_classes)
     weight = rng.uniform(0.2, 2.0, n)
-    step_cost = rng.uniform(0.5, 2.0, n_exits + 1)
-    if exit_cost is None:
-        exit_cost = rng.uniform(0.0, 0.05, n_exits + 1)
-    return Outcomes(
-        confidence[:-1].round(decimals),
-        label,
-        (label != truth).astype(float),
-        weight / weight.sum(),
-        step_cost / step_cost.sum(),
-        np.broadcast_to(exit_cost, n_exits + 1).astype(float),
-        n_groups,
+    stages = rng.uniform(0.5, 2.0, n_exits + 1)
+    if head_cost is None:
+        head_cost = rng.uniform(0.0, 0.05, n_exits + 1)
+    heads = np.broadcast_to(head_cost, n_exits + 1).astype(float)
+    return ThresholdProblem(
+        confidence=confidence[:-1].round(decimals),
+        label=label,
+        loss=(label != truth).astype(float),
+        weight=weight / weight.sum(),
+        costs=Costs(stages / stages.sum(), heads),
+        n_groups=n_groups,
     )
 
 
-def follow(outcomes, thresholds, sample, first=0):
+def with_head_costs(problem, heads):
+    return replace(problem, costs=Costs(problem.costs.stages, np.array(heads)))
+
+
+def follow(problem, thresholds, sample, first=0):
     """Return where a sample leaves that comes to the first stage, and its cost."""
     cost = 0.0
-    for stage in range(first, outcomes.n_exits):
-        cost += outcomes.step_cost[stage]
+    for stage in range(first, problem.n_exits):
+        cost += problem.costs.stages[stage]
         if min(thresholds[stage]) == INF:
             continue
-        cost += outcomes.exit_cost[stage]
-        group = outcomes.label[stage, sample] if outcomes.n_groups > 1 else 0
-        if outcomes.confidence[stage, sample] >= thresholds[stage][group]:
+        cost += problem.costs.heads[stage]
+        group = problem.label[stage, sample] if problem.n_groups > 1 else 0
+        if problem.confidence[stage, sample] >= thresholds[stage][group]:
             return stage, cost
-    return outcomes.n_exits, cost + outcomes.step_cost[-1] + outcomes.exit_cost[-1]
+    return problem.n_exits, cost + problem.costs.stages[-1] + problem.costs.heads[-1]
 
 
-def totals_by_loops(outcomes, thresholds):
+def totals_by_loops(problem, thresholds):
     total_loss = total_cost = 0.0
-    for i, weight in enumerate(outcomes.weight):
-        stage, cost = follow(outcomes, thresholds, i)
-        total_loss += weight * outcomes.loss[stage, i]
+    for i, weight in enumerate(problem.weight):
+        stage, cost = follow(problem, thresholds, i)
+        total_loss += weight * problem.loss[stage, i]
         total_cost += weight * cost
     return total_loss, total_cost
 
 
-# Answers
+# Predictions
 
 
 def make_proba(n_stages=4, n=50, n_classes=3, seed=0):
@@ -89,11 +94,11 @@ def make_proba(n_stages=4, n=50, n_classes=3, seed=0):
 
 
 def add_all(proba, codes, *batches):
-    answers = Answers(len(proba), len(codes), proba.shape[2])
+    predictions = StagePredictions(len(proba), len(codes), proba.shape[2])
     for rows in batches:
         for stage, of_stage in enumerate(proba):
-            answers.add(stage, of_stage[rows], codes[rows], rows)
-    return answers
+            predictions.add(stage, of_stage[rows], codes[rows], rows)
+    return predictions
 
 
 @pytest.mark.parametrize(
@@ -101,38 +106,38 @@ def add_all(proba, codes, *batches):
     [[slice(None)], [slice(0, 50)], [slice(0, 7), slice(7, 8), slice(8, 50)]],
     ids=["all", "one slice", "three slices"],
 )
-def test_answers_are_the_largest_probabilities_and_sums_by_class(batches):
+def test_predictions_are_the_largest_probabilities_and_sums_by_class(batches):
     proba, codes = make_proba()
-    answers = add_all(proba, codes, *batches)
+    predictions = add_all(proba, codes, *batches)
     class_proba = np.zeros((3, 3))
     for stage in range(4):
         for i in range(50):
-            assert answers.label[stage, i] == proba[stage, i].argmax()
-            assert answers.confidence[stage, i] == max(proba[stage, i])
+            assert predictions.label[stage, i] == proba[stage, i].argmax()
+            assert predictions.confidence[stage, i] == max(proba[stage, i])
             if stage < 3:  # the last is no exit
                 class_proba[codes[i]] += proba[stage, i]
-    assert_allclose(answers.class_proba, class_proba, rtol=1e-12)
+    assert_allclose(predictions.class_proba, class_proba, rtol=1e-12)
 
 
-def test_of_equal_probabilities_the_first_is_the_answer():
-    answers = Answers(1, 2, 3)
-    answers.add(0, np.array([[0.2, 0.4, 0.4], [0.5, 0.0, 0.5]]), np.array([0, 1]))
-    assert_array_equal(answers.label, [[1, 0]])
-    assert_array_equal(answers.confidence, [[0.4, 0.5]])
+def test_of_equal_probabilities_the_first_is_predicted():
+    predictions = StagePredictions(1, 2, 3)
+    predictions.add(0, np.array([[0.2, 0.4, 0.4], [0.5, 0.0, 0.5]]), np.array([0, 1]))
+    assert_array_equal(predictions.label, [[1, 0]])
+    assert_array_equal(predictions.confidence, [[0.4, 0.5]])
 
 
 def test_a_class_without_samples_adds_no_probabilities():
     proba, codes = make_proba()
-    answers = add_all(proba, np.where(codes == 1, 2, codes), slice(None))
-    assert_array_equal(answers.class_proba[1], 0.0)
-    assert (answers.class_proba[[0, 2]] > 0).all()
+    predictions = add_all(proba, np.where(codes == 1, 2, codes), slice(None))
+    assert_array_equal(predictions.class_proba[1], 0.0)
+    assert (predictions.class_proba[[0, 2]] > 0).all()
 
 
 def test_without_exits_there_are_no_probabilities_to_add():
     proba, codes = make_proba(n_stages=1)
-    answers = add_all(proba, codes, slice(None))
-    assert_array_equal(answers.class_proba, 0.0)
-    assert_array_equal(answers.confidence, proba.max(axis=2))
+    predictions = add_all(proba, codes, slice(None))
+    assert_array_equal(predictions.class_proba, 0.0)
+    assert_array_equal(predictions.confidence, proba.max(axis=2))
 
 
 # Where samples leave
@@ -140,16 +145,16 @@ def test_without_exits_there_are_no_probabilities_to_add():
 
 @pytest.mark.parametrize(("n_groups", "thresholds"), CASES)
 def test_samples_leave_where_loops_say(n_groups, thresholds):
-    outcomes = make_outcomes(n_groups=n_groups)
+    problem = make_problem(n_groups=n_groups)
     thresholds = np.array(thresholds)
-    stage = outcomes.exits(thresholds)
-    reached, labels = outcomes.reached(thresholds), outcomes.labels(thresholds)
+    stage = problem.exits(thresholds)
+    reached, labels = problem.reached(thresholds), problem.labels(thresholds)
     assert reached.shape == (4, 60)
     for i in range(60):
-        expected, _ = follow(outcomes, thresholds, i)
+        expected, _ = follow(problem, thresholds, i)
         assert stage[i] == expected
         assert reached[:, i].tolist() == [j <= expected for j in range(4)]
-        assert labels[i] == outcomes.label[expected, i]
+        assert labels[i] == problem.label[expected, i]
 
 
 @pytest.mark.parametrize(
@@ -158,62 +163,64 @@ def test_samples_leave_where_loops_say(n_groups, thresholds):
 def test_samples_leave_at_every_stage(thresholds):
     # Otherwise the comparisons here would show little.
     thresholds = np.array(thresholds)
-    stage = make_outcomes(n_groups=thresholds.shape[1]).exits(thresholds)
+    stage = make_problem(n_groups=thresholds.shape[1]).exits(thresholds)
     assert (np.bincount(stage, minlength=4) > 2).all()
 
 
 @pytest.mark.parametrize(("n_groups", "thresholds"), CASES)
 def test_samples_leave_where_the_classifier_lets_them_leave(n_groups, thresholds):
     proba, codes = make_proba()
-    answers = add_all(proba, codes, slice(None))
-    outcomes = Outcomes(
-        answers.confidence[:-1],
-        answers.label,
+    predictions = add_all(proba, codes, slice(None))
+    cumulative, heads = np.array([10.0, 20.0, 50.0, 90.0]), np.array([1.0, 2, 3, 4])
+    problem = ThresholdProblem(
+        predictions.confidence[:-1],
+        predictions.label,
         np.zeros((4, 50)),
         np.full(50, 1 / 50),
-        *cost_shares(np.array([10.0, 20.0, 50.0, 90.0]), np.array([1.0, 2, 3, 4])),
+        Costs.from_counts(cumulative, heads),
         n_groups=n_groups,
     )
     thresholds = np.array(thresholds)
     by_class = np.broadcast_to(thresholds, (3, 3))
     expected = first_exit(proba.transpose(1, 0, 2), by_class)
-    assert_array_equal(outcomes.exits(thresholds), expected)
-    expected = stage_costs(np.array([10.0, 20, 50, 90]), np.arange(1.0, 5), by_class)
-    assert_allclose(outcomes.stage_cost(thresholds), expected, rtol=1e-12)
+    assert_array_equal(problem.exits(thresholds), expected)
+    asked = np.append((by_class < INF).any(axis=1), True)
+    expected = (cumulative + np.cumsum(asked * heads)) / 90
+    assert_allclose(problem.stage_cost(thresholds), expected, rtol=1e-12)
 
 
 def test_a_confidence_equal_to_the_threshold_is_enough():
-    outcomes = make_outcomes()
+    problem = make_problem()
     for exit_, sample in [(0, 3), (1, 5), (2, 7)]:
         thresholds = np.full((3, 1), INF)
-        thresholds[exit_] = outcomes.confidence[exit_, sample]
-        assert outcomes.exits(thresholds)[sample] == exit_
-        to_come = outcomes.meet(exit_, thresholds, np.full((2, 60), 99.0))
-        assert (to_come[:, sample] < 99).all()
+        thresholds[exit_] = problem.confidence[exit_, sample]
+        assert problem.exits(thresholds)[sample] == exit_
+        to_go = problem.to_go_before(exit_, thresholds, np.full((2, 60), 99.0))
+        assert (to_go[:, sample] < 99).all()
         thresholds[exit_] = np.nextafter(thresholds[exit_], 1.0)
-        assert outcomes.exits(thresholds)[sample] == 3
+        assert problem.exits(thresholds)[sample] == 3
 
 
 # What they lose and cost
 
 
 @pytest.mark.parametrize(("n_groups", "thresholds"), CASES)
-@pytest.mark.parametrize("exit_cost", [None, 0.0, 2.0])
-def test_totals_are_sums_over_samples(n_groups, thresholds, exit_cost):
-    outcomes = make_outcomes(n_groups=n_groups, exit_cost=exit_cost)
-    found = outcomes.totals(np.array(thresholds))
-    assert_allclose(found, totals_by_loops(outcomes, thresholds), rtol=1e-12)
+@pytest.mark.parametrize("head_cost", [None, 0.0, 2.0])
+def test_totals_are_sums_over_samples(n_groups, thresholds, head_cost):
+    problem = make_problem(n_groups=n_groups, head_cost=head_cost)
+    found = problem.totals(np.array(thresholds))
+    assert_allclose(found, totals_by_loops(problem, thresholds), rtol=1e-12)
 
 
 @pytest.mark.parametrize(("n_groups", "thresholds"), CASES)
 def test_a_stage_costs_the_steps_and_the_open_exits_up_to_it(n_groups, thresholds):
-    outcomes = make_outcomes(n_groups=n_groups)
+    problem = make_problem(n_groups=n_groups)
     expected = [0.0]
     for stage in range(4):
         asked = stage == 3 or min(thresholds[stage]) < INF
-        paid = outcomes.exit_cost[stage] if asked else 0.0
-        expected.append(expected[-1] + outcomes.step_cost[stage] + paid)
-    found = outcomes.stage_cost(np.array(thresholds))
+        paid = problem.costs.heads[stage] if asked else 0.0
+        expected.append(expected[-1] + problem.costs.stages[stage] + paid)
+    found = problem.stage_cost(np.array(thresholds))
     assert_allclose(found, expected[1:], rtol=1e-12)
 
 
@@ -222,18 +229,18 @@ def test_a_stage_costs_the_steps_and_the_open_exits_up_to_it(n_groups, threshold
     [(1, [[0.6], [INF], [0.5]]), (3, CLASS_THRESHOLDS["an exit closed"])],
 )
 def test_closed_exits_cost_nothing(n_groups, thresholds):
-    cheap = make_outcomes(n_groups=n_groups, exit_cost=[0.1, 0.0, 0.2, 0.3])
-    dear = replace(cheap, exit_cost=np.array([0.1, 1e6, 0.2, 0.3]))
+    cheap = make_problem(n_groups=n_groups, head_cost=[0.1, 0.0, 0.2, 0.3])
+    dear = with_head_costs(cheap, [0.1, 1e6, 0.2, 0.3])
     thresholds = np.array(thresholds)
     assert_array_equal(cheap.totals(thresholds), dear.totals(thresholds))
     for exit_ in range(3):
-        expected = cheap.after(exit_, thresholds)
-        assert_array_equal(dear.after(exit_, thresholds), expected)
+        expected = cheap.to_go_after(exit_, thresholds)
+        assert_array_equal(dear.to_go_after(exit_, thresholds), expected)
 
 
 def test_an_exit_closed_for_some_classes_costs_all_who_come():
-    free = make_outcomes(n_groups=3, exit_cost=0.0)
-    paid = replace(free, exit_cost=np.array([0.0, 0.5, 0.0, 0.0]))
+    free = make_problem(n_groups=3, head_cost=0.0)
+    paid = with_head_costs(free, [0.0, 0.5, 0.0, 0.0])
     thresholds = np.array([[0.7, 0.7, 0.7], [INF, 0.6, INF], [0.5, 0.5, 0.5]])
     come = (free.exits(thresholds) > 0) @ free.weight
     assert 0 < come < 1
@@ -243,52 +250,50 @@ def test_an_exit_closed_for_some_classes_costs_all_who_come():
 
 @pytest.mark.parametrize(("n_groups", "thresholds"), CASES)
 @pytest.mark.parametrize("exit_", [0, 1, 2])
-def test_what_is_to_come_after_and_before_an_exit(n_groups, thresholds, exit_):
-    outcomes = make_outcomes(n_groups=n_groups)
-    after = outcomes.after(exit_, np.array(thresholds))
-    before = outcomes.meet(exit_, np.array(thresholds), after)
+def test_what_is_to_go_after_and_before_an_exit(n_groups, thresholds, exit_):
+    problem = make_problem(n_groups=n_groups)
+    after = problem.to_go_after(exit_, np.array(thresholds))
+    before = problem.to_go_before(exit_, np.array(thresholds), after)
     assert after.shape == before.shape == (2, 60)
     for first, found in ((exit_ + 1, after), (exit_, before)):
-        for i, weight in enumerate(outcomes.weight):
-            stage, cost = follow(outcomes, thresholds, i, first)
-            expected = weight * outcomes.loss[stage, i], weight * cost
+        for i, weight in enumerate(problem.weight):
+            stage, cost = follow(problem, thresholds, i, first)
+            expected = weight * problem.loss[stage, i], weight * cost
             assert_allclose(found[:, i], expected, rtol=1e-12, atol=1e-15)
 
 
-def test_what_is_to_come_before_the_first_stage_adds_up_to_the_totals():
-    outcomes = make_outcomes(n_groups=3)
+def test_what_is_to_go_before_the_first_stage_adds_up_to_the_totals():
+    problem = make_problem(n_groups=3)
     thresholds = np.array(CLASS_THRESHOLDS["some closed"])
-    before = outcomes.meet(0, thresholds, outcomes.after(0, thresholds))
-    assert_allclose(before.sum(axis=1), outcomes.totals(thresholds), rtol=1e-12)
+    before = problem.to_go_before(0, thresholds, problem.to_go_after(0, thresholds))
+    assert_allclose(before.sum(axis=1), problem.totals(thresholds), rtol=1e-12)
 
 
 # Groups
 
 
 def test_groups_are_the_classes_said_by_the_exit_or_one():
-    outcomes = make_outcomes(n_groups=3)
-    assert_array_equal(outcomes.group, outcomes.label[:-1])
-    single = outcomes.in_groups(1)
+    problem = make_problem(n_groups=3)
+    assert_array_equal(problem.group, problem.label[:-1])
+    single = problem.in_groups(1)
     assert_array_equal(single.group, np.zeros((3, 60)))
-    assert single.in_groups(3).group.tolist() == outcomes.group.tolist()
+    assert single.in_groups(3).group.tolist() == problem.group.tolist()
 
 
 def test_equal_thresholds_for_all_classes_are_one_threshold():
-    outcomes = make_outcomes(n_groups=3)
+    problem = make_problem(n_groups=3)
     for thresholds in map(np.array, THRESHOLDS.values()):
-        found = outcomes.totals(thresholds.repeat(3, axis=1))
-        assert_array_equal(found, outcomes.in_groups(1).totals(thresholds))
+        found = problem.totals(thresholds.repeat(3, axis=1))
+        assert_array_equal(found, problem.in_groups(1).totals(thresholds))
 
 
 @pytest.mark.parametrize("n_groups", [1, 3])
 @pytest.mark.parametrize("decimals", [16, 1])
 def test_samples_are_in_order_by_group_then_by_falling_confidence(n_groups, decimals):
-    outcomes = make_outcomes(n_groups=n_groups, decimals=decimals)
-    for exit_, rows in enumerate(outcomes.order):
+    problem = make_problem(n_groups=n_groups, decimals=decimals)
+    for exit_, rows in enumerate(problem.order):
         assert sorted(rows) == list(range(60))
-        keys = [
-            (outcomes.group[exit_, i], -outcomes.confidence[exit_, i]) for i in rows
-        ]
+        keys = [(problem.group[exit_, i], -problem.confidence[exit_, i]) for i in rows]
         assert keys == sorted(keys)
 
 
@@ -296,10 +301,10 @@ def test_samples_are_in_order_by_group_then_by_falling_confidence(n_groups, deci
 
 
 def test_without_exits_everyone_comes_to_the_only_stage():
-    outcomes = make_outcomes(n_exits=0, exit_cost=0.25)
+    problem = make_problem(n_exits=0, head_cost=0.25)
     thresholds = np.full((0, 1), INF)
-    assert outcomes.reached(thresholds).all()
-    assert_array_equal(outcomes.exits(thresholds), np.zeros(60))
-    assert_array_equal(outcomes.labels(thresholds), outcomes.label[0])
-    expected = outcomes.loss[0] @ outcomes.weight, 1.25
-    assert_allclose(outcomes.totals(thresholds), expected, rtol=1e-12)
+    assert problem.reached(thresholds).all()
+    assert_array_equal(problem.exits(thresholds), np.zeros(60))
+    assert_array_equal(problem.labels(thresholds), problem.label[0])
+    expected = problem.loss[0] @ problem.weight, 1.25
+    assert_allclose(problem.totals(thresholds), expected, rtol=1e-12)

@@ -9,10 +9,10 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from sk_e2cm import RiskControl
-from sk_e2cm._tuned import _promised
-from sk_e2cm._tuning._held_out import Trial
-from sk_e2cm._tuning._problem import Answers
-from sk_e2cm._tuning._risk import p_value
+from sk_e2cm._multi_exit._costs import Costs
+from sk_e2cm._tuning._held_out import HeldOutPredictions
+from sk_e2cm._tuning._problem import StagePredictions
+from sk_e2cm._tuning._risk import p_value, promised
 from sk_e2cm._tuning._search import Points, evaluate, search
 
 N_DRAWS = 1000
@@ -195,7 +195,7 @@ def test_the_promise_is_given_for_more_than_the_safest():
 
 @cache
 def make_pool(n=20_000, seed=0):
-    """Return what three stages say of many samples, of which others are drawn."""
+    """Return what three stages predict for many samples, of which others are drawn."""
     rng = np.random.default_rng(seed)
     codes = rng.integers(4, size=n)
     # Who is hard for the last stage is hard for the exits, too.
@@ -207,33 +207,35 @@ def make_pool(n=20_000, seed=0):
     return confidence, label, codes
 
 
-def make_trial(rows):
+def make_held_out(rows):
     confidence, label, codes = make_pool()
-    answers = Answers(3, len(rows), 4)
-    answers.confidence[:], answers.label[:] = confidence[:, rows], label[:, rows]
-    macs = SimpleNamespace(_macs=np.array([10.0, 50, 90]), _exit_macs=np.ones(3))
-    return Trial(macs, answers, codes[rows], np.ones(len(rows)))
+    predictions = StagePredictions(3, len(rows), 4)
+    predictions.confidence[:] = confidence[:, rows]
+    predictions.label[:] = label[:, rows]
+    costs = Costs.from_counts(np.array([10.0, 50, 90]), np.ones(3))
+    estimator = SimpleNamespace(network_=SimpleNamespace(costs=costs))
+    return HeldOutPredictions(estimator, predictions, codes[rows], np.ones(len(rows)))
 
 
 def true_risk(thresholds):
     """Return the share of the pool that the last stage has right and the exit wrong."""
     confidence, label, codes = make_pool()
-    answer = label[2]
+    predicted = label[2]
     for exit_ in (1, 0):
         leaves = confidence[exit_] >= thresholds[exit_, 0]
-        answer = np.where(leaves, label[exit_], answer)
-    return ((label[2] == codes) & (answer != codes)).mean()
+        predicted = np.where(leaves, label[exit_], predicted)
+    return ((label[2] == codes) & (predicted != codes)).mean()
 
 
 @cache
 def make_candidates(n_candidates=20):
     """Return points found with other samples, with their true risk for a loss."""
-    trial = make_trial(np.random.default_rng(1).integers(20_000, size=200))
-    outcomes = trial.outcomes(trial.losses("accuracy"))
-    found = search(outcomes, [], np.random.RandomState(0))
+    held_out = make_held_out(np.random.default_rng(1).integers(20_000, size=200))
+    problem = held_out.problem(held_out.losses("accuracy"))
+    found = search(problem, [], np.random.RandomState(0))
     which = np.linspace(0, len(found.loss) - 1, n_candidates).round().astype(int)
     thresholds = [*found.thresholds[np.unique(which)], np.full((2, 1), np.inf)]
-    points = evaluate(outcomes, thresholds)
+    points = evaluate(problem, thresholds)
     risks = np.array([true_risk(each) for each in points.thresholds])
     return Points(risks, points.cost, points.thresholds)
 
@@ -244,10 +246,10 @@ def test_thresholds_promised_spoil_too_much_no_more_often_than_it_says():
     rng = np.random.default_rng(2)
     riskiest = np.empty(N_DRAWS)
     for draw in range(N_DRAWS):
-        calibration = make_trial(rng.integers(20_000, size=300))
-        promised = _promised(promise, candidates, calibration)
-        assert promised.cost[-1] == candidates.cost[-1]  # the full network's
-        riskiest[draw] = promised.loss.max()
+        calibration = make_held_out(rng.integers(20_000, size=300))
+        found = promised(promise, candidates, calibration)
+        assert found.cost[-1] == candidates.cost[-1]  # the full network's
+        riskiest[draw] = found.loss.max()
     assert (riskiest > alpha).mean() <= tolerated(delta)
     # And it is no empty promise.
     assert (candidates.loss > alpha).any()
@@ -256,15 +258,15 @@ def test_thresholds_promised_spoil_too_much_no_more_often_than_it_says():
 
 def test_thresholds_promised_are_the_cheapest_first():
     candidates = make_candidates()
-    calibration = make_trial(np.random.default_rng(2).integers(20_000, size=300))
-    promised = _promised(RiskControl(0.1), candidates, calibration)
-    n_promised = len(promised.cost)
+    calibration = make_held_out(np.random.default_rng(2).integers(20_000, size=300))
+    found = promised(RiskControl(0.1), candidates, calibration)
+    n_promised = len(found.cost)
     assert 1 < n_promised < len(candidates.cost)
-    assert_array_equal(promised.cost, candidates.cost[-n_promised:])
-    assert_array_equal(promised.thresholds, candidates.thresholds[-n_promised:])
+    assert_array_equal(found.cost, candidates.cost[-n_promised:])
+    assert_array_equal(found.thresholds, candidates.thresholds[-n_promised:])
 
 
 def test_with_too_few_samples_nothing_but_the_full_network_is_promised():
-    calibration = make_trial(np.arange(10))
-    promised = _promised(RiskControl(0.05), make_candidates(), calibration)
-    assert_array_equal(promised.thresholds, [[[np.inf], [np.inf]]])
+    calibration = make_held_out(np.arange(10))
+    found = promised(RiskControl(0.05), make_candidates(), calibration)
+    assert_array_equal(found.thresholds, [[[np.inf], [np.inf]]])

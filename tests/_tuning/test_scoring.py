@@ -14,7 +14,7 @@ from sklearn.metrics import (
 
 from sk_e2cm import E2CMClassifier, TunedExitsCV
 from sk_e2cm._tuning import _scoring
-from sk_e2cm._tuning._scoring import sample_losses
+from sk_e2cm._tuning._problem import sample_losses
 from sk_e2cm.testing import ToyExtractor
 
 NAMES = np.array(["bird", "cat", "dog"])

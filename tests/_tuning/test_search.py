@@ -1,4 +1,4 @@
-"""Thresholds against brute force: cuts, sweeps, and the frontier."""
+"""Thresholds against brute force: candidates, sweeps, and the frontier."""
 
 from dataclasses import replace
 from functools import cache
@@ -11,7 +11,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sk_e2cm._tuning._search import (
     N_DRAWS,
     Points,
-    cuts_of,
+    candidates_of,
     draws,
     evaluate,
     pareto,
@@ -21,7 +21,7 @@ from sk_e2cm._tuning._search import (
     vary,
 )
 
-from .test_problem import make_outcomes, totals_by_loops
+from .test_problem import make_problem, totals_by_loops
 
 INF = np.inf
 PRICES = [1e-3, 0.05, 0.3, 1.0, 5.0]
@@ -29,15 +29,15 @@ PRICES = [1e-3, 0.05, 0.3, 1.0, 5.0]
 PROBLEMS = {
     "one threshold": {},
     "ties": {"decimals": 1},
-    "free exits": {"exit_cost": 0.0},
-    "dear exits": {"exit_cost": 0.2},
+    "free exits": {"head_cost": 0.0},
+    "dear exits": {"head_cost": 0.2},
     "one exit": {"n_exits": 1},
     "five exits": {"n_exits": 5},
     "by class": {"n_groups": 3},
     "by class, ties": {"n_groups": 3, "decimals": 1},
-    "by class, dear exits": {"n_groups": 3, "exit_cost": 0.2},
+    "by class, dear exits": {"n_groups": 3, "head_cost": 0.2},
 }
-problems = pytest.mark.parametrize("problem", PROBLEMS.values(), ids=PROBLEMS)
+problems = pytest.mark.parametrize("params", PROBLEMS.values(), ids=PROBLEMS)
 
 
 def distinct(confidence):
@@ -57,28 +57,28 @@ def check_equal(found, expected):
     assert_allclose(found.loss, expected.loss, rtol=0, atol=1e-12)
 
 
-def check_right(outcomes, points):
+def check_right(problem, points):
     """Check that points lose and cost what loops say."""
-    expected = [totals_by_loops(outcomes, each) for each in points.thresholds]
+    expected = [totals_by_loops(problem, each) for each in points.thresholds]
     found = np.column_stack([points.loss, points.cost])
     assert_allclose(found, expected, rtol=0, atol=1e-12)
 
 
-def make_thresholds(outcomes, seed=0):
-    shape = outcomes.n_exits, outcomes.n_groups
+def make_thresholds(problem, seed=0):
+    shape = problem.n_exits, problem.n_groups
     return np.random.default_rng(seed).uniform(0.7, 0.95, shape)
 
 
-def find(outcomes, seed=0):
+def find(problem, seed=0):
     """Search from some thresholds on, as a search by class needs."""
-    starts = [make_thresholds(outcomes)]
-    return search(outcomes, starts, np.random.RandomState(seed))
+    starts = [make_thresholds(problem)]
+    return search(problem, starts, np.random.RandomState(seed))
 
 
 @cache
 def problem_and_frontier(name, seed=0):
-    outcomes = make_outcomes(seed, **PROBLEMS[name])
-    return outcomes, find(outcomes, seed)
+    problem = make_problem(seed, **PROBLEMS[name])
+    return problem, find(problem, seed)
 
 
 # Points
@@ -120,32 +120,32 @@ def test_the_best_point_has_the_least_loss_and_price_of_its_cost(price):
 
 
 @problems
-def test_shared_thresholds_are_the_best_of_all_that_differ(problem):
-    outcomes = make_outcomes(**problem).in_groups(1)
+def test_shared_thresholds_are_the_best_of_all_that_differ(params):
+    problem = make_problem(**params).in_groups(1)
     # Who has been surer at an earlier exit has left there.
-    highest = np.maximum.accumulate(outcomes.confidence, axis=0)
+    highest = np.maximum.accumulate(problem.confidence, axis=0)
     # Sharing infinity closes all exits, which is left to others.
     candidates = np.array(distinct(highest)[:-1])
-    everything = np.tile(candidates[:, None, None], (1, outcomes.n_exits, 1))
-    expected = pareto(evaluate(outcomes, everything))
-    found = shared(outcomes)
+    everything = np.tile(candidates[:, None, None], (1, problem.n_exits, 1))
+    expected = pareto(evaluate(problem, everything))
+    found = shared(problem)
     check_equal(found, expected)
-    check_right(outcomes, found)
+    check_right(problem, found)
     assert_allclose(found.thresholds, expected.thresholds, rtol=0, atol=1e-15)
     assert len(found.loss) > 3
 
 
 def test_sharing_more_thresholds_than_those_is_of_no_use():
-    outcomes = make_outcomes()
+    problem = make_problem()
     others = np.linspace(0.0, 1.0, 2000)[:, None, None].repeat(3, axis=1)
-    assert matched_by(evaluate(outcomes, others), shared(outcomes)).all()
+    assert matched_by(evaluate(problem, others), shared(problem)).all()
 
 
 def test_random_thresholds_lie_between_the_confidences_of_their_exit():
-    outcomes = make_outcomes()
-    drawn = draws(outcomes, 500, np.random.RandomState(0))
+    problem = make_problem()
+    drawn = draws(problem, 500, np.random.RandomState(0))
     assert drawn.shape == (500, 3, 1)
-    for exit_, confidence in enumerate(outcomes.confidence):
+    for exit_, confidence in enumerate(problem.confidence):
         low, high = drawn[:, exit_].min(), drawn[:, exit_].max()
         assert confidence.min() <= low <= high <= confidence.max()
         assert high - low > 0.95 * np.ptp(confidence)
@@ -156,29 +156,29 @@ def test_random_thresholds_lie_between_the_confidences_of_their_exit():
 
 @problems
 @pytest.mark.parametrize("exit_", [0, -1])
-def test_cuts_are_all_thresholds_that_differ_and_what_they_save(problem, exit_):
-    outcomes = make_outcomes(**problem)
-    exit_ = range(outcomes.n_exits)[exit_]
-    thresholds = make_thresholds(outcomes)
-    reached = outcomes.reached(thresholds)[exit_]
-    after = outcomes.after(exit_, thresholds)
-    found = cuts_of(outcomes, exit_, reached, after)
+def test_candidates_are_all_thresholds_that_differ_and_what_they_save(params, exit_):
+    problem = make_problem(**params)
+    exit_ = range(problem.n_exits)[exit_]
+    thresholds = make_thresholds(problem)
+    reached = problem.reached(thresholds)[exit_]
+    after = problem.to_go_after(exit_, thresholds)
+    found = candidates_of(problem, exit_, reached, after)
 
     closed = thresholds.copy()
     closed[exit_] = INF
-    base = outcomes.totals(closed)
-    fee = np.array([0.0, outcomes.exit_cost[exit_] * outcomes.weight[reached].sum()])
-    for group in range(outcomes.n_groups):
-        mine = reached & (outcomes.group[exit_] == group)
-        confidence = outcomes.confidence[exit_, mine]
+    base = problem.totals(closed)
+    fee = np.array([0.0, problem.costs.heads[exit_] * problem.weight[reached].sum()])
+    for group in range(problem.n_groups):
+        mine = reached & (problem.group[exit_] == group)
+        confidence = problem.confidence[exit_, mine]
         expected = distinct(confidence)[-2::-1]
-        cuts = np.flatnonzero(found.group == group)
-        assert_allclose(found.threshold[cuts], expected, rtol=0, atol=1e-15)
-        for cut, threshold in zip(cuts, expected, strict=True):
+        which = np.flatnonzero(found.group == group)
+        assert_allclose(found.threshold[which], expected, rtol=0, atol=1e-15)
+        for each, threshold in zip(which, expected, strict=True):
             opened = closed.copy()
             opened[exit_, group] = threshold
-            saved = base + fee - totals_by_loops(outcomes, opened)
-            assert_allclose(found.saved[:, cut], saved, rtol=0, atol=1e-12)
+            saved = base + fee - totals_by_loops(problem, opened)
+            assert_allclose(found.saved[:, each], saved, rtol=0, atol=1e-12)
     assert (np.diff(found.group) >= 0).all()
     assert len(found.threshold) > 2
 
@@ -186,26 +186,26 @@ def test_cuts_are_all_thresholds_that_differ_and_what_they_save(problem, exit_):
 @problems
 @pytest.mark.parametrize("exit_", [0, -1])
 @pytest.mark.parametrize("at_first", ["open", "closed"])
-def test_varying_an_exit_gives_the_best_of_cutting_and_closing(
-    problem, exit_, at_first
+def test_varying_an_exit_gives_the_best_of_the_candidates_and_closing(
+    params, exit_, at_first
 ):
-    outcomes = make_outcomes(**problem)
-    exit_ = range(outcomes.n_exits)[exit_]
-    thresholds = make_thresholds(outcomes)
+    problem = make_problem(**params)
+    exit_ = range(problem.n_exits)[exit_]
+    thresholds = make_thresholds(problem)
     if at_first == "closed":
         thresholds[exit_] = INF
     closed = thresholds.copy()
     closed[exit_] = INF
     changed = [closed]
-    for group in range(outcomes.n_groups):
-        mine = outcomes.reached(thresholds)[exit_] & (outcomes.group[exit_] == group)
-        for value in distinct(outcomes.confidence[exit_, mine])[:-1]:
+    for group in range(problem.n_groups):
+        mine = problem.reached(thresholds)[exit_] & (problem.group[exit_] == group)
+        for value in distinct(problem.confidence[exit_, mine])[:-1]:
             changed.append(thresholds.copy())
             changed[-1][exit_, group] = value
-    expected = pareto(evaluate(outcomes, changed))
-    found = vary(outcomes, thresholds, exit_)
+    expected = pareto(evaluate(problem, changed))
+    found = vary(problem, thresholds, exit_)
     check_equal(found, expected)
-    check_right(outcomes, found)
+    check_right(problem, found)
     assert_allclose(found.thresholds, expected.thresholds, rtol=0, atol=1e-15)
 
 
@@ -213,52 +213,52 @@ def test_varying_an_exit_gives_the_best_of_cutting_and_closing(
 def test_an_exit_that_nobody_reaches_can_only_be_closed(n_groups):
     thresholds = np.full((3, n_groups), INF)
     thresholds[0] = 0.0
-    outcomes = make_outcomes(n_groups=n_groups)
-    found = vary(outcomes, thresholds, 1)
-    check_equal(found, evaluate(outcomes, thresholds[None]))
+    problem = make_problem(n_groups=n_groups)
+    found = vary(problem, thresholds, 1)
+    check_equal(found, evaluate(problem, thresholds[None]))
 
 
 # Sweeps
 
 
-def least_by_one_change(outcomes, thresholds, price):
+def least_by_one_change(problem, thresholds, price):
     """Return the least loss and price that a change at a single exit can give."""
     least = INF
-    for exit_ in range(outcomes.n_exits):
-        reached = outcomes.reached(thresholds)[exit_]
+    for exit_ in range(problem.n_exits):
+        reached = problem.reached(thresholds)[exit_]
         choices = []
-        for group in range(outcomes.n_groups):
-            mine = reached & (outcomes.group[exit_] == group)
-            choices.append(distinct(outcomes.confidence[exit_, mine]))
+        for group in range(problem.n_groups):
+            mine = reached & (problem.group[exit_] == group)
+            choices.append(distinct(problem.confidence[exit_, mine]))
         for values in product(*choices):
             changed = thresholds.copy()
             changed[exit_] = values
-            least = min(least, np.array([1, price]) @ outcomes.totals(changed))
+            least = min(least, np.array([1, price]) @ problem.totals(changed))
     return least
 
 
 @problems
 @pytest.mark.parametrize("price", PRICES)
-def test_after_a_sweep_no_single_exit_can_be_improved(problem, price):
-    if "n_groups" in problem:
-        problem = problem | {"n": 16, "n_classes": 2, "n_groups": 2}
+def test_after_a_sweep_no_single_exit_can_be_improved(params, price):
+    if "n_groups" in params:
+        params = params | {"n": 16, "n_classes": 2, "n_groups": 2}
     for seed in range(3):
-        outcomes = make_outcomes(seed, **problem)
-        start = make_thresholds(outcomes)
-        swept = sweep(outcomes, start, price)
-        worth = np.array([1.0, price]) @ totals_by_loops(outcomes, swept)
-        assert worth <= np.array([1.0, price]) @ totals_by_loops(outcomes, start)
-        assert worth <= least_by_one_change(outcomes, swept, price) + 1e-12
+        problem = make_problem(seed, **params)
+        start = make_thresholds(problem)
+        swept = sweep(problem, start, price)
+        worth = np.array([1.0, price]) @ totals_by_loops(problem, swept)
+        assert worth <= np.array([1.0, price]) @ totals_by_loops(problem, start)
+        assert worth <= least_by_one_change(problem, swept, price) + 1e-12
 
 
 @problems
-def test_swept_thresholds_lie_midway_between_confidences_of_the_samples(problem):
-    outcomes = make_outcomes(**problem)
-    start = np.full((outcomes.n_exits, outcomes.n_groups), INF)
+def test_swept_thresholds_lie_midway_between_confidences_of_the_samples(params):
+    problem = make_problem(**params)
+    start = np.full((problem.n_exits, problem.n_groups), INF)
     n_open = 0
     for price in PRICES:
-        for exit_, thresholds in enumerate(sweep(outcomes, start, price)):
-            known = np.unique(outcomes.confidence[exit_])
+        for exit_, thresholds in enumerate(sweep(problem, start, price)):
+            known = np.unique(problem.confidence[exit_])
             midway = np.array([0.0, *map(np.mean, combinations(known, 2))])
             for threshold in thresholds[thresholds < INF]:
                 assert np.abs(threshold - midway).min() < 1e-15
@@ -269,10 +269,10 @@ def test_swept_thresholds_lie_midway_between_confidences_of_the_samples(problem)
 @pytest.mark.parametrize("n_groups", [1, 3])
 @pytest.mark.parametrize("price", PRICES)
 def test_a_sweep_closes_exits_that_cost_more_than_they_save(n_groups, price):
-    outcomes = make_outcomes(n_groups=n_groups, exit_cost=[0.0, 2.0, 0.0, 0.0])
+    problem = make_problem(n_groups=n_groups, head_cost=[0.0, 2.0, 0.0, 0.0])
     # An exit that is right where the last stage is wrong may be worth its cost.
-    outcomes = replace(outcomes, loss=outcomes.loss * [[1], [1], [1], [0]])
-    swept = sweep(outcomes, np.full((3, n_groups), 0.6), price)
+    problem = replace(problem, loss=problem.loss * [[1], [1], [1], [0]])
+    swept = sweep(problem, np.full((3, n_groups), 0.6), price)
     assert (swept[1] == INF).all()
     assert price < 0.1 or (swept[[0, 2]] < INF).any()
 
@@ -282,27 +282,27 @@ def test_a_sweep_closes_exits_that_cost_more_than_they_save(n_groups, price):
 
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_the_frontier_is_right_and_never_worse_than_what_it_starts_from(name):
-    outcomes, found = problem_and_frontier(name)
-    check_right(outcomes, found)
+    problem, found = problem_and_frontier(name)
+    check_right(problem, found)
     assert (np.diff(found.cost) > 0).all()
     assert (np.diff(found.loss) < 0).all()
-    single = outcomes.in_groups(1)
+    single = problem.in_groups(1)
     drawn = draws(single, N_DRAWS, np.random.RandomState(0))
-    nobody = np.full((1, outcomes.n_exits, 1), INF)
+    nobody = np.full((1, problem.n_exits, 1), INF)
     for points in (shared(single), evaluate(single, [*drawn, *nobody])):
         assert matched_by(points, found).all()
-    if outcomes.n_groups > 1:
-        start = evaluate(outcomes, [make_thresholds(outcomes)])
+    if problem.n_groups > 1:
+        start = evaluate(problem, [make_thresholds(problem)])
         assert matched_by(start, found).all()
 
 
 @pytest.mark.parametrize("name", PROBLEMS)
 @pytest.mark.parametrize("seed", range(2))
 def test_hardly_any_other_random_thresholds_are_better(name, seed):
-    outcomes, found = problem_and_frontier(name, seed)
+    problem, found = problem_and_frontier(name, seed)
     rng = np.random.RandomState(seed + 100)
-    drawn = [draws(outcomes, 1000, rng) for _ in range(outcomes.n_groups)]
-    other = evaluate(outcomes, np.concatenate(drawn, axis=2))
+    drawn = [draws(problem, 1000, rng) for _ in range(problem.n_groups)]
+    other = evaluate(problem, np.concatenate(drawn, axis=2))
     for price in np.geomspace(1e-3, 20.0, 30):
         least = (other.loss + price * other.cost).min()
         assert (found.loss + price * found.cost).min() < least + 0.01
@@ -310,23 +310,23 @@ def test_hardly_any_other_random_thresholds_are_better(name, seed):
 
 
 @pytest.mark.parametrize("decimals", [16, 1])
-@pytest.mark.parametrize("exit_cost", [0.0, 0.05, 2.0])
-def test_with_one_exit_nothing_is_better(decimals, exit_cost):
-    outcomes = make_outcomes(n_exits=1, exit_cost=exit_cost, decimals=decimals)
-    values = np.array(distinct(outcomes.confidence))
-    found = find(outcomes)
-    check_equal(found, pareto(evaluate(outcomes, values[:, None, None])))
+@pytest.mark.parametrize("head_cost", [0.0, 0.05, 2.0])
+def test_with_one_exit_nothing_is_better(decimals, head_cost):
+    problem = make_problem(n_exits=1, head_cost=head_cost, decimals=decimals)
+    values = np.array(distinct(problem.confidence))
+    found = find(problem)
+    check_equal(found, pareto(evaluate(problem, values[:, None, None])))
 
 
 @pytest.mark.parametrize(("n_exits", "n_groups", "n"), [(2, 1, 10), (1, 2, 12)])
 def test_with_few_samples_hardly_anything_is_better(n_exits, n_groups, n):
     n_matched = n_points = 0
     for seed in range(6):
-        outcomes = make_outcomes(seed, n, n_exits, n_classes=2, n_groups=n_groups)
-        values = map(distinct, outcomes.confidence.repeat(n_groups, axis=0))
+        problem = make_problem(seed, n, n_exits, n_classes=2, n_groups=n_groups)
+        values = map(distinct, problem.confidence.repeat(n_groups, axis=0))
         everything = np.array(list(product(*values))).reshape(-1, n_exits, n_groups)
-        best = pareto(evaluate(outcomes, everything))
-        found = find(outcomes)
+        best = pareto(evaluate(problem, everything))
+        found = find(problem)
         assert matched_by(found, best).all()
         n_matched += matched_by(best, found).sum()
         n_points += len(best.loss)
@@ -336,18 +336,18 @@ def test_with_few_samples_hardly_anything_is_better(n_exits, n_groups, n):
 
 @pytest.mark.parametrize("n_groups", [1, 3])
 def test_nobody_on_the_frontier_pays_for_an_exit_that_costs_too_much(n_groups):
-    outcomes = make_outcomes(n_groups=n_groups, exit_cost=[0.0, 5.0, 0.0, 0.0])
-    outcomes = replace(outcomes, loss=outcomes.loss * [[1], [1], [1], [0]])
-    found = find(outcomes)
+    problem = make_problem(n_groups=n_groups, head_cost=[0.0, 5.0, 0.0, 0.0])
+    problem = replace(problem, loss=problem.loss * [[1], [1], [1], [0]])
+    found = find(problem)
     for thresholds in found.thresholds:
         is_open = (thresholds < INF).any(axis=1)
-        assert not (is_open[1] and outcomes.reached(thresholds)[1].any())
+        assert not (is_open[1] and problem.reached(thresholds)[1].any())
     assert len(found.loss) > 5
 
 
 def test_without_exits_the_frontier_is_the_network():
-    outcomes = make_outcomes(n_exits=0, exit_cost=0.25)
-    found = find(outcomes)
+    problem = make_problem(n_exits=0, head_cost=0.25)
+    found = find(problem)
     assert found.thresholds.shape == (1, 0, 1)
     assert_allclose(found.cost, [1.25])
-    assert_allclose(found.loss, [outcomes.weight @ outcomes.loss[0]])
+    assert_allclose(found.loss, [problem.weight @ problem.loss[0]])

@@ -10,35 +10,11 @@ from typing import Any
 
 from torch import fx, nn
 
+from ._rows import Liveness
+
 # Takes the values that the stage before it returned. The first of the values that it
 # returns is the exit's own.
 Stage = Callable[..., tuple[Any, ...]]
-
-
-class Liveness:
-    """Which values are alive where in a graph that is run up to the node `last`.
-
-    Weights and constants never are: each stage reads its own.
-    """
-
-    def __init__(self, graph: fx.Graph, last: fx.Node) -> None:
-        order = {node: i for i, node in enumerate(graph.nodes)}
-        self.order = order
-        self._needed_until = {
-            node: max(
-                (order[u] for u in node.users if order[u] <= order[last]), default=-1
-            )
-            for node in order
-            if node.op != "get_attr"
-        }
-
-    def after(self, end: fx.Node) -> list[fx.Node]:
-        """Return the values computed up to `end` that are used after it."""
-        return [
-            node
-            for node, until in self._needed_until.items()
-            if self.order[node] <= self.order[end] < until
-        ]
 
 
 def stages_of(root: nn.Module, graph: fx.Graph, ends: Sequence[fx.Node]) -> list[Stage]:

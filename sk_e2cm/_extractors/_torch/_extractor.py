@@ -17,21 +17,20 @@ from ..._utils._hashing import content_hash
 from .._protocol import Extractor
 from ._cut import stages_of
 from ._freeze import check_module, device_of, frozen_copy, picklable, share
-from ._macs import measure
+from ._macs import measure, summarize
 from ._placement import evenly_spaced, exit_names, measure_plausibly, stage_ends
 from ._quantized import exact_twin
-from ._rows import INPUT, Cut
-from ._summary import summarize
+from ._rows import INPUT, KeepRules
 from ._trace import Trace
-from ._verify import learn_cuts, run_uncut
+from ._verify import learn_keep_rules, run_uncut
 
 
 class _Live(NamedTuple):
     """The values alive between two stages, what they are, and what is ahead."""
 
     values: tuple[Any, ...]
-    cut: Cut
-    cuts: tuple[Cut, ...]
+    rules: KeepRules
+    ahead: tuple[KeepRules, ...]
 
 
 class TorchExtractor(Extractor):
@@ -53,7 +52,7 @@ class TorchExtractor(Extractor):
 
     output : str, default=None
         The name of the last module run. What comes after it is neither computed
-        nor costed, as in transfer learning. By default, the whole network.
+        nor costed, as in transfer learning. By default, the full network.
 
     input_shape : tuple of int, default=None
         The shape of one sample, used only to count the cost when `exits` is a
@@ -150,7 +149,7 @@ class TorchExtractor(Extractor):
             self._proven = stages_of(exact, trace.graph, self._ends)
             self._twin = exact.get_submodule("network")
         # Facts about (content, shape of input), found out when first asked for.
-        self._cuts: dict[torch.Size, tuple[Cut, ...]] = {}
+        self._rules: dict[torch.Size, tuple[KeepRules, ...]] = {}
         self._macs: dict[tuple[int, ...], NDArray[np.float64]] = {}
         self._elsewhere: dict[torch.device, TorchExtractor] = {self.device: self}
 
@@ -218,9 +217,9 @@ class TorchExtractor(Extractor):
         """
         batch = self._tensor(X)
         shape = batch.shape[1:]
-        if shape not in self._cuts:
-            self._cuts[shape] = self._learn_cuts(batch)
-        return _Live((batch,), INPUT, self._cuts[shape])
+        if shape not in self._rules:
+            self._rules[shape] = self._learn_rules(batch)
+        return _Live((batch,), INPUT, self._rules[shape])
 
     @torch.inference_mode()
     def advance(self, state: _Live, stage: int) -> tuple[_Live, Tensor]:
@@ -268,10 +267,10 @@ class TorchExtractor(Extractor):
         values = state.values
         for stage in self._stages[first : last + 1]:
             values = stage(*values)
-        cut, output = state.cuts[last], values[0]
-        if cut.axis:
-            output = output.movedim(cut.axis, 0)
-        return _Live(values, cut, state.cuts), output
+        rules, output = state.ahead[last], values[0]
+        if rules.axis:
+            output = output.movedim(rules.axis, 0)
+        return _Live(values, rules, state.ahead), output
 
     @torch.inference_mode()
     def keep(self, state: _Live, rows: NDArray[np.intp] | Tensor) -> _Live:
@@ -292,7 +291,7 @@ class TorchExtractor(Extractor):
         """
         index = to_tensor(rows) if not isinstance(rows, Tensor) else rows
         index = index.to(self.device, torch.int64)
-        return state._replace(values=state.cut.keep(state.values, index))
+        return state._replace(values=state.rules.keep(state.values, index))
 
     def staged_transform(self, X: ArrayLike | Tensor) -> Iterator[Any]:
         """Compute all stages for one batch, one after the other.
@@ -416,11 +415,11 @@ class TorchExtractor(Extractor):
     def _like(self) -> Callable[..., TorchExtractor]:
         return partial(type(self), output=self._output, input_shape=self._input_shape)
 
-    def _learn_cuts(self, batch: Tensor) -> tuple[Cut, ...]:
+    def _learn_rules(self, batch: Tensor) -> tuple[KeepRules, ...]:
         names = (*self._exits, self._output or "")
         labels = [repr(name) if name else "the network's output" for name in names]
         uncut = partial(run_uncut, self._twin, names)
-        return learn_cuts(self._proven, labels, uncut, batch)
+        return learn_keep_rules(self._proven, labels, uncut, batch)
 
     def _tensor(self, X: ArrayLike | Tensor) -> Tensor:
         # Always a copy: the first layer may work in place.

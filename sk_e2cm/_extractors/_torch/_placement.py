@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 from torch import fx, nn
 
-from ._cut import Liveness
 from ._macs import Meter, measure
+from ._rows import Liveness
 from ._trace import Trace
 
 # Sides of square images, tried in this order when no shape is given: ImageNet's, the

@@ -13,7 +13,33 @@ from types import EllipsisType, NoneType
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
+
+
+class Liveness:
+    """Which values are alive where in a graph that is run up to the node `last`.
+
+    Weights and constants never are: each stage reads its own.
+    """
+
+    def __init__(self, graph: fx.Graph, last: fx.Node) -> None:
+        order = {node: i for i, node in enumerate(graph.nodes)}
+        self.order = order
+        self._needed_until = {
+            node: max(
+                (order[u] for u in node.users if order[u] <= order[last]), default=-1
+            )
+            for node in order
+            if node.op != "get_attr"
+        }
+
+    def after(self, end: fx.Node) -> list[fx.Node]:
+        """Return the values computed up to `end` that are used after it."""
+        return [
+            node
+            for node, until in self._needed_until.items()
+            if self.order[node] <= self.order[end] < until
+        ]
 
 
 @dataclass(frozen=True)
@@ -66,7 +92,7 @@ class Each:
 Rule = Rows | Count | Constant | Each
 
 
-class Cut(NamedTuple):
+class KeepRules(NamedTuple):
     """What is alive after one stage.
 
     Parameters
@@ -93,7 +119,7 @@ class Cut(NamedTuple):
 _PLAIN = (int, float, str, slice, NoneType, EllipsisType, torch.dtype, torch.device)
 
 # Before the first stage only the input is alive.
-INPUT = Cut(0, (Rows(0, 1),))
+INPUT = KeepRules(0, (Rows(0, 1),))
 
 
 def classify(two: Any, three: Any) -> Rule:

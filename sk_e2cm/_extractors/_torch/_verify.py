@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ._cut import Stage
 from ._freeze import share
-from ._rows import Cut, Rows, classify, same
+from ._rows import KeepRules, Rows, classify, same
 
 # Rows that differ by less, relative to their size, could hide that they are mixed.
 _ALIKE = 0.1
@@ -19,12 +19,12 @@ _ALIKE = 0.1
 
 @torch.inference_mode(False)  # in which tensors do not count their writes
 @torch.no_grad()
-def learn_cuts(
+def learn_keep_rules(
     stages: Sequence[Stage],
     names: Sequence[str],
     uncut: Callable[[Tensor], list[Any]],
     batch: Tensor,
-) -> tuple[Cut, ...]:
+) -> tuple[KeepRules, ...]:
     """Find out what is alive after each stage, and prove that dropping rows is right.
 
     Parameters
@@ -44,7 +44,7 @@ def learn_cuts(
 
     Returns
     -------
-    tuple of Cut
+    tuple of KeepRules
         One for each stage.
 
     Raises
@@ -65,7 +65,7 @@ def learn_cuts(
             f"The network does not take samples of shape {tuple(batch.shape[1:])} "
             f"and type {batch.dtype}: {error}"
         ) from error
-    cuts = []
+    found = []
     last = torch.tensor([2], device=three.device)
     one: tuple[Any, ...] = (three[2:].clone(),)
     two: tuple[Any, ...] = (three[:2].clone(),)
@@ -73,18 +73,18 @@ def learn_cuts(
     for stage, name, value in zip(stages, names, expected, strict=True):
         all_three = _run_watching_aliases(stage, name, all_three)
         two = stage(*two)
-        cut = _cut_after(name, two, all_three)
+        rules = _rules_after(name, two, all_three)
         _check_traced(name, all_three[0], value)
-        one = _run_alone(stage, name, one, cut.keep(all_three, last))
-        cuts.append(cut)
-    _prove(stages, cuts, three, expected)
-    return tuple(cuts)
+        one = _run_alone(stage, name, one, rules.keep(all_three, last))
+        found.append(rules)
+    _prove(stages, found, three, expected)
+    return tuple(found)
 
 
 def _check_traced(name: str, traced: Tensor, expected: Any) -> None:
     """Refuse a stage that is not what the network itself computes."""
     if isinstance(expected, Tensor) and expected.is_nested:
-        return  # tokens packed by torch; what comes of them is compared at the end
+        return  # tokens packed by torch; what comes of them is compared later
     if not isinstance(expected, Tensor) or not same(traced, expected):
         raise ValueError(
             f"{name} is another value in the uncut network than in the one traced by "
@@ -168,7 +168,7 @@ def _run_alone(
     return after
 
 
-def _cut_after(name: str, two: tuple[Any, ...], three: tuple[Any, ...]) -> Cut:
+def _rules_after(name: str, two: tuple[Any, ...], three: tuple[Any, ...]) -> KeepRules:
     own = three[0]
     if not isinstance(own, Tensor):
         raise ValueError(
@@ -190,7 +190,7 @@ def _cut_after(name: str, two: tuple[Any, ...], three: tuple[Any, ...]) -> Cut:
             ) from None
     match rules[0]:
         case Rows(axis, per_sample=1):
-            return Cut(axis, tuple(rules))
+            return KeepRules(axis, tuple(rules))
     raise ValueError(
         f"{name} does not return one row for each sample: its shape is "
         f"{tuple(two[0].shape)} for two samples and {tuple(own.shape)} for three."
@@ -199,7 +199,7 @@ def _cut_after(name: str, two: tuple[Any, ...], three: tuple[Any, ...]) -> Cut:
 
 def _prove(
     stages: Sequence[Stage],
-    cuts: Sequence[Cut],
+    all_rules: Sequence[KeepRules],
     three: Tensor,
     expected: Sequence[Any],
 ) -> None:
@@ -211,17 +211,17 @@ def _prove(
     )
     values: tuple[Any, ...] = (three.clone(),)
     rows = torch.arange(3, device=three.device)
-    for stage, cut, whole in zip(stages, cuts, expected, strict=True):
+    for stage, rules, whole in zip(stages, all_rules, expected, strict=True):
         # 3 rows, then 2, then 3 again: the number changes at every cut.
         choice = [2, 0] if len(rows) == 3 else [1, 0, 1]
         kept = torch.tensor(choice, device=three.device)
         try:
-            values = cut.keep(stage(*values), kept)
+            values = rules.keep(stage(*values), kept)
         except Exception as error:
             raise ValueError(message) from error
         rows = rows[kept]
         if not whole.is_nested and not same(
-            values[0], whole.index_select(cut.axis, rows)
+            values[0], whole.index_select(rules.axis, rows)
         ):
             raise ValueError(message)
 
@@ -229,7 +229,7 @@ def _prove(
 def run_uncut(network: nn.Module, names: Sequence[str], X: Tensor) -> list[Any]:
     """Run the network as it is; return what the modules of these names return.
 
-    The name "" stands for the whole network.
+    The name "" stands for the full network.
     """
     # A copy, thrown away, with hooks that would be in the way elsewhere.
     network = share(network)

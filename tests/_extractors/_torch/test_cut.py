@@ -3,8 +3,9 @@ import torch
 from torch import nn
 
 from sk_e2cm import TorchExtractor
-from sk_e2cm._extractors._torch._cut import Liveness, cut
+from sk_e2cm._extractors._torch._cut import cut
 from sk_e2cm._extractors._torch._placement import places
+from sk_e2cm._extractors._torch._rows import Liveness
 from sk_e2cm._extractors._torch._trace import Trace
 
 from .helpers import assert_close, assert_right, uncut
