@@ -14,7 +14,7 @@ from sklearn.utils.validation import check_is_fitted, check_memory, validate_dat
 from ._extractors import Extractor, check_columns, on_device
 from ._multi_exit._full_pass import FullPass
 from ._multi_exit._network import Exits, MultiExitNetwork
-from ._multi_exit._pooling import Choice
+from ._multi_exit._pooling import PoolingSpec
 from ._multi_exit._thresholds import first_exit
 from ._utils._arrays import Floats
 from ._utils._validation import as_array, is_valid
@@ -150,7 +150,7 @@ class EarlyExitMixin:
         network = self.network_.to(self.device)
         return network.staged_proba(X, self.threshold, batch_size=self.batch_size)
 
-    def _full_pass(self, extractor: Extractor, pooling: Choice) -> FullPass:
+    def _full_pass(self, extractor: Extractor, pooling: PoolingSpec) -> FullPass:
         is_path = isinstance(self.memory, PathLike)
         return FullPass(
             on_device(extractor, self.device),

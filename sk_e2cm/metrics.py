@@ -13,10 +13,9 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils import check_consistent_length
 
 from ._early_exit import EarlyExitMixin
-from ._multi_exit._costs import Costs
 from ._multi_exit._thresholds import check_thresholds
 from ._multi_exit._thresholds import first_exit as _first_exit
-from ._tuning._problem import StagePredictions, ThresholdProblem
+from ._tuning._problem import ThresholdProblem
 from ._tuning._search import shared
 from ._utils._validation import codes_of, labels_of
 
@@ -264,7 +263,8 @@ def accuracy_cost_curve(
     y_true, proba = np.asarray(y_true), np.asarray(exit_proba, dtype=np.float64)
     check_consistent_length(y_true, proba)
     labels = labels_of(y_true, classes, proba.shape[2])
-    problem = _problem(codes_of(y_true, labels), proba, stage_cost)
+    codes = codes_of(y_true, labels)
+    problem = ThresholdProblem.of_exits(codes, proba, np.asarray(stage_cost))
     if thresholds is None:
         points = shared(problem)
         if problem.n_exits == 0:
@@ -277,23 +277,6 @@ def accuracy_cost_curve(
     totals = [problem.totals(check_thresholds(each, *shape)) for each in given]
     loss, cost = np.reshape(totals, (-1, 2)).T
     return 1.0 - loss, cost, given
-
-
-def _problem(
-    codes: NDArray[np.intp], proba: NDArray[np.float64], stage_cost: ArrayLike
-) -> ThresholdProblem:
-    n_samples, n_stages, n_classes = proba.shape
-    predictions = StagePredictions(n_stages, n_samples, n_classes)
-    for stage in range(n_stages):
-        predictions.add(stage, proba[:, stage], codes)
-    steps = np.diff(np.asarray(stage_cost, dtype=np.float64), prepend=0.0)
-    return ThresholdProblem(
-        confidence=predictions.confidence[:-1],
-        label=predictions.label,
-        loss=(predictions.label != codes).astype(np.float64),
-        weight=np.full(n_samples, 1.0 / n_samples),
-        costs=Costs(steps, np.zeros(n_stages)),
-    )
 
 
 def calibration_error(

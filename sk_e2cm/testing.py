@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
 
 from ._extractors import Extractor, fingerprint_of, through
@@ -109,6 +110,12 @@ class CountingExtractor(Extractor):
     def fingerprint(self) -> str:
         """Of the extractor that does the work: counting changes nothing."""
         return fingerprint_of(self.extractor)
+
+    @property
+    def device(self) -> torch.device:
+        """Of the extractor that does the work, if it has one."""
+        device: torch.device = getattr(self.extractor, "device")  # noqa: B009
+        return device
 
     def begin(self, X: NDArray[Any]) -> tuple[Any, int]:
         """Return the state before the first stage, with its number of rows."""

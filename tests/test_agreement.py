@@ -1,4 +1,4 @@
-"""Agreement with full depth against cost, and the choice between candidates."""
+"""Agreement with the full network against cost, and the choice between candidates."""
 
 import pickle
 
@@ -151,7 +151,7 @@ def test_a_classifiers_agreement_is_not_its_accuracy(data):
     others = accuracy_cost_scorer(fitted, X, y)
     assert scores["cost"] == others["cost"]
     assert scores["agreement"] != others["accuracy"]
-    # Who agrees is as right as full depth.
+    # Who agrees is as right as the full network.
     lost = others["full_accuracy"] - others["accuracy"]
     assert lost <= 1 - scores["agreement"] + 1e-9
 

@@ -324,7 +324,7 @@ def test_labels_of_another_length_are_refused(clf, new):
             display.from_estimator(clf, X, y[:-1])
 
 
-# Agreement with full depth
+# Agreement with the full network
 
 
 @pytest.fixture(scope="module", params=["clusterer", "tuned"])
@@ -336,7 +336,7 @@ def clusters(data, request):
 
 
 def agreement_by_loop(estimator, X):
-    """Return the stage, the label and that at full depth of each sample."""
+    """Return the stage, the label and that of the last stage of each sample."""
     inside, found = getattr(estimator, "estimator_", estimator), []
     proba, thresholds = inside.exit_proba(X), np.broadcast_to(inside.threshold, 2)
     for i in range(len(X)):

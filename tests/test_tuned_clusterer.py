@@ -1,4 +1,4 @@
-"""Thresholds that are chosen for clusters: by agreement with full depth."""
+"""Thresholds that are chosen for clusters: by agreement with the full network."""
 
 import pickle
 

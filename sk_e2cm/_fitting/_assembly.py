@@ -13,7 +13,7 @@ from .._multi_exit._costs import Costs
 from .._multi_exit._full_pass import Shape
 from .._multi_exit._heads import FoldedHead, Head, LinearLogits
 from .._multi_exit._network import MultiExitNetwork
-from .._multi_exit._pooling import Choice, GridAverage, make_pooling
+from .._multi_exit._pooling import GridAverage, PoolingSpec, make_pooling
 from .._utils._arrays import Features, as_floats
 from .._utils._validation import check_macs
 from ._cross_fitting import FittedHead
@@ -30,7 +30,7 @@ _MOST_OF_NETWORK = 0.01
 
 def build_network(
     extractor: Extractor,
-    pooling: Choice,
+    pooling: PoolingSpec,
     fitted: Sequence[FittedHead],
     features: Sequence[Features],
     shapes: Sequence[Shape],

@@ -21,7 +21,7 @@ from ._means import LinearMeans, Means
 # Samples on which a folded head is compared with what was fitted, and how much its
 # probabilities may differ.
 _COMPARED = 1024
-_TOLERANCE = 4e-6
+_TOLERANCE = {torch.float32: 4e-6, torch.float64: 2e-11}
 
 
 def fold(means: Means, calibration: Calibration, features: Features) -> Logits:
@@ -45,7 +45,7 @@ def fold(means: Means, calibration: Calibration, features: Features) -> Logits:
         logits = _logits(means, calibration, given.dtype, centred=centred)
         with torch.inference_mode():
             found = proba_of(logits(given)).numpy()
-        if (abs(found - exact) <= _TOLERANCE).all():
+        if (abs(found - exact) <= _TOLERANCE[given.dtype]).all():
             return logits
     return _logits(means, calibration, torch.float64, centred=True)
 

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from .._extractors import Extractor, device_of, fingerprint_of
 from .._utils._arrays import Features, as_floats, to_numpy
 from .._utils._hashing import content_hash
-from ._loop import check_output
-from ._pooling import Choice, make_pooling
+from ._loop import checked_output
+from ._pooling import PoolingSpec, make_pooling
 
 Shape = tuple[int, ...]
 
@@ -41,7 +41,7 @@ class Batch(NamedTuple):
 
 @torch.inference_mode()
 def staged_features(
-    extractor: Extractor, X: NDArray[Any], pooling: Choice, key: str = ""
+    extractor: Extractor, X: NDArray[Any], pooling: PoolingSpec, key: str = ""
 ) -> tuple[list[Features], list[Shape]]:
     """Run every stage over one batch; return its features and its outputs' shapes.
 
@@ -51,7 +51,7 @@ def staged_features(
     features, shapes = [], []
     for stage, name in enumerate(extractor.stage_names):
         state, output = extractor.advance(state, stage)
-        check_output(output, name, len(X))
+        output = checked_output(extractor, output, name, len(X))
         shapes.append(tuple(np.shape(output)[1:]))
         pool = make_pooling(pooling, name, shapes[-1], as_floats(output).dtype)
         # A copy: the next stage may overwrite this one's output.
@@ -101,7 +101,7 @@ class FullPass:
         self,
         extractor: Extractor,
         *,
-        pooling: Choice,
+        pooling: PoolingSpec,
         batch_size: int,
         memory: joblib.Memory,
         verbose: int = 0,

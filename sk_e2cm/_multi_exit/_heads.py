@@ -92,6 +92,8 @@ class FoldedHead(Head):
         x = self.pooling.as_map(output)
         if x.shape[1:] != self.shape:
             return super().forward(output)
+        if x.dtype != self.weight.dtype:
+            x = x.to(self.weight.dtype)
         if x.is_contiguous():
             return F.linear(x.flatten(1), self.weight, self.logits.bias)
         return F.linear(

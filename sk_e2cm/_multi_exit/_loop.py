@@ -76,16 +76,17 @@ def run_lazily(
         where it is.
     """
     names = extractor.stage_names
-    on_device = hasattr(extractor, "device")
-    n, rows = len(X), None
+    has_device = hasattr(extractor, "device")
     advance = through(extractor)
-    state, steps, done = extractor.begin(X), [], 0
+    state, n, rows = extractor.begin(X), len(X), None
+    steps: list[Step] = []
+    done = 0
     for stage, needed in enumerate([*thresholds, None]):
         is_last = stage == len(thresholds)
         if needed is None and not is_last:
             continue
         state, output = advance(state, done, stage)
-        check_output(output, names[stage], n)
+        output = checked_output(extractor, output, names[stage], n)
         proba = proba_of(heads[stage](output))
         confidence, label = proba.max(dim=1)
         steps.append(Step(stage, rows, proba, confidence, label))
@@ -102,12 +103,16 @@ def run_lazily(
         if len(kept) < n:
             n = len(kept)
             rows = kept if rows is None else rows[kept]
-            state = extractor.keep(state, kept if on_device else kept.numpy())
+            state = extractor.keep(state, kept if has_device else kept.numpy())
     return steps
 
 
-def check_output(output: Any, stage_name: str, n_rows: int) -> None:
-    """Refuse what cannot be features of so many samples.
+def checked_output(
+    extractor: Extractor, output: Any, stage_name: str, n_rows: int
+) -> Any:
+    """Return a stage's output on the device of its head.
+
+    Refuses what cannot be features of so many samples.
 
     Raises
     ------
@@ -120,6 +125,9 @@ def check_output(output: Any, stage_name: str, n_rows: int) -> None:
             "Does the extractor's keep() drop the other rows?"
         )
     refuse_other_than_numbers(output, stage_name)
+    if isinstance(output, Tensor) and not hasattr(extractor, "device"):
+        return output.cpu()
+    return output
 
 
 class LastSteps:

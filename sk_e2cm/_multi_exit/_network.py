@@ -18,7 +18,7 @@ from ._costs import Costs
 from ._full_pass import Batch, check_finite
 from ._heads import Head, proba_of
 from ._loop import LastSteps, Step, run_lazily
-from ._pooling import Choice
+from ._pooling import PoolingSpec
 from ._thresholds import check_thresholds, is_closed
 
 Device = str | torch.device | None
@@ -72,7 +72,7 @@ class MultiExitNetwork:
         heads: Sequence[Head],
         labels: NDArray[Any],
         costs: Costs,
-        pooling: Choice,
+        pooling: PoolingSpec,
     ) -> None:
         self.extractor = extractor
         self.heads = tuple(head.to(device_of(extractor)) for head in heads)

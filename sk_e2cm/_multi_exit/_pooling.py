@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from .._utils._arrays import as_floats
 
-Choice = int | Literal["auto", "none", "second_order"] | Callable[[Any], Any]
+PoolingSpec = int | Literal["auto", "none", "second_order"] | Callable[[Any], Any]
 
 # "auto": a finer grid keeps more of an early layer's signal, but the exit's cost and
 # the class means grow with it.
@@ -45,7 +45,7 @@ _ADAPTIVE_MAXIMUM: dict[int, Callable[..., Tensor]] = {
 
 
 def make_pooling(
-    pooling: Choice, stage_name: str, shape: Sequence[int], dtype: torch.dtype
+    pooling: PoolingSpec, stage_name: str, shape: Sequence[int], dtype: torch.dtype
 ) -> Pooling:
     """Return the module that pools the outputs of one stage.
 
@@ -252,10 +252,11 @@ class SecondOrder(OfMap):
         if self.maxima is not None:
             parts.append(self.maxima.maximum(x))
         squares = [
-            (torch.bmm(inside, inside.mT) / inside.shape[2]).view(len(x), -1)
+            _mean_products(inside).view(len(x), -1)
             for inside in self.products.split(self._mixed(x))
         ]
-        parts.append(torch.cat(squares, dim=1).index_select(1, self.pairs))
+        together = squares[0] if len(squares) == 1 else torch.cat(squares, dim=1)
+        parts.append(together.index_select(1, self.pairs))
         return torch.cat(parts, dim=1)
 
     def _mixed(self, x: Tensor) -> Tensor:
@@ -265,6 +266,12 @@ class SecondOrder(OfMap):
         if x.is_contiguous():
             return (signs.T @ x.flatten(2)).unflatten(2, x.shape[2:])
         return (x.movedim(1, -1) @ signs).movedim(-1, 1)
+
+
+def _mean_products(x: Tensor) -> Tensor:
+    """Return the mean products of channels: (n, channels, channels)."""
+    nothing = x.new_zeros(1)
+    return torch.baddbmm(nothing, x, x.mT, beta=0, alpha=1 / x.shape[2])
 
 
 class Cells:

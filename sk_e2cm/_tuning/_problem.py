@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,6 +83,35 @@ class ThresholdProblem:
     weight: Floats
     costs: Costs
     n_groups: int = 1
+
+    @classmethod
+    def of_exits(
+        cls, codes: NDArray[np.intp], proba: Floats, stage_cost: Floats
+    ) -> Self:
+        """Count errors, of samples that count alike.
+
+        Parameters
+        ----------
+        codes : ndarray of shape (n_samples,)
+            True classes.
+
+        proba : ndarray of shape (n_samples, n_exits + 1, n_classes)
+            Of all stages, nobody leaving.
+
+        stage_cost : ndarray of shape (n_exits + 1,)
+            Of exiting at each stage, whichever exits are open.
+        """
+        n_samples, n_stages, n_classes = proba.shape
+        predictions = StagePredictions(n_stages, n_samples, n_classes)
+        for stage in range(n_stages):
+            predictions.add(stage, proba[:, stage], codes)
+        return cls(
+            confidence=predictions.confidence[:-1],
+            label=predictions.label,
+            loss=(predictions.label != codes).astype(np.float64),
+            weight=np.full(n_samples, 1.0 / n_samples),
+            costs=Costs(np.diff(stage_cost, prepend=0.0), np.zeros(n_stages)),
+        )
 
     @property
     def n_exits(self) -> int:

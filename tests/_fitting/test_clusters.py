@@ -373,7 +373,8 @@ def test_the_head_of_the_last_stage_gives_each_sample_its_cluster():
     assert head.logits is found.logits
     assert head.means is None
     expected = np.zeros((N, 3))
-    expected[np.arange(N), KMeans(3, random_state=0).fit_predict(features)] = 1
+    k_means = KMeans(3, random_state=0).fit(features, sample_weight=weight)
+    expected[np.arange(N), k_means.labels_] = 1
     assert_array_equal(proba_by(head.logits, features), expected)
     # Its clusters count as the true ones, whoever is held out.
     assert_array_equal(head.out_of_fold(), expected[folds >= 0])

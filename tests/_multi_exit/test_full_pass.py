@@ -9,13 +9,9 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from sk_e2cm import Extractor
-from sk_e2cm._multi_exit._full_pass import (
-    FullPass,
-    RawFeatures,
-    fingerprint_of,
-    on_device,
-    row_hashes,
-)
+from sk_e2cm._extractors import RawFeatures, fingerprint_of, on_device
+from sk_e2cm._multi_exit._full_pass import FullPass
+from sk_e2cm._utils._hashing import row_hashes
 from sk_e2cm.testing import CountingExtractor, ToyExtractor
 
 from ..outputs import average_by_loops, make_output
@@ -41,13 +37,24 @@ class ReusesItsBuffer(Extractor):
         return [1.0, 2.0]
 
 
+class Maps(ToyExtractor):
+    """Two stages: tokens, and rows."""
+
+    def __init__(self):
+        super().__init__(n_stages=2)
+
+    def advance(self, state, stage):
+        outputs = np.ones((len(state), 5, 4)), state
+        return state, outputs[stage]
+
+
 def run_full(extractor, X, *, pooling="auto", batch_size=32, memory=None):
     """Return the features of every stage."""
     memory = joblib.Memory(memory, verbose=0)
     full_pass = FullPass(
         extractor, pooling=pooling, batch_size=batch_size, memory=memory
     )
-    batches = [features for _, features in full_pass(X)]
+    batches = [batch.features for batch in full_pass(X)]
     return [np.concatenate(stage) for stage in zip(*batches, strict=True)]
 
 
@@ -63,7 +70,7 @@ def test_the_batches_of_a_full_pass_cover_the_rows_in_order():
     full_pass = FullPass(
         ToyExtractor(), pooling="auto", batch_size=4, memory=joblib.Memory(None)
     )
-    rows = [rows for rows, _ in full_pass(make_output(10, 3))]
+    rows = [batch.rows for batch in full_pass(make_output(10, 3))]
     assert rows == [slice(0, 4), slice(4, 8), slice(8, 10)]
 
 
@@ -71,6 +78,23 @@ def test_the_full_pass_pools_every_stage():
     X = make_output(6, 5, 4, 6)
     (features,) = run_full(RawFeatures(), X, pooling=2)
     assert_allclose(features, average_by_loops(X, 2), atol=1e-6)
+
+
+@pytest.mark.parametrize("pooling", ["auto", "none", lambda x: x[:, :, 0]])
+def test_shapes_are_those_of_the_outputs_before_they_are_pooled(tmp_path, pooling):
+    memory = joblib.Memory(tmp_path, verbose=0)
+    full_pass = FullPass(Maps(), pooling=pooling, batch_size=4, memory=memory)
+    for _ in range(2):  # the second time from the cache
+        for batch in full_pass(make_output(10, 3)):
+            assert batch.shapes == [(5, 4), (3,)]
+
+
+@pytest.mark.parametrize("as_given", [np.asarray, np.float16, np.int32, np.bool_])
+def test_features_are_floats_of_the_precision_that_holds_the_outputs(as_given):
+    X = as_given(10 * make_output(10, 6))
+    expected = np.result_type(X.dtype, np.float32)
+    for features in run_full(ToyExtractor(), X):
+        assert features.dtype == expected
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 69, 70, 1000])

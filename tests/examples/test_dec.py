@@ -121,7 +121,7 @@ def test_the_example_tells_the_whole_story(narrow, tmp_path, monkeypatch, capsys
     with torch.random.fork_rng():
         deep_clusters.main([*options, "--max-drop", "0.03", "--picture", "a/b.png"])
     printed = capsys.readouterr().out
-    assert "On 100 new images, full depth:" in printed
+    assert "On 100 new images, full network:" in printed
     rows = re.findall(r"^(0\.\d+)(.) +([\d.]+) +([\d.]+) +([\d.]+)", printed, re.M)
     assert [row[0] for row in rows if row[1] == "*"] == ["0.030"]
     assert len(rows) == len(deep_clusters.MAX_DROPS) + 1

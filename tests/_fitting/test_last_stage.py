@@ -1,28 +1,30 @@
-"""Who answers at the last stage."""
+"""Which head the last stage gets."""
 
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 from scipy.special import log_softmax, softmax
-from sk_e2cm._fitting._final import choose_final
 from sklearn.linear_model import LogisticRegression
 from sklearn.naive_bayes import GaussianNB
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.svm import LinearSVC
 
 from sk_e2cm._fitting._calibration import Temperature
-from sk_e2cm._fitting._cross_fitting import FittedExit, Method
+from sk_e2cm._fitting._cross_fitting import FittedHead
+from sk_e2cm._fitting._folding import fold
+from sk_e2cm._fitting._last_stage import choose_last_head
 from sk_e2cm._fitting._means import ClassMeans
-from sk_e2cm._fitting._statistics import TrainingPass
+from sk_e2cm._fitting._statistics import Statistics
 from sk_e2cm._fitting._sums import ClassSums
-from sk_e2cm._multi_exit._heads import ClassifierHead, MeansHead, NetworkHead
+from sk_e2cm._multi_exit._heads import ClassifierLogits, DistanceLogits, NetworkLogits
+
+from .heads import proba_by
 
 N, N_CLASSES = 300, 3
-METHOD = Method("euclidean", "ledoit_wolf", None)
 LABELS = np.array(["bird", "cat", "dog"])
 
 
-def make_head(noise=1.0, width=N_CLASSES, seed=0):
+def make_outputs(noise=1.0, width=N_CLASSES, seed=0):
     """Return codes and logits, of which column k stands for class k."""
     rng = np.random.default_rng(seed)
     codes = np.arange(N) % N_CLASSES
@@ -31,7 +33,7 @@ def make_head(noise=1.0, width=N_CLASSES, seed=0):
     return codes, logits
 
 
-def make_run(features, codes, weight=None, folds=None):
+def make_statistics(features, codes, weight=None, folds=None):
     """Return a pass over the data; samples of fold -1 are not held out."""
     n = len(features)
     weight = np.ones(n) if weight is None else weight
@@ -40,45 +42,56 @@ def make_run(features, codes, weight=None, folds=None):
     sums = ClassSums(n_folds + 1, codes.max() + 1, features.mean(axis=0))
     sums.add(features, np.where(folds < 0, n_folds, folds), codes, weight)
     hashes = np.random.default_rng(2).integers(2**64, size=n, dtype=np.uint64)
-    return TrainingPass(
-        ("last",), [sums], [features], np.arange(n), hashes, folds, codes, weight, n
+    return Statistics(
+        stage_names=("last",),
+        sums=[sums],
+        features=[features],
+        shapes=[features.shape[1:]],
+        kept=np.arange(n),
+        hashes=hashes,
+        folds=folds,
+        codes=codes,
+        sample_weight=weight,
+        n_distinct=n,
     )
 
 
-def exit_by(means, features):
-    """Return an exit by these class means, whatever the fold."""
+def head_by(means, features):
+    """Return a head by these class means, whatever the fold."""
     means = ClassMeans(means)
-    return FittedExit(MeansHead(means, Temperature()), means.scores(features))
+    return FittedHead(
+        "class_means",
+        fold(means, Temperature(), features),
+        lambda: softmax(means.scores(features), axis=1),
+        means=means,
+    )
 
 
 def nearest_mean(features, codes):
     means = [features[codes == k].mean(axis=0) for k in range(N_CLASSES)]
-    return exit_by(np.stack(means), features)
+    return head_by(np.stack(means), features)
 
 
 def choose(final, codes, features, *, classes=None, head_classes=None, weight=None):
-    """Return the name and the head that were chosen."""
     classes = np.arange(N_CLASSES) if classes is None else classes
-    last = nearest_mean(features, codes)
-    run = make_run(features, codes, weight)
-    name, head, _ = choose_final(final, head_classes, last, run, METHOD, classes)
-    return name, head
+    by_means = nearest_mean(features, codes)
+    statistics = make_statistics(features, codes, weight)
+    return choose_last_head(final, head_classes, by_means, statistics, classes)
 
 
-def right(answer, features, codes):
-    return (answer.proba(features).argmax(axis=1) == codes).mean()
+def right(head, features, codes):
+    return (proba_by(head.logits, features).argmax(axis=1) == codes).mean()
 
 
 # The class means
 
 
 def test_class_means_are_the_last_stages():
-    codes, logits = make_head()
-    last = nearest_mean(logits, codes)
-    run = make_run(logits, codes)
-    name, answer, _ = choose_final("class_means", None, last, run, METHOD, np.arange(3))
-    assert name == "class_means"
-    assert answer is last.head
+    codes, logits = make_outputs()
+    by_means = nearest_mean(logits, codes)
+    statistics = make_statistics(logits, codes)
+    head = choose_last_head("class_means", None, by_means, statistics, np.arange(3))
+    assert head is by_means
 
 
 # The network's head
@@ -86,86 +99,92 @@ def test_class_means_are_the_last_stages():
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_the_networks_probabilities_are_the_softmax_of_its_outputs(dtype):
-    codes, logits = make_head()
-    name, answer = choose("network", codes, logits.astype(dtype))
-    assert name == "network"
+    codes, logits = make_outputs()
+    head = choose("network", codes, logits.astype(dtype))
+    assert head.kind == "network"
     expected = softmax(logits, axis=1)
-    assert_allclose(answer.proba(logits.astype(dtype)), expected, atol=1e-6)
-    assert answer.macs == 0
+    assert_allclose(proba_by(head.logits, logits.astype(dtype)), expected, atol=1e-6)
+    assert head.logits.macs == 0
 
 
 def test_a_head_that_ends_in_a_softmax_is_taken_at_its_word():
-    codes, logits = make_head()
+    codes, logits = make_outputs()
     proba = softmax(logits, axis=1)
-    _, answer = choose("network", codes, proba)
-    assert_allclose(answer.proba(proba), proba, rtol=1e-12)
+    head = choose("network", codes, proba)
+    assert_allclose(proba_by(head.logits, proba), proba, rtol=1e-12)
 
 
 def test_a_head_that_ends_in_a_log_softmax_gives_the_same_probabilities():
-    codes, logits = make_head()
-    _, answer = choose("network", codes, log_softmax(logits, axis=1))
+    codes, logits = make_outputs()
+    head = choose("network", codes, log_softmax(logits, axis=1))
     expected = softmax(logits, axis=1)
-    assert_allclose(answer.proba(log_softmax(logits, axis=1)), expected, rtol=1e-12)
+    assert_allclose(
+        proba_by(head.logits, log_softmax(logits, axis=1)), expected, rtol=1e-12
+    )
 
 
 def test_a_probability_of_zero_stays_zero():
-    codes, logits = make_head()
+    codes, logits = make_outputs()
     proba = softmax(logits, axis=1)
     proba[:3] = np.eye(3)
-    _, answer = choose("network", codes, proba)
-    assert_allclose(answer.proba(np.eye(3)), np.eye(3), atol=1e-300)
+    head = choose("network", codes, proba)
+    assert_allclose(proba_by(head.logits, np.eye(3)), np.eye(3), atol=1e-300)
 
 
 def test_outputs_that_are_positive_but_do_not_sum_to_one_are_logits():
-    codes, logits = make_head()
+    codes, logits = make_outputs()
     positive = logits - logits.min()
-    _, answer = choose("network", codes, positive)
-    assert_allclose(answer.proba(positive), softmax(positive, axis=1), rtol=1e-12)
+    head = choose("network", codes, positive)
+    assert_allclose(
+        proba_by(head.logits, positive), softmax(positive, axis=1), rtol=1e-12
+    )
 
 
 def test_head_classes_say_which_column_stands_for_which_label():
-    codes, logits = make_head()
+    codes, logits = make_outputs()
     reordered = logits[:, [2, 0, 1]]
     head_classes = ["dog", "bird", "cat"]
-    _, answer = choose(
+    head = choose(
         "network", codes, reordered, classes=LABELS, head_classes=head_classes
     )
     expected = softmax(logits, axis=1)
-    assert_allclose(answer.proba(reordered), expected, rtol=1e-12)
+    assert_allclose(proba_by(head.logits, reordered), expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize("normalized", [False, True])
 def test_columns_of_labels_that_do_not_occur_are_left_out(normalized):
-    codes, logits = make_head(width=5)
+    codes, logits = make_outputs(width=5)
     logits = logits[:, [3, 0, 4, 1, 2]]
     outputs = softmax(logits, axis=1) if normalized else logits
-    _, answer = choose("network", codes, outputs, head_classes=[7, 0, 8, 1, 2])
+    head = choose("network", codes, outputs, head_classes=[7, 0, 8, 1, 2])
     expected = softmax(logits[:, [1, 3, 4]], axis=1)
-    assert_allclose(answer.proba(outputs), expected, rtol=1e-10)
+    assert_allclose(proba_by(head.logits, outputs), expected, rtol=1e-10)
 
 
 def test_labels_may_be_any_numbers():
-    codes, logits = make_head()
-    _, answer = choose("network", codes, logits, classes=np.array([-1.0, 5.0, 10.0]))
-    assert_allclose(answer.proba(logits), softmax(logits, axis=1), rtol=1e-12)
+    codes, logits = make_outputs()
+    head = choose("network", codes, logits, classes=np.array([-1.0, 5.0, 10.0]))
+    assert_allclose(proba_by(head.logits, logits), softmax(logits, axis=1), rtol=1e-12)
 
 
 def test_head_classes_may_be_given_as_a_list_of_numbers():
-    codes, logits = make_head()
-    _, answer = choose("network", codes, logits[:, ::-1], head_classes=[2, 1, 0])
-    assert_allclose(answer.proba(logits[:, ::-1]), softmax(logits, axis=1), rtol=1e-12)
+    codes, logits = make_outputs()
+    head = choose("network", codes, logits[:, ::-1], head_classes=[2, 1, 0])
+    assert_allclose(
+        proba_by(head.logits, logits[:, ::-1]), softmax(logits, axis=1), rtol=1e-12
+    )
 
 
 @pytest.mark.parametrize("final", ["network", "auto"])
 def test_head_classes_of_another_length_are_refused(final):
-    codes, logits = make_head(width=4)
+    codes, logits = make_outputs(width=4)
     with pytest.raises(ValueError, match=r"head_classes.*\(3,\).*4 columns"):
         choose(final, codes, logits, head_classes=[0, 1, 2])
 
 
 @pytest.mark.parametrize("final", ["network", "auto"])
 def test_labels_that_head_classes_lack_are_named(final):
-    codes, logits = make_head()
+    codes, logits = make_outputs()
     with pytest.raises(ValueError, match=r"head_classes lacks .*'dog'.* in y"):
         choose(
             final, codes, logits, classes=LABELS, head_classes=["bird", "cat", "cow"]
@@ -173,21 +192,21 @@ def test_labels_that_head_classes_lack_are_named(final):
 
 
 def test_labels_that_head_classes_lack_are_named_plainly():
-    codes, logits = make_head()
+    codes, logits = make_outputs()
     with pytest.raises(ValueError, match=r"lacks the labels \[2\]"):
         choose("network", codes, logits, head_classes=[0, 1, 9])
 
 
 @pytest.mark.parametrize("final", ["network", "auto"])
 def test_numbers_in_text_do_not_stand_for_numbers(final):
-    codes, logits = make_head()
+    codes, logits = make_outputs()
     with pytest.raises(ValueError, match="head_classes lacks"):
         choose(final, codes, logits, head_classes=["0", "1", "2"])
 
 
 @pytest.mark.parametrize("final", ["network", "auto"])
 def test_head_classes_with_a_label_twice_are_refused(final):
-    codes, logits = make_head(width=4)
+    codes, logits = make_outputs(width=4)
     with pytest.raises(ValueError, match="head_classes"):
         choose(final, codes, logits, head_classes=[0, 0, 1, 2])
 
@@ -201,7 +220,7 @@ def test_a_network_of_another_width_is_refused(width):
 
 @pytest.mark.parametrize("dtype", ["U", object])
 def test_text_labels_ask_for_head_classes(dtype):
-    codes, logits = make_head()
+    codes, logits = make_outputs()
     with pytest.raises(ValueError, match=r"text labels.*head_classes="):
         choose("network", codes, logits, classes=LABELS.astype(dtype))
 
@@ -217,50 +236,50 @@ def test_text_labels_ask_for_head_classes(dtype):
 def test_auto_takes_the_head_if_it_is_no_less_accurate(weight, expected, classes):
     # The head has the first sample right and the means have the second.
     features, codes = np.array([[1.0, 0.0], [1.0, 0.5]]), np.array([0, 1])
-    last = exit_by(np.array([[9.0, 9.0], [1.0, 0.2]]), features)
+    by_means = head_by(np.array([[9.0, 9.0], [1.0, 0.2]]), features)
     assert features.argmax(axis=1).tolist() == [0, 0]
-    assert last.head.proba(features).argmax(axis=1).tolist() == [1, 1]
-    run = make_run(features, codes, np.array(weight, dtype=float))
-    name, answer, _ = choose_final("auto", None, last, run, METHOD, classes)
-    assert name == expected
-    assert (answer is last.head) == (expected == "class_means")
+    assert by_means.out_of_fold().argmax(axis=1).tolist() == [1, 1]
+    statistics = make_statistics(features, codes, np.array(weight, dtype=float))
+    head = choose_last_head("auto", None, by_means, statistics, classes)
+    assert head.kind == expected
+    assert (head is by_means) == (expected == "class_means")
 
 
 def test_auto_takes_the_head_if_both_are_right():
-    codes, logits = make_head(noise=0.01)
-    assert right(nearest_mean(logits, codes).head, logits, codes) == 1
-    name, answer = choose("auto", codes, logits)
-    assert name == "network"
-    assert isinstance(answer, NetworkHead)
+    codes, logits = make_outputs(noise=0.01)
+    assert right(nearest_mean(logits, codes), logits, codes) == 1
+    head = choose("auto", codes, logits)
+    assert head.kind == "network"
+    assert isinstance(head.logits, NetworkLogits)
 
 
 def test_auto_drops_a_head_whose_columns_are_in_another_order():
-    codes, logits = make_head(noise=0.5)
-    name, answer = choose("auto", codes, logits[:, [1, 2, 0]], classes=LABELS)
-    assert name == "class_means"
-    assert right(answer, logits[:, [1, 2, 0]], codes) > 0.9
+    codes, logits = make_outputs(noise=0.5)
+    head = choose("auto", codes, logits[:, [1, 2, 0]], classes=LABELS)
+    assert head.kind == "class_means"
+    assert right(head, logits[:, [1, 2, 0]], codes) > 0.9
 
 
 def test_auto_takes_that_head_if_its_order_is_given():
-    codes, logits = make_head(noise=0.5)
-    name, answer = choose(
+    codes, logits = make_outputs(noise=0.5)
+    head = choose(
         "auto",
         codes,
         logits[:, [1, 2, 0]],
         classes=LABELS,
         head_classes=LABELS[[1, 2, 0]],
     )
-    assert name == "network"
-    assert right(answer, logits[:, [1, 2, 0]], codes) > 0.9
+    assert head.kind == "network"
+    assert right(head, logits[:, [1, 2, 0]], codes) > 0.9
 
 
 @pytest.mark.parametrize("width", [2, 4])
 def test_auto_takes_the_class_means_if_the_width_is_another(width):
-    codes, _ = make_head()
+    codes, _ = make_outputs()
     features = np.random.default_rng(0).normal(size=(N, width))
-    name, answer = choose("auto", codes, features)
-    assert name == "class_means"
-    assert isinstance(answer, MeansHead)
+    head = choose("auto", codes, features)
+    assert head.kind == "class_means"
+    assert isinstance(head.logits, DistanceLogits)
 
 
 # A classifier
@@ -272,35 +291,35 @@ def test_auto_takes_the_class_means_if_the_width_is_another(width):
     ids=lambda classifier: type(classifier).__name__,
 )
 def test_a_classifier_is_fitted_on_the_last_features(classifier):
-    codes, features = make_head(width=6)
-    name, answer = choose(classifier, codes, features, classes=LABELS)
-    assert name == "classifier"
-    assert isinstance(answer, ClassifierHead)
+    codes, features = make_outputs(width=6)
+    head = choose(classifier, codes, features, classes=LABELS)
+    assert head.kind == "classifier"
+    assert isinstance(head.logits, ClassifierLogits)
     expected = classifier.__class__().fit(features, codes).predict_proba(features)
-    assert_allclose(answer.proba(features), expected)
+    assert_allclose(proba_by(head.logits, features), expected)
 
 
 def test_the_classifier_passed_in_is_not_fitted():
-    codes, features = make_head(width=6)
+    codes, features = make_outputs(width=6)
     classifier = GaussianNB()
     choose(classifier, codes, features)
     assert not hasattr(classifier, "classes_")
 
 
 def test_weights_are_passed_to_the_classifier():
-    codes, features = make_head(width=6)
+    codes, features = make_outputs(width=6)
     weight = np.random.default_rng(1).integers(1, 4, N)
-    _, answer = choose(GaussianNB(), codes, features, weight=weight.astype(float))
+    head = choose(GaussianNB(), codes, features, weight=weight.astype(float))
     repeated = GaussianNB().fit(
         np.repeat(features, weight, axis=0), np.repeat(codes, weight)
     )
     expected = repeated.predict_proba(features)
-    assert_allclose(answer.proba(features), expected, rtol=1e-6, atol=1e-12)
-    unweighted = choose(GaussianNB(), codes, features)[1].proba(features)
+    assert_allclose(proba_by(head.logits, features), expected, rtol=1e-6, atol=1e-12)
+    unweighted = proba_by(choose(GaussianNB(), codes, features).logits, features)
     assert np.abs(unweighted - expected).max() > 1e-3
 
 
 def test_a_classifier_without_probabilities_is_refused():
-    codes, features = make_head(width=6)
+    codes, features = make_outputs(width=6)
     with pytest.raises(ValueError, match=r"LinearSVC.*no predict_proba"):
         choose(LinearSVC(), codes, features)

@@ -1,4 +1,4 @@
-"""What the last stage, and all stages, say of samples they have not seen."""
+"""Probabilities of the last stage, and of all, for samples they have not seen."""
 
 from dataclasses import replace
 
@@ -6,16 +6,17 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.special import softmax
-from sk_e2cm._fitting._final import HeldOut, choose_final
 from sklearn.linear_model import LogisticRegression
 from sklearn.naive_bayes import GaussianNB
 from sklearn.neighbors import KNeighborsClassifier
 
-from sk_e2cm._fitting._cross_fitting import Method, fit_exits, out_of_fold
+from sk_e2cm._fitting._cross_fitting import CrossFit, HeadSpec, fit_class_means
+from sk_e2cm._fitting._last_stage import choose_last_head
 
-from ..samples import N_CLASSES, make_run, make_samples
+from ..samples import N_CLASSES, make_samples, make_statistics
+from .heads import proba_by
 
-METHOD = Method("euclidean", 0.3, "temperature")
+SPEC = HeadSpec("euclidean", 0.3, "temperature")
 CLASSES = np.arange(N_CLASSES)
 
 
@@ -29,9 +30,9 @@ def make_outputs(n=200, signal=2.0, seed=0):
     return outputs, folds, codes, np.ones(n)
 
 
-def choose(final, run, method=METHOD):
-    *_, last = fit_exits(run, method)
-    return choose_final(final, None, last, run, method, CLASSES)
+def choose(final, statistics):
+    *_, by_means = fit_class_means(statistics, SPEC)
+    return choose_last_head(final, None, by_means, statistics, CLASSES)
 
 
 def right(proba, codes):
@@ -41,19 +42,21 @@ def right(proba, codes):
 # The last stage
 
 
-def test_class_means_speak_of_samples_in_other_folds():
-    run = make_run(make_samples())
-    *_, last = fit_exits(run, METHOD)
-    found = choose("class_means", run).out_of_fold()
-    assert_allclose(found, out_of_fold(run, METHOD, last), rtol=1e-12)
-    assert np.abs(found - last.head.proba(run.features[-1])).max() > 1e-3
+def test_class_means_predict_the_samples_of_other_folds():
+    statistics = make_statistics(make_samples())
+    *_, by_means = fit_class_means(statistics, SPEC)
+    head = choose("class_means", statistics)
+    found = head.out_of_fold()
+    assert_allclose(found, by_means.out_of_fold(), rtol=1e-12)
+    seen = proba_by(head.logits, statistics.features[-1])
+    assert np.abs(found - seen).max() > 1e-3
 
 
-def test_the_network_speaks_of_all_samples_held_out():
+def test_the_network_predicts_all_samples_held_out():
     samples = make_outputs()
     outputs, folds, *_ = samples
     folds[::3] = -1
-    found = choose("network", make_run(samples)).out_of_fold()
+    found = choose("network", make_statistics(samples)).out_of_fold()
     assert_allclose(found, softmax(outputs[folds >= 0], axis=1), rtol=1e-12)
 
 
@@ -66,7 +69,7 @@ def test_a_classifier_is_fitted_without_the_fold_of_each_sample(classifier):
     samples = make_samples()
     features, folds, codes, weight = samples
     folds[::5] = -1  # fitted to each time
-    found = choose(classifier, make_run(samples)).out_of_fold()
+    found = choose(classifier, make_statistics(samples)).out_of_fold()
     expected = np.zeros((200, N_CLASSES))
     for fold in range(3):
         train = folds != fold
@@ -81,22 +84,23 @@ def test_a_classifier_that_takes_no_weights_is_fitted_without():
     samples = make_samples()
     samples[3][:] = 1
     features, folds, codes, _ = samples
-    found = choose(KNeighborsClassifier(), make_run(samples)).out_of_fold()
+    found = choose(KNeighborsClassifier(), make_statistics(samples)).out_of_fold()
     first = folds == 0
     fitted = KNeighborsClassifier().fit(features[~first], codes[~first])
-    assert_array_equal(found[first], fitted.predict_proba(features[first]))
+    expected = fitted.predict_proba(features[first])
+    assert_allclose(found[first], expected, rtol=1e-12)
 
 
 def test_weights_that_a_classifier_does_not_take_are_refused():
     with pytest.raises(ValueError, match=r"KNeighborsClassifier.*sample_weight"):
-        choose(KNeighborsClassifier(), make_run(make_samples()))
+        choose(KNeighborsClassifier(), make_statistics(make_samples()))
 
 
 def test_a_class_in_one_fold_alone_has_no_probability_there():
     samples = make_samples()
     _, folds, codes, _ = samples
     folds[codes == 2] = 1
-    found = choose(GaussianNB(), make_run(samples)).out_of_fold()
+    found = choose(GaussianNB(), make_statistics(samples)).out_of_fold()
     assert_array_equal(found[folds == 1, 2], 0)
     assert_allclose(found.sum(axis=1), 1, rtol=1e-12)
     assert right(found[(folds != 1)], codes[folds != 1]) > 0.5
@@ -105,56 +109,56 @@ def test_a_class_in_one_fold_alone_has_no_probability_there():
 # Auto
 
 
-def test_auto_does_not_believe_what_class_means_say_of_their_own_samples():
+def test_auto_does_not_judge_class_means_by_their_own_samples():
     samples = make_outputs(n=24, signal=0.5, seed=5)
     outputs, _, codes, _ = samples
-    run = make_run(samples)
-    means = choose("class_means", run)
+    statistics = make_statistics(samples)
+    means = choose("class_means", statistics)
     by_network = right(outputs, codes)
-    assert right(means.head.proba(outputs), codes) > by_network + 0.1
+    assert right(proba_by(means.logits, outputs), codes) > by_network + 0.1
     assert right(means.out_of_fold(), codes) < by_network
-    assert choose("auto", run).name == "network"
+    assert choose("auto", statistics).kind == "network"
 
 
 @pytest.mark.parametrize(
-    ("spoilt", "name"), [("held out", "class_means"), ("others", "network")]
+    ("spoilt", "kind"), [("held out", "class_means"), ("others", "network")]
 )
-def test_auto_looks_at_the_samples_held_out_alone(spoilt, name):
+def test_auto_looks_at_the_samples_held_out_alone(spoilt, kind):
     samples = make_outputs(signal=5.0)
     outputs, folds, *_ = samples
     folds[::2] = -1
     rows = folds >= 0 if spoilt == "held out" else folds < 0
     # The network is wrong there; its outputs still tell the classes apart.
     outputs[rows] = np.roll(outputs[rows], 1, axis=1) * 3
-    assert choose("auto", make_run(samples)).name == name
+    assert choose("auto", make_statistics(samples)).kind == kind
 
 
 # All stages
 
 
 @pytest.mark.parametrize("final", ["class_means", "network", GaussianNB()])
-def test_every_stage_speaks_of_every_sample_held_out(final):
+def test_every_stage_predicts_every_sample_held_out(final):
     samples = make_outputs()
     samples[1][::3] = -1
     kept = np.arange(0, 200, 2)
-    last = make_run(samples, kept)
-    first = make_run(make_outputs(seed=1), kept)
-    run = replace(
+    last = make_statistics(samples, kept)
+    first = make_statistics(make_outputs(seed=1), kept)
+    statistics = replace(
         last,
         stage_names=("first", "last"),
         sums=[*first.sums, *last.sums],
         features=[*first.features, *last.features],
     )
-    exits = list(fit_exits(run, METHOD))
-    chosen = choose_final(final, None, exits[-1], run, METHOD, CLASSES)
-    held_out = HeldOut(run, METHOD, exits[:-1], chosen)
+    *exits, by_means = fit_class_means(statistics, SPEC)
+    chosen = choose_last_head(final, None, by_means, statistics, CLASSES)
+    cross_fit = CrossFit(statistics, [*exits, chosen])
 
-    assert_array_equal(held_out.rows, kept[samples[1][kept] >= 0])
-    probas = list(held_out.probas())
+    assert_array_equal(cross_fit.rows, kept[samples[1][kept] >= 0])
+    assert_array_equal(cross_fit.codes, samples[2][cross_fit.rows])
+    probas = list(cross_fit.out_of_fold())
     assert len(probas) == 2
-    expected = out_of_fold(run, METHOD, exits[0])
-    assert_allclose(probas[0], expected, rtol=1e-12)
+    assert_allclose(probas[0], exits[0].out_of_fold(), rtol=1e-12)
     assert_allclose(probas[1], chosen.out_of_fold(), rtol=1e-12)
     for proba in probas:
-        assert proba.shape == (len(held_out.rows), N_CLASSES)
-        assert right(proba, samples[2][held_out.rows]) > 0.5
+        assert proba.shape == (len(cross_fit.rows), N_CLASSES)
+        assert right(proba, samples[2][cross_fit.rows]) > 0.5
