@@ -86,6 +86,6 @@ def fold_average(head: Head, network_macs: float) -> Head:
     n_weights = logits.macs // n_cells * n_positions
     is_small = n_positions <= _MOST_POSITIONS_PER_CELL * n_cells
     is_cheap = n_weights < min(_MOST_WEIGHTS, _MOST_OF_NETWORK * network_macs)
-    if logits.centre is None and is_small and is_cheap:
+    if not logits.is_centred and is_small and is_cheap:
         return FoldedHead(pooling, logits)
     return head

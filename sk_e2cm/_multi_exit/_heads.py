@@ -101,6 +101,21 @@ class FoldedHead(Head):
         )
 
 
+def moved(head: Head, device: torch.device) -> Head:
+    """Move a head to a device, where it finds its parts at once.
+
+    A module looks for buffers and submodules only after everything else. For one sample
+    that takes a sixth of the time of a head.
+    """
+    if device.type == "mps":
+        head.float()  # it has no double precision
+    head.to(device)
+    for part in head.modules():
+        vars(part).update(part._buffers)
+        vars(part).update(part._modules)
+    return head
+
+
 def proba_of(logits: Tensor) -> Tensor:
     """Return the softmax, in double precision where the device has it.
 
@@ -128,7 +143,7 @@ class LinearLogits(Logits):
 
     weight: Tensor
     bias: Tensor
-    centre: Tensor | None
+    centre: Tensor
 
     def __init__(
         self, weight: Tensor, bias: Tensor, centre: Tensor | None = None
@@ -137,6 +152,7 @@ class LinearLogits(Logits):
         self.register_buffer("weight", weight)
         self.register_buffer("bias", bias)
         self.register_buffer("centre", centre)
+        self.is_centred = centre is not None
 
     @property
     def macs(self) -> int:
@@ -144,11 +160,11 @@ class LinearLogits(Logits):
         return self.weight.numel()
 
     def forward(self, features: Tensor) -> Tensor:
-        weight, centre = self.weight, self.centre
+        weight = self.weight  # looked up once: a module takes its time to find it
         if features.dtype != weight.dtype:
             features = features.to(weight.dtype)
-        if centre is not None:
-            features = features - centre
+        if self.is_centred:
+            features = features - self.centre
         return F.linear(features, weight, self.bias)
 
 
@@ -249,7 +265,8 @@ class NetworkLogits(Logits):
         logits = features.index_select(1, self.columns)
         if self.normalized:
             logits = logits.clamp(min=torch.finfo(logits.dtype).tiny).log()
-        return logits
+        # NaN where an output is not finite, in whichever column.
+        return logits + 0.0 * features.sum(dim=1, keepdim=True)
 
 
 class _OnTheHost(Logits):

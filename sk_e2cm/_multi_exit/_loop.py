@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .._extractors import Extractor, through
-from ._heads import Head, proba_of
+from ._heads import proba_of
 from ._pooling import refuse_other_than_numbers
 from ._thresholds import stays
 
@@ -44,7 +44,7 @@ class Step(NamedTuple):
 @torch.inference_mode()
 def run_lazily(
     extractor: Extractor,
-    heads: Sequence[Head],
+    heads: Sequence[Callable[[Any], Tensor]],
     X: NDArray[Any],
     thresholds: Sequence[Tensor | float | None],
 ) -> list[Step]:
@@ -60,7 +60,8 @@ def run_lazily(
         With J + 1 stages.
 
     heads : sequence of length J + 1
-        One for each stage, on the device of the extractor.
+        For each stage a function from its output to logits, a `Head` say, on the device
+        of the extractor.
 
     X : ndarray of shape (n_samples, ...)
         One batch.
@@ -98,10 +99,10 @@ def run_lazily(
                 break
             continue
         kept = stays(confidence, label, needed).nonzero().squeeze(1)
-        if len(kept) == 0:
+        n_before, n = n, kept.shape[0]
+        if n == 0:
             break
-        if len(kept) < n:
-            n = len(kept)
+        if n < n_before:
             rows = kept if rows is None else rows[kept]
             state = extractor.keep(state, kept if has_device else kept.numpy())
     return steps
@@ -119,7 +120,7 @@ def checked_output(
     ValueError
         If there are other rows, or no numbers.
     """
-    if len(output) != n_rows:
+    if np.shape(output)[:1] != (n_rows,):
         raise ValueError(
             f"Stage {stage_name!r} returned {len(output)} rows for {n_rows} samples. "
             "Does the extractor's keep() drop the other rows?"
@@ -148,14 +149,16 @@ class LastSteps:
         # Everybody is there up to the first time that some leave.
         everybody = sum(step.rows is None for step in steps) - 1
         self._steps = steps[everybody:]
-        counts = [len(step.label) for step in self._steps]
-        self._row = np.arange(counts[0])
-        if len(self._steps) > 1:
+        counts = [step.label.shape[0] for step in self._steps]
+        self.stage = np.full(counts[0], self._steps[0].stage)
+        if len(counts) > 1:
             later = [step.rows for step in self._steps if step.rows is not None]
             rows = torch.cat(later).cpu().numpy()
             # Of equal rows NumPy assigns the last.
+            self._row = np.arange(counts[0])
             self._row[rows] = np.arange(counts[0], sum(counts))
-        self.stage = np.repeat([step.stage for step in self._steps], counts)[self._row]
+            stages = [step.stage for step in self._steps]
+            self.stage = np.repeat(stages, counts)[self._row]
 
     def of(self, field: str) -> NDArray[Any]:
         """Return the "proba", "confidence" or "label" of each sample at its step."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from .._extractors._torch._freeze import picklable
 from .._utils._arrays import Floats, to_tensor
 from ._costs import Costs
 from ._full_pass import Batch, check_finite
-from ._heads import Head, proba_of
+from ._heads import Head, moved, proba_of
 from ._loop import LastSteps, Step, run_lazily
 from ._pooling import PoolingSpec
 from ._thresholds import check_thresholds, is_closed
@@ -75,11 +75,11 @@ class MultiExitNetwork:
         pooling: PoolingSpec,
     ) -> None:
         self.extractor = extractor
-        self.heads = tuple(head.to(device_of(extractor)) for head in heads)
+        self.heads = tuple(moved(head, device_of(extractor)) for head in heads)
         self.labels = labels
         self.costs = costs
         self.pooling = pooling
-        self._elsewhere: dict[torch.device, MultiExitNetwork] = {}
+        self._elsewhere: dict[str, MultiExitNetwork] = {}
 
     @property
     def stage_names(self) -> Sequence[str]:
@@ -102,16 +102,15 @@ class MultiExitNetwork:
         extractor = on_device(self.extractor, device)
         if extractor is self.extractor:
             return self
-        there = device_of(extractor)
-        if there not in self._elsewhere:
-            self._elsewhere[there] = type(self)(
+        if str(device) not in self._elsewhere:
+            self._elsewhere[str(device)] = type(self)(
                 extractor,
                 copy.deepcopy(self.heads),
                 self.labels,
                 self.costs,
                 self.pooling,
             )
-        return self._elsewhere[there]
+        return self._elsewhere[str(device)]
 
     def thresholds(self, threshold: ArrayLike) -> Floats:
         """Return a user's threshold in the shape (n_exits, n_classes) or (n_exits, 1).
@@ -235,6 +234,9 @@ class MultiExitNetwork:
         _, output = through(self.extractor)(begun, 0, step.stage)
         check_finite(head.pooling(output).cpu().numpy()[rows], name, rows)
         refuse_nan(step.confidence.cpu().numpy(), name, rows)
+
+    def __copy__(self) -> Self:
+        return self
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         # Arrays, since another machine may lack the device, and since torch's own

@@ -30,7 +30,6 @@ _MOST_MAXIMA = 256
 _MOST_PRODUCTS = 600
 _MOST_CHANNELS = 32
 
-_AVERAGE = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 _MAXIMUM = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 _ADAPTIVE_AVERAGE: dict[int, Callable[..., Tensor]] = {
     1: F.adaptive_avg_pool1d,
@@ -122,12 +121,15 @@ class Custom(Pooling):
         self.stage_name = stage_name
 
     def forward(self, output: Any) -> Tensor:
+        if isinstance(output, Tensor) and output.is_quantized:
+            output = output.dequantize()
         found = self.function(output)
         shape = tuple(np.shape(found))
         if len(shape) != 2 or shape[0] != len(output):
             raise ValueError(_no_rows(self.stage_name, shape, len(output)))
         refuse_other_than_numbers(found, self.stage_name)
-        return as_floats(found)
+        features = as_floats(found)
+        return features.to(output.device) if isinstance(output, Tensor) else features
 
 
 class OfMap(Pooling):
@@ -252,7 +254,7 @@ class SecondOrder(OfMap):
         if self.maxima is not None:
             parts.append(self.maxima.maximum(x))
         squares = [
-            _mean_products(inside).view(len(x), -1)
+            (torch.bmm(inside, inside.mT) / inside.shape[2]).view(len(x), -1)
             for inside in self.products.split(self._mixed(x))
         ]
         together = squares[0] if len(squares) == 1 else torch.cat(squares, dim=1)
@@ -266,12 +268,6 @@ class SecondOrder(OfMap):
         if x.is_contiguous():
             return (signs.T @ x.flatten(2)).unflatten(2, x.shape[2:])
         return (x.movedim(1, -1) @ signs).movedim(-1, 1)
-
-
-def _mean_products(x: Tensor) -> Tensor:
-    """Return the mean products of channels: (n, channels, channels)."""
-    nothing = x.new_zeros(1)
-    return torch.baddbmm(nothing, x, x.mT, beta=0, alpha=1 / x.shape[2])
 
 
 class Cells:
@@ -300,20 +296,16 @@ class Cells:
 
     def average(self, x: Tensor) -> Tensor:
         """Average (n, channels, *sizes) over the cells: (n, n_features)."""
-        return self._pooled(x, _AVERAGE, _ADAPTIVE_AVERAGE)
+        pooled = _ADAPTIVE_AVERAGE[len(self.sizes)](x, self.along)
+        return pooled.flatten(1)
 
     def maximum(self, x: Tensor) -> Tensor:
         """Take the maxima of (n, channels, *sizes): (n, n_features)."""
-        return self._pooled(x, _MAXIMUM, _ADAPTIVE_MAXIMUM)
-
-    def _pooled(
-        self, x: Tensor, regular: dict[int, Any], adaptive: dict[int, Any]
-    ) -> Tensor:
         n_axes = len(self.sizes)
         if self.regular is not None and x.shape[2:] == self.sizes:
-            pooled: Tensor = regular[n_axes](x, *self.regular)
-        else:
-            pooled = adaptive[n_axes](x, self.along)
+            pooled: Tensor = _MAXIMUM[n_axes](x, *self.regular)
+        else:  # slower, since it notes where the maxima are
+            pooled = _ADAPTIVE_MAXIMUM[n_axes](x, self.along)
         return pooled.flatten(1)
 
     def split(self, x: Tensor) -> list[Tensor]:

@@ -190,7 +190,9 @@ def test_averages_are_folded_into_nothing_but_a_linear_layer():
 
 
 @pytest.mark.parametrize(
-    "pooling", ["none", "second_order", lambda x: x.mean((2, 3))], ids=str
+    "pooling",
+    ["none", "second_order", lambda x: x.mean((2, 3))],
+    ids=["none", "second_order", "function"],
 )
 def test_nothing_but_averages_is_folded(pooling):
     assert not is_folded(make_head((6, 4, 4), pooling))

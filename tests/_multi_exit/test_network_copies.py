@@ -64,6 +64,13 @@ def test_a_copy_gives_the_same_answers(make, through, tmp_path):
         assert_array_equal(found, before)
 
 
+@pytest.mark.parametrize("make", EXTRACTORS.values(), ids=EXTRACTORS)
+def test_equal_networks_have_equal_pickles(make):
+    # Those of torch itself differ.
+    one, other = make_network(make()), make_network(make())
+    assert pickle.dumps(one) == pickle.dumps(other)
+
+
 @pytest.mark.parametrize("device", [None, "cpu"])
 def test_a_network_that_is_there_already_is_itself(device):
     network = make_network(Movable())

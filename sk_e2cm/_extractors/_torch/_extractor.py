@@ -281,7 +281,7 @@ class TorchExtractor(Extractor):
         state : state
             As `advance` returned it.
 
-        rows : ndarray or tensor of int
+        rows : ndarray of int, or tensor of int on the extractor's device
             The rows to keep, in this order.
 
         Returns
@@ -289,9 +289,10 @@ class TorchExtractor(Extractor):
         state
             With ``len(rows)`` rows.
         """
-        index = to_tensor(rows) if not isinstance(rows, Tensor) else rows
-        index = index.to(self.device, torch.int64)
-        return state._replace(values=state.rules.keep(state.values, index))
+        if not isinstance(rows, Tensor):
+            rows = to_tensor(rows).to(self.device, torch.int64)
+        values = state.rules.keep(state.values, rows)
+        return _Live(values, state.rules, state.ahead)
 
     def staged_transform(self, X: ArrayLike | Tensor) -> Iterator[Any]:
         """Compute all stages for one batch, one after the other.
