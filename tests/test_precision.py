@@ -76,7 +76,9 @@ def test_maps_stay_in_channels_last_format_when_samples_leave(network, digits):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_a_gpu_decides_as_the_cpu_does(network, digits):
+def test_a_gpu_decides_as_the_cpu_does(network, digits, monkeypatch):
+    # By default cuDNN rounds what convolutions take to ten bits.
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     X, y = digits
     clf = E2CMClassifier(TorchExtractor(network, ["stem", "down"])).fit(
         X[:600], y[:600]

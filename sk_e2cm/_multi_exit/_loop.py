@@ -146,19 +146,19 @@ class LastSteps:
     """
 
     def __init__(self, steps: Sequence[Step]) -> None:
-        # Everybody is there up to the first time that some leave.
+        if steps[-1].rows is None:  # everybody is there to the last
+            self._steps = steps[-1:]
+            self.stage = np.full(steps[-1].label.shape, steps[-1].stage)
+            return
         everybody = sum(step.rows is None for step in steps) - 1
         self._steps = steps[everybody:]
         counts = [step.label.shape[0] for step in self._steps]
-        self.stage = np.full(counts[0], self._steps[0].stage)
-        if len(counts) > 1:
-            later = [step.rows for step in self._steps if step.rows is not None]
-            rows = torch.cat(later).cpu().numpy()
-            # Of equal rows NumPy assigns the last.
-            self._row = np.arange(counts[0])
-            self._row[rows] = np.arange(counts[0], sum(counts))
-            stages = [step.stage for step in self._steps]
-            self.stage = np.repeat(stages, counts)[self._row]
+        later = [step.rows for step in self._steps if step.rows is not None]
+        rows = torch.cat(later).cpu().numpy()
+        # Of equal rows NumPy assigns the last.
+        self._row = np.arange(counts[0])
+        self._row[rows] = np.arange(counts[0], sum(counts))
+        self.stage = np.repeat([step.stage for step in self._steps], counts)[self._row]
 
     def of(self, field: str) -> NDArray[Any]:
         """Return the "proba", "confidence" or "label" of each sample at its step."""

@@ -23,6 +23,11 @@ PoolingSpec = int | Literal["auto", "none", "second_order"] | Callable[[Any], An
 _MOST_FEATURES = 1024
 _FINEST_GRID = 4
 
+# Averages over cells of so few positions are quicker as a matrix product where channels
+# come first in memory: 42 in place of 124 microseconds for 32 maps of 32 x 14 x 14, but
+# 164 in place of 100 for 8 maps of 256 x 14 x 14 in a grid half as fine (two cores).
+_MOST_POSITIONS_PER_CELL = 16
+
 # "second_order": features of each kind. Together about a thousand, since covariances
 # grow with the square of their number.
 _MOST_MEANS = 512
@@ -178,11 +183,12 @@ class GridAverage(OfMap):
         self.cells = Cells(grid, self.sizes)
         # What each position gives to each cell, (n_positions, n_cells).
         self.register_buffer("shares", self.cells.shares().to(dtype))
+        n_positions, n_cells = self.shares.shape
+        self.is_product = n_positions <= _MOST_POSITIONS_PER_CELL * n_cells
 
     def forward(self, output: Any) -> Tensor:
         x = self.as_map(output)
-        if x.is_contiguous() and x.shape[2:] == self.cells.sizes:
-            # Several times quicker than to add up position by position.
+        if self.is_product and x.is_contiguous() and x.shape[2:] == self.cells.sizes:
             return (x.flatten(2) @ self.shares.to(x.dtype)).flatten(1)
         return self.cells.average(x)
 
