@@ -9,9 +9,8 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from sk_e2cm import Extractor
-from sk_e2cm._extractors import RawFeatures, fingerprint_of, on_device
+from sk_e2cm._extractors import RawFeatures
 from sk_e2cm._multi_exit._full_pass import FullPass
-from sk_e2cm._utils._hashing import row_hashes
 from sk_e2cm.testing import CountingExtractor, ToyExtractor
 
 from ..outputs import average_by_loops, make_output
@@ -226,72 +225,3 @@ def test_extractors_of_equal_content_share_the_cache(tmp_path):
     extractor = CountingExtractor(ToyExtractor(3))
     run_full(extractor, X, memory=tmp_path)
     assert_array_equal(extractor.rows, [0, 0, 0])
-
-
-def test_a_fingerprint_stands_for_the_content():
-    extractor = ToyExtractor()
-    assert fingerprint_of(extractor) == fingerprint_of(ToyExtractor())
-    assert fingerprint_of(extractor) != fingerprint_of(ToyExtractor(2))
-    extractor.fingerprint = "toy 1"
-    assert fingerprint_of(extractor) == "toy 1"
-
-
-def test_equal_rows_have_equal_hashes_and_others_do_not():
-    X = np.random.default_rng(0).integers(0, 3, size=(500, 4)).astype(float)
-    _, of_content = np.unique(X, axis=0, return_inverse=True)
-    _, of_hash = np.unique(row_hashes(X), return_inverse=True)
-    pairs = set(zip(of_content, of_hash, strict=True))
-    assert 2 < len(pairs) == of_content.max() + 1 == of_hash.max() + 1
-
-
-@pytest.mark.parametrize("shape", [(20, 3), (20, 2, 3, 4)])
-@pytest.mark.parametrize(
-    "disguise",
-    [
-        pytest.param(lambda X: X.copy(order="F"), id="fortran"),
-        pytest.param(lambda X: X.repeat(2, axis=0)[::2], id="strided rows"),
-        pytest.param(lambda X: X.repeat(2, axis=-1)[..., ::2], id="strided"),
-        pytest.param(lambda X: X[::-1].copy()[::-1], id="reversed"),
-    ],
-)
-def test_row_hashes_do_not_depend_on_the_memory_layout(disguise, shape):
-    X = make_output(*shape)
-    assert disguise(X).strides != X.strides
-    assert_array_equal(row_hashes(disguise(X)), row_hashes(X))
-
-
-def test_row_hashes_do_not_depend_on_the_other_rows():
-    X = make_output(20, 3)
-    order = np.random.default_rng(0).permutation(20)[:7]
-    assert_array_equal(row_hashes(X[order]), row_hashes(X)[order])
-
-
-def test_row_hashes_are_spread_evenly():
-    hashes = row_hashes(np.arange(20_000.0)[:, None])
-    assert_allclose(np.bincount(hashes % np.uint64(5)) / 20_000, 0.2, atol=0.02)
-    below = (hashes.astype(np.float64) < 0.3 * 2.0**64).mean()
-    assert_allclose(below, 0.3, atol=0.02)
-
-
-def test_raw_features_are_x_itself():
-    X = make_output(5, 3)
-    extractor = RawFeatures()
-    state, output = extractor.advance(extractor.begin(X), 0)
-    assert_array_equal(output, X)
-    assert_array_equal(extractor.keep(state, np.array([3, 1])), X[[3, 1]])
-    assert list(extractor.macs((3,))) == [0]
-
-
-def test_without_a_device_an_extractor_stays_where_it_is():
-    extractor = ToyExtractor()
-    assert on_device(extractor, None) is extractor
-
-
-def test_raw_features_need_no_device():
-    extractor = RawFeatures()
-    assert on_device(extractor, "cuda") is extractor
-
-
-def test_a_device_asks_for_an_extractor_that_can_be_moved():
-    with pytest.raises(ValueError, match=r"device='cpu'.*ToyExtractor"):
-        on_device(ToyExtractor(), "cpu")

@@ -26,7 +26,6 @@ from sk_e2cm._tuning._held_out import (
     cross_predict,
     predict_held_out,
 )
-from sk_e2cm._utils._validation import codes_of
 from sk_e2cm.testing import CountingExtractor, ToyExtractor
 
 EXACT = {
@@ -373,18 +372,6 @@ def test_samples_are_selected_with_their_labels_and_weights(data, rows):
     assert_array_equal(taken.y, data.y[rows])
     assert_array_equal(taken.weight, data.weight[rows])
     assert Data(data.X, None, data.weight).take(rows).y is None
-
-
-def test_codes_are_the_positions_of_the_labels():
-    labels = np.array(["bird", "cat", "dog"])
-    assert codes_of(np.array(["dog", "bird", "dog"]), labels).tolist() == [2, 0, 2]
-
-
-def test_labels_that_the_estimator_does_not_know_are_named():
-    with pytest.raises(
-        ValueError, match=r"labels \[7, 9\] that are none of those known"
-    ):
-        codes_of(np.array([0, 9, 7, 1]), np.array([0, 1, 8]))
 
 
 def test_predictions_for_one_class_make_a_problem(fitted, data):

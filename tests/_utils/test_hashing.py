@@ -11,9 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from numpy.testing import assert_allclose, assert_array_equal
 from torch import nn
 
-from sk_e2cm._utils._hashing import content_hash
+from sk_e2cm._utils._hashing import content_hash, row_hashes
+
+from ..outputs import make_output
 
 ROOT = Path(__file__).parents[2]
 
@@ -194,3 +197,40 @@ def test_another_process_finds_the_same_hash():
     }
     assert len(hashes) == 1
     assert len(hashes.pop().strip()) == 32
+
+
+def test_equal_rows_have_equal_hashes_and_others_do_not():
+    X = np.random.default_rng(0).integers(0, 3, size=(500, 4)).astype(float)
+    _, of_content = np.unique(X, axis=0, return_inverse=True)
+    _, of_hash = np.unique(row_hashes(X), return_inverse=True)
+    pairs = set(zip(of_content, of_hash, strict=True))
+    assert 2 < len(pairs) == of_content.max() + 1 == of_hash.max() + 1
+
+
+@pytest.mark.parametrize("shape", [(20, 3), (20, 2, 3, 4)])
+@pytest.mark.parametrize(
+    "disguise",
+    [
+        pytest.param(lambda X: X.copy(order="F"), id="fortran"),
+        pytest.param(lambda X: X.repeat(2, axis=0)[::2], id="strided rows"),
+        pytest.param(lambda X: X.repeat(2, axis=-1)[..., ::2], id="strided"),
+        pytest.param(lambda X: X[::-1].copy()[::-1], id="reversed"),
+    ],
+)
+def test_row_hashes_do_not_depend_on_the_memory_layout(disguise, shape):
+    X = make_output(*shape)
+    assert disguise(X).strides != X.strides
+    assert_array_equal(row_hashes(disguise(X)), row_hashes(X))
+
+
+def test_row_hashes_do_not_depend_on_the_other_rows():
+    X = make_output(20, 3)
+    order = np.random.default_rng(0).permutation(20)[:7]
+    assert_array_equal(row_hashes(X[order]), row_hashes(X)[order])
+
+
+def test_row_hashes_are_spread_evenly():
+    hashes = row_hashes(np.arange(20_000.0)[:, None])
+    assert_allclose(np.bincount(hashes % np.uint64(5)) / 20_000, 0.2, atol=0.02)
+    below = (hashes.astype(np.float64) < 0.3 * 2.0**64).mean()
+    assert_allclose(below, 0.3, atol=0.02)
