@@ -18,7 +18,7 @@ from sklearn.utils.validation import validate_data
 
 from ._early_exit import EarlyExitMixin
 from ._extractors import Extractor, RawFeatures, check_columns, check_extractor
-from ._fitting._cross_fitting import FittedHead, HeadSpec
+from ._fitting._cross_fitting import ClassMeansHead, HeadSpec
 from ._fitting._means import METRICS, OF_SECOND_ORDER
 from ._fitting._statistics import N_FOLDS, folds_by_hash
 from ._multi_exit._network import MultiExitNetwork
@@ -71,7 +71,7 @@ class BaseE2CM(EarlyExitMixin, BaseEstimator):
         return extractor
 
     def _folds(self, hashes: NDArray[np.uint64]) -> NDArray[np.intp]:
-        # The paper's own exits have nothing that is fitted to what means have not seen.
+        # Uncalibrated Euclidean class means need no out-of-fold scores.
         plain = not self._needs_products and self.calibration is None
         return folds_by_hash(hashes, 1 if plain else N_FOLDS)
 
@@ -80,12 +80,12 @@ class BaseE2CM(EarlyExitMixin, BaseEstimator):
         X: Any,
         input_shape: tuple[int, ...],
         network: MultiExitNetwork,
-        by_means: Sequence[FittedHead],
+        by_means: Sequence[ClassMeansHead],
     ) -> None:
         validate_data(self, X, skip_check_array=True)
         self.network_ = network
         self.input_shape_ = input_shape
-        self.distance_scale_ = [head.means.scale for head in by_means if head.means]
+        self.distance_scale_ = [head.means.scale for head in by_means]
         self.temperature_ = np.array([head.temperature for head in by_means])
 
     def _warn_if_nobody_leaves(self) -> None:

@@ -40,7 +40,7 @@ class E2CMClassifier(EarlyExitClassifierMixin, ClassifierMixin, BaseE2CM):
         The distance to the class means. "euclidean" is the paper's. "mahalanobis"
         whitens by the pooled covariance within the classes, which is linear
         discriminant analysis: given more samples than features far more accurate, at
-        the same cost.
+        about the same cost.
 
     pooling : {"auto", "none", "second_order"}, int or callable, default="auto"
         How a feature map of shape (n, channels, height, width) becomes one row per
@@ -267,8 +267,8 @@ class E2CMClassifier(EarlyExitClassifierMixin, ClassifierMixin, BaseE2CM):
     ) -> CrossFit:
         """Fit, and return the out-of-fold probabilities of every stage.
 
-        `folds` are -1 for samples that never are; by default they follow from the
-        content of each row. Where they are given, no weight is zero.
+        `folds` gives the fold that holds each sample out, -1 for none; by default they
+        follow from the content of each row. Where they are given, no weight is zero.
         """
         extractor = self._checked_extractor(X)
         valid_X, valid_y, weight = check_samples(
@@ -306,21 +306,21 @@ class E2CMClassifier(EarlyExitClassifierMixin, ClassifierMixin, BaseE2CM):
             extractor,
             self.pooling,
             heads,
-            statistics.features,
-            statistics.shapes,
-            classes,
-            shape,
+            shapes=statistics.shapes,
+            dtypes=[features.dtype for features in statistics.features],
+            labels=classes,
+            input_shape=shape,
         )
 
         # Nothing is set before this point, so that a failed fit leaves no trace.
         self._set_network(X, shape, network, by_means)
         self.classes_ = classes
-        self.class_means_ = [head.means.means for head in by_means if head.means]
+        self.class_means_ = [head.means.means for head in by_means]
         self.final_ = last.kind
         return CrossFit(statistics, heads)
 
     def _own_labels(self, X: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Return the network's own answers, without a fit, and `head_classes`."""
+        """Return what the network's own head predicts, and the label of each column."""
         if self.extractor is None or self.final not in ("auto", "network"):
             raise ValueError(
                 "Without y the answers of the network's own head are taken for labels. "

@@ -64,8 +64,8 @@ class E2CMClusterer(
     metric : {"euclidean", "mahalanobis"}, default="euclidean"
         The distance to the centroids of the exits. "euclidean" is the paper's.
         "mahalanobis" whitens by the pooled covariance within the clusters: given more
-        samples than features far more accurate, at the same cost. The clusters of the
-        last stage are those of the clusterer either way.
+        samples than features far more accurate, at about the same cost. The clusters of
+        the last stage are those of the clusterer either way.
 
     pooling : {"auto", "none", "second_order"}, int or callable, default="auto"
         How a feature map becomes one row per sample, see `E2CMClassifier`.
@@ -314,10 +314,10 @@ class E2CMClusterer(
             extractor,
             self.pooling,
             heads,
-            [*statistics.features, clusters.features],
-            kept.shapes,
-            np.arange(len(clusters.centers)),
-            shape,
+            shapes=kept.shapes,
+            dtypes=[f.dtype for f in (*statistics.features, clusters.features)],
+            labels=np.arange(len(clusters.centers)),
+            input_shape=shape,
         )
 
         # Nothing is set before this point, so that a failed fit leaves no trace.
@@ -327,7 +327,7 @@ class E2CMClusterer(
         self.inertia_ = clusters.inertia
         self.cluster_centers_ = clusters.centers
         self.stage_centers_ = [
-            *(head.means.means for head in by_means if head.means),
+            *(head.means.means for head in by_means),
             clusters.centers,
         ]
         return CrossFit(statistics, heads)

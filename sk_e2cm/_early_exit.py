@@ -116,8 +116,7 @@ class EarlyExitMixin:
         ndarray of shape (n_samples, n_exits + 1, n_classes)
             Probabilities of the classes at every stage.
         """
-        X = self._check_X(X)
-        network = self.network_.to(self.device)
+        X, network = self._prepared(X)
         proba = np.empty((len(X), network.n_exits + 1, len(network.labels)))
         for batch in self._full_pass(network.extractor, network.pooling)(X):
             proba[batch.rows] = network.proba_of_features(batch)
@@ -138,16 +137,19 @@ class EarlyExitMixin:
         """
         return float(self.stage_cost_[self.predict_exit(X)].mean())
 
+    def _prepared(self, X: ArrayLike) -> tuple[NDArray[Any], MultiExitNetwork]:
+        """Return valid samples, and the network on the device asked for."""
+        X = self._check_X(X)
+        return X, self.network_.to(self.device)
+
     def _exits(self, X: ArrayLike) -> Exits:
         """Return the stage and the column of the label of each sample."""
-        X = self._check_X(X)
-        network = self.network_.to(self.device)
+        X, network = self._prepared(X)
         return network.exits(X, self.threshold, batch_size=self.batch_size)
 
     def _staged(self, X: ArrayLike) -> Floats:
         """Return the probabilities known after each stage, along the first axis."""
-        X = self._check_X(X)
-        network = self.network_.to(self.device)
+        X, network = self._prepared(X)
         return network.staged_proba(X, self.threshold, batch_size=self.batch_size)
 
     def _full_pass(self, extractor: Extractor, pooling: PoolingSpec) -> FullPass:
@@ -195,8 +197,7 @@ class EarlyExitClassifierMixin(EarlyExitMixin):
         ndarray of shape (n_samples, n_classes)
             In the order of `classes_`.
         """
-        X = self._check_X(X)
-        network = self.network_.to(self.device)
+        X, network = self._prepared(X)
         return network.proba(X, self.threshold, batch_size=self.batch_size)
 
     def staged_predict_proba(self, X: ArrayLike) -> Iterator[NDArray[np.float64]]:
@@ -217,7 +218,7 @@ class EarlyExitClassifierMixin(EarlyExitMixin):
     def score(
         self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None
     ) -> float:
-        """Return the accuracy of ``predict(X)``, from cached features if there are.
+        """Return the accuracy of ``predict(X)``, from cached features if there are any.
 
         Parameters
         ----------
@@ -239,6 +240,6 @@ class EarlyExitClassifierMixin(EarlyExitMixin):
             labels = self.predict(X)
         else:
             proba = self.exit_proba(X)
-            stage = first_exit(proba, self.network_.thresholds(self.threshold))
+            stage = first_exit(proba, self.threshold)
             labels = self.network_.labels_at(proba, stage)
         return float(accuracy_score(y, labels, sample_weight=sample_weight))

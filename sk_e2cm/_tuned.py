@@ -50,7 +50,7 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
     """Choose when samples exit early: the thresholds, by cross-validation.
 
     One pass of the network over the data gives what every exit says of every sample,
-    by class means that have not seen it. From there on the network is not asked:
+    by class means that have not seen it. From there on the network does not run again:
     thresholds are found by exact sweeps, one exit at a time, for a range of prices,
     and what is best at every cost is kept in `frontier_`.
 

@@ -13,10 +13,9 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils import check_consistent_length
 
 from ._early_exit import EarlyExitMixin
-from ._multi_exit._thresholds import check_thresholds
-from ._multi_exit._thresholds import first_exit as _first_exit
+from ._multi_exit._thresholds import check_thresholds, first_exit
 from ._tuning._problem import ThresholdProblem
-from ._tuning._search import shared
+from ._tuning._search import evaluate, shared
 from ._utils._validation import codes_of, labels_of
 
 __all__ = [
@@ -164,43 +163,9 @@ def _early_and_full(
             f"{type(estimator).__name__}."
         )
     proba, network = estimator.exit_proba(X), estimator.network_
-    stage = _first_exit(proba, network.thresholds(estimator.threshold))
+    stage = first_exit(proba, estimator.threshold)
     labels, full_labels = network.labels_at(proba, stage), network.labels_at(proba, -1)
     return labels, full_labels, estimator.stage_cost_[stage]
-
-
-def first_exit(exit_proba: ArrayLike, threshold: ArrayLike) -> NDArray[np.intp]:
-    """Return the stage at which each sample exits.
-
-    Parameters
-    ----------
-    exit_proba : array-like of shape (n_samples, n_exits + 1, n_classes)
-        Probabilities of all stages, as `exit_proba` of an estimator returns them.
-
-    threshold : float or array-like
-        See `E2CMClassifier`: one number, one per exit, or one per exit and class.
-
-    Returns
-    -------
-    ndarray of shape (n_samples,)
-        From 0, the first exit, to the number of exits, the last stage: what
-        ``predict_exit`` returns with this `threshold`.
-
-    Raises
-    ------
-    ValueError
-        If `threshold` is NaN or has another shape.
-
-    Examples
-    --------
-    >>> from sk_e2cm.metrics import first_exit
-    >>> exit_proba = [[[0.8, 0.2], [0.9, 0.1]], [[0.4, 0.6], [0.3, 0.7]]]
-    >>> first_exit(exit_proba, threshold=0.75)
-    array([0, 1])
-    """
-    proba = np.asarray(exit_proba, dtype=np.float64)
-    _, n_stages, n_classes = proba.shape
-    return _first_exit(proba, check_thresholds(threshold, n_stages - 1, n_classes))
 
 
 def accuracy_cost_curve(
@@ -222,8 +187,9 @@ def accuracy_cost_curve(
         Probabilities of all stages, as `exit_proba` of an estimator returns them.
 
     stage_cost : array-like of shape (n_exits + 1,)
-        Cost of exiting at each stage, as the `stage_cost_` of an estimator. It is taken
-        as it is, also for thresholds that close an exit.
+        Cost of exiting at each stage: ``network_.stage_cost(0.0)`` of an estimator is
+        that with all exits open. It is taken as it is, also for thresholds that close
+        an exit.
 
     thresholds : array-like, default=None
         What each point of the curve uses, along the first axis: numbers that all exits
@@ -264,19 +230,26 @@ def accuracy_cost_curve(
     check_consistent_length(y_true, proba)
     labels = labels_of(y_true, classes, proba.shape[2])
     codes = codes_of(y_true, labels)
-    problem = ThresholdProblem.of_exits(codes, proba, np.asarray(stage_cost))
+    stage_cost = np.asarray(stage_cost, dtype=np.float64)
+    if stage_cost.shape != proba.shape[1:2]:
+        raise ValueError(
+            f"stage_cost has shape {stage_cost.shape}, but there are {proba.shape[1]} "
+            "stages: give one number for each."
+        )
+    problem = ThresholdProblem.from_proba(codes, proba, stage_cost)
     if thresholds is None:
         points = shared(problem)
         if problem.n_exits == 0:
             return 1.0 - points.loss, points.cost, np.array([np.inf])
         return 1.0 - points.loss, points.cost, points.thresholds[:, 0, 0]
-    n_groups = proba.shape[2] if np.ndim(thresholds) == 3 else 1
-    problem = problem.in_groups(n_groups)
-    shape = problem.n_exits, n_groups
     given = np.asarray(thresholds, dtype=np.float64)
-    totals = [problem.totals(check_thresholds(each, *shape)) for each in given]
-    loss, cost = np.reshape(totals, (-1, 2)).T
-    return 1.0 - loss, cost, given
+    if given.ndim == 0:
+        raise ValueError("thresholds must be a sequence: one for each point.")
+    shape = problem.n_exits, proba.shape[2]
+    checked = [check_thresholds(each, *shape) for each in given]
+    n_groups = proba.shape[2] if given.ndim == 3 else 1
+    points = evaluate(problem.in_groups(n_groups), checked)
+    return 1.0 - points.loss, points.cost, given
 
 
 def calibration_error(

@@ -11,7 +11,7 @@ from ._protocol import (
     through,
 )
 from ._raw import RawFeatures
-from ._torch import TorchExtractor
+from ._torch import TorchExtractor, picklable
 
 __all__ = [
     "Extractor",
@@ -23,5 +23,6 @@ __all__ = [
     "device_of",
     "fingerprint_of",
     "on_device",
+    "picklable",
     "through",
 ]

@@ -1,4 +1,4 @@
-"""What the loop asks of an extractor, and how it is asked."""
+"""The protocol of extractors, and defaults for its optional members."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import Any, Self
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from torch import nn
+from torch import Tensor, nn
 
+from .._utils._arrays import to_numpy
 from .._utils._compat import InvalidParameterError
 from .._utils._hashing import content_hash
 
@@ -42,7 +43,7 @@ class Extractor(ABC):
     More members are used where they are there: `advance_through`, for extractors that
     run several stages quicker at once; ``fingerprint``, a string that names the
     content, under which ``memory=`` stores features (otherwise a hash of what would be
-    pickled); ``device``, a `torch.device`, where outputs are tensors on that device and
+    pickled); ``device``, where outputs are tensors on that device and
     `keep` is to get tensors of rows there; ``to(device)``, the extractor on another
     device; and ``feature_names_in_``, the columns that X must have if it is a data
     frame.
@@ -184,7 +185,8 @@ class Extractor(ABC):
         for stage in range(len(self.stage_names)):
             state, output = self.advance(state, stage)
             # A copy: the next stage may overwrite it.
-            yield np.array(output)
+            is_tensor = isinstance(output, Tensor)
+            yield to_numpy(output.detach()) if is_tensor else np.array(output)
 
     def __copy__(self) -> Self:
         """Return the object itself."""
@@ -203,7 +205,7 @@ def through(extractor: Extractor) -> Callable[[Any, int, int], tuple[Any, Any]]:
 
 def device_of(extractor: Extractor) -> torch.device:
     """Return where the outputs of its stages are; arrays are on the CPU."""
-    return getattr(extractor, "device", torch.device("cpu"))
+    return torch.device(getattr(extractor, "device", "cpu"))
 
 
 def on_device(extractor: Extractor, device: str | torch.device | None) -> Extractor:

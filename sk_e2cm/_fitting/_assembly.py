@@ -6,34 +6,27 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from .._extractors import Extractor
 from .._multi_exit._costs import Costs
 from .._multi_exit._full_pass import Shape
-from .._multi_exit._heads import FoldedHead, Head, LinearLogits
+from .._multi_exit._heads import Head
 from .._multi_exit._network import MultiExitNetwork
-from .._multi_exit._pooling import GridAverage, PoolingSpec, make_pooling
-from .._utils._arrays import Features, as_floats
+from .._multi_exit._pooling import PoolingSpec, make_pooling
 from .._utils._validation import check_macs
 from ._cross_fitting import FittedHead
-
-# Averages are folded into the weights after them where the map has so few positions for
-# each cell. Measured on two cores, microseconds for 32 maps in channels-last format:
-# 29 in place of 88 for 64 x 7 x 7 maps, but 98 in place of 53 for 16 x 28 x 28.
-_MOST_POSITIONS_PER_CELL = 4
-
-# Weights of all positions, in numbers and in shares of the network's multiply-adds.
-_MOST_WEIGHTS = 2_000_000
-_MOST_OF_NETWORK = 0.01
+from ._folding import fold_average
 
 
 def build_network(
     extractor: Extractor,
     pooling: PoolingSpec,
     fitted: Sequence[FittedHead],
-    features: Sequence[Features],
+    *,
     shapes: Sequence[Shape],
+    dtypes: Sequence[np.dtype[Any]],
     labels: NDArray[Any],
     input_shape: Shape,
 ) -> MultiExitNetwork:
@@ -50,11 +43,11 @@ def build_network(
     fitted : sequence of FittedHead
         One for each stage.
 
-    features : sequence of ndarray
-        Of each stage; only their types matter.
-
     shapes : sequence of tuple of int
         Of each stage's output for one sample.
+
+    dtypes : sequence of dtype
+        Of each stage's features.
 
     labels : ndarray of shape (n_classes,)
         What the columns of the probabilities stand for.
@@ -64,28 +57,11 @@ def build_network(
     """
     macs = check_macs(extractor.macs(input_shape), len(fitted))
     heads = []
-    for name, head, of_stage, shape in zip(
-        extractor.stage_names, fitted, features, shapes, strict=True
+    for name, head, shape, dtype in zip(
+        extractor.stage_names, fitted, shapes, dtypes, strict=True
     ):
-        pooled = make_pooling(pooling, name, shape, as_floats(of_stage[:0]).dtype)
+        floats = torch.float32 if dtype == np.float32 else torch.float64
+        pooled = make_pooling(pooling, name, shape, floats)
         heads.append(fold_average(Head(pooled, head.logits), macs[-1]))
     costs = Costs.from_counts(macs, np.array([float(head.macs) for head in heads]))
     return MultiExitNetwork(extractor, heads, labels, costs, pooling)
-
-
-def fold_average(head: Head, network_macs: float) -> Head:
-    """Fold an average over a map into the linear layer after it, where that is quicker.
-
-    That is so for small maps, and it is done as long as the weights of all positions
-    are few.
-    """
-    pooling, logits = head.pooling, head.logits
-    if not isinstance(pooling, GridAverage) or not isinstance(logits, LinearLogits):
-        return head
-    n_positions, n_cells = pooling.shares.shape
-    n_weights = logits.macs // n_cells * n_positions
-    is_small = n_positions <= _MOST_POSITIONS_PER_CELL * n_cells
-    is_cheap = n_weights < min(_MOST_WEIGHTS, _MOST_OF_NETWORK * network_macs)
-    if not logits.is_centred and is_small and is_cheap:
-        return FoldedHead(pooling, logits)
-    return head

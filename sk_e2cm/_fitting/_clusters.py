@@ -28,7 +28,7 @@ class Clusters(NamedTuple):
     Parameters
     ----------
     features : ndarray of shape (n_samples, n_features)
-        Where it has searched.
+        The last stage's features of these samples.
 
     logits : ClustererLogits
         Assigns samples to them.

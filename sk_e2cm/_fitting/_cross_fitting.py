@@ -1,4 +1,4 @@
-"""Heads, fitted to all samples, and what they say of samples they have not seen."""
+"""Heads fitted to all samples, and their out-of-fold probabilities."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ class HeadSpec(NamedTuple):
 
 @dataclass(frozen=True)
 class FittedHead:
-    """The head of an exit or of the last stage, whatever it consists of.
+    """The fitted head of one stage, an exit or the last.
 
     Parameters
     ----------
     kind : {"class_means", "network", "classifier", "clusterer"}
-        What it consists of.
+        What computes the logits.
 
     logits : Logits
         From features to logits, fitted to all samples.
@@ -44,19 +44,28 @@ class FittedHead:
     out_of_fold : callable
         Returns the probabilities of the samples held out, (n_held_out, n_classes),
         from what has not seen them.
-
-    means : Means, default=None
-        The class means, if it consists of them.
-
-    temperature : float, default=1.0
-        Their temperature; 1 is the paper's.
     """
 
     kind: str
     logits: Logits
     out_of_fold: Callable[[], Floats]
-    means: Means | None = None
-    temperature: float = 1.0
+
+
+@dataclass(frozen=True)
+class ClassMeansHead(FittedHead):
+    """The head of class means.
+
+    Parameters
+    ----------
+    means : Means
+        The class means.
+
+    temperature : float
+        Of their calibration; 1 is the paper's.
+    """
+
+    means: Means
+    temperature: float
 
 
 class CrossFit(NamedTuple):
@@ -81,7 +90,7 @@ class CrossFit(NamedTuple):
             yield head.out_of_fold()
 
 
-def fit_class_means(statistics: Statistics, spec: HeadSpec) -> Iterator[FittedHead]:
+def fit_class_means(statistics: Statistics, spec: HeadSpec) -> Iterator[ClassMeansHead]:
     """Fit the class means of every stage, one after the other."""
     for name, sums, features in zip(
         statistics.stage_names, statistics.sums, statistics.features, strict=True
@@ -94,7 +103,7 @@ def fit_class_means(statistics: Statistics, spec: HeadSpec) -> Iterator[FittedHe
 
 def _fit_stage(
     statistics: Statistics, spec: HeadSpec, sums: ClassSums, features: Features
-) -> FittedHead:
+) -> ClassMeansHead:
     means_without = fit_means(
         spec.metric,
         sums,
@@ -112,7 +121,7 @@ def _fit_stage(
         scores[here] = means_without(fold_).scores(features[held_out[here]])
     means = means_without(None)
     calibration = _calibrate(statistics, spec, scores, np.arange(len(scores)))
-    return FittedHead(
+    return ClassMeansHead(
         "class_means",
         fold(means, calibration, features),
         partial(_out_of_fold, statistics, spec, scores, calibration),

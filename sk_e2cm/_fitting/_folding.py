@@ -10,10 +10,13 @@ from torch import Tensor
 from .._multi_exit._heads import (
     DirichletLogits,
     DistanceLogits,
+    FoldedHead,
+    Head,
     LinearLogits,
     Logits,
     proba_of,
 )
+from .._multi_exit._pooling import GridAverage
 from .._utils._arrays import Features, Floats, to_tensor
 from ._calibration import RULED_OUT, Calibration, Dirichlet
 from ._means import LinearMeans, Means
@@ -22,6 +25,16 @@ from ._means import LinearMeans, Means
 # probabilities may differ.
 _COMPARED = 1024
 _TOLERANCE = {torch.float32: 4e-6, torch.float64: 2e-11}
+
+
+# Averages are folded into the weights after them where the map has so few positions for
+# each cell. Measured on two cores, microseconds for 32 maps in channels-last format:
+# 29 in place of 88 for 64 x 7 x 7 maps, but 98 in place of 53 for 16 x 28 x 28.
+_MOST_POSITIONS_FOLDED = 4
+
+# Weights of all positions, in numbers and in shares of the network's multiply-adds.
+_MOST_WEIGHTS = 2_000_000
+_MOST_OF_NETWORK = 0.01
 
 
 def fold(means: Means, calibration: Calibration, features: Features) -> Logits:
@@ -40,14 +53,18 @@ def fold(means: Means, calibration: Calibration, features: Features) -> Logits:
     """
     some = features[:_COMPARED]
     exact = softmax(calibration(means.scores(some)), axis=1)
-    given = to_tensor(some)
+    dtype = to_tensor(some).dtype
     for centred in (False, True):
-        logits = _logits(means, calibration, given.dtype, centred=centred)
-        with torch.inference_mode():
-            found = proba_of(logits(given)).numpy()
-        if (abs(found - exact) <= _TOLERANCE[given.dtype]).all():
+        logits = _logits(means, calibration, dtype, centred=centred)
+        if (abs(predict_proba(logits, some) - exact) <= _TOLERANCE[dtype]).all():
             return logits
     return _logits(means, calibration, torch.float64, centred=True)
+
+
+@torch.inference_mode()
+def predict_proba(logits: Logits, features: Features) -> Floats:
+    """Return the probabilities of features, (n_samples, n_classes)."""
+    return proba_of(logits(to_tensor(features))).numpy()
 
 
 def _logits(
@@ -74,3 +91,21 @@ def _logits(
         bias = tensor(calibration.intercept)
         logits = DirichletLogits(logits, weight, bias, least=RULED_OUT)
     return logits
+
+
+def fold_average(head: Head, network_macs: float) -> Head:
+    """Fold an average over a map into the linear layer after it, where that is quicker.
+
+    That is so for small maps, and it is done as long as the weights of all positions
+    are few.
+    """
+    pooling, logits = head.pooling, head.logits
+    if not isinstance(pooling, GridAverage) or not isinstance(logits, LinearLogits):
+        return head
+    n_positions, n_cells = pooling.shares.shape
+    n_weights = logits.macs // n_cells * n_positions
+    is_small = n_positions <= _MOST_POSITIONS_FOLDED * n_cells
+    is_cheap = n_weights < min(_MOST_WEIGHTS, _MOST_OF_NETWORK * network_macs)
+    if not logits.is_centred and is_small and is_cheap:
+        return FoldedHead(pooling, logits)
+    return head

@@ -6,14 +6,14 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import clone
 
-from .._multi_exit._heads import ClassifierLogits, Logits, NetworkLogits, proba_of
-from .._utils._arrays import Features, Floats, to_tensor
+from .._multi_exit._heads import ClassifierLogits, NetworkLogits
+from .._utils._arrays import Features, Floats
 from .._utils._validation import weight_params
 from ._cross_fitting import FittedHead
+from ._folding import predict_proba
 from ._statistics import Statistics
 
 
@@ -65,7 +65,7 @@ def choose_last_head(
     columns = np.array([np.flatnonzero(names == label)[0] for label in classes])
     logits = NetworkLogits(columns, _is_normalized(features))
     held_out = features[statistics.held_out]
-    by_network = FittedHead("network", logits, partial(_proba, logits, held_out))
+    by_network = FittedHead("network", logits, partial(predict_proba, logits, held_out))
     worse = _accuracy(by_network, statistics) < _accuracy(by_means, statistics)
     return by_means if final == "auto" and worse else by_network
 
@@ -122,11 +122,6 @@ def _accuracy(head: FittedHead, statistics: Statistics) -> float:
     return float(np.average(right, weights=statistics.sample_weight[held_out]))
 
 
-@torch.inference_mode()
-def _proba(logits: Logits, features: Features) -> Floats:
-    return proba_of(logits(to_tensor(features))).numpy()
-
-
 def _fit_classifier(
     classifier: Any, statistics: Statistics, n_classes: int
 ) -> FittedHead:
@@ -150,7 +145,7 @@ def _fit_classifier(
         for fold in np.unique(folds):
             here = folds == fold
             without = fitted_to(statistics.folds != fold)
-            proba[here] = _proba(without, features[held_out[here]])
+            proba[here] = predict_proba(without, features[held_out[here]])
         return proba
 
     everything = np.ones(len(statistics.kept), dtype=bool)

@@ -150,7 +150,7 @@ def fit_means(
 ) -> Callable[[int | None], Means]:
     """Return a function from a fold to the class means without it (None: of all).
 
-    `metric` is one of `METRICS`; for the others see `fit_whitened`.
+    `metric` is one of `METRICS`; the other parameters are those of `fit_whitened`.
     """
     if metric == "euclidean":
         return fit_euclidean(sums, features, sample_weight)

@@ -29,7 +29,7 @@ _FEWEST_KEPT = 100
 _MOST_FEATURES = 4096
 
 
-@dataclass
+@dataclass(frozen=True)
 class Statistics:
     """What one run of the network over the training data leaves behind.
 

@@ -13,14 +13,14 @@ from ._thresholds import is_closed
 
 @dataclass(frozen=True)
 class Costs:
-    """What each stage adds to the cost of a sample, and what asking its head adds.
+    """What each stage adds to the cost of a sample, and what running its head adds.
 
     In fractions of the full network's cost, in whatever unit.
 
     Parameters
     ----------
     stages, heads : ndarray of shape (n_exits + 1,)
-        The last head is always asked, the others only at open exits.
+        The last head always runs, the others only at open exits.
     """
 
     stages: Floats
@@ -47,15 +47,15 @@ class Costs:
     def added(self, thresholds: Floats) -> Floats:
         """Return what each stage adds under these thresholds, shape (n_exits + 1,).
 
-        A closed exit is not asked, and costs nothing.
+        The head of a closed exit does not run, and costs nothing.
 
         Parameters
         ----------
         thresholds : ndarray of shape (n_exits, n_groups)
             Which exits are open.
         """
-        asked = np.append(~is_closed(thresholds), True)
-        return self.stages + asked * self.heads
+        runs = np.append(~is_closed(thresholds), True)
+        return self.stages + runs * self.heads
 
     def cumulative(self, thresholds: Floats) -> Floats:
         """Return the cost of a sample that exits at each stage, (n_exits + 1,).

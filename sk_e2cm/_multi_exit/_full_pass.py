@@ -73,9 +73,15 @@ def check_finite(features: Features, stage_name: str, rows: NDArray[np.intp]) ->
         bad = rows[~finite]
         raise ValueError(
             f"The output of stage {stage_name!r} contains NaN or infinity for "
-            f"{len(bad)} of {len(rows)} samples (the first is number {bad[0]} of its "
-            "batch). Check that layer and the scale of X."
+            f"{counted(bad, rows)}. Check that layer and the scale of X."
         )
+
+
+def counted(bad: NDArray[np.intp], rows: NDArray[np.intp]) -> str:
+    """Say how many samples of a batch are concerned, and which is the first."""
+    return (
+        f"{len(bad)} of {len(rows)} samples (the first is number {bad[0]} of its batch)"
+    )
 
 
 class FullPass:

@@ -92,8 +92,7 @@ class FoldedHead(Head):
         x = self.pooling.as_map(output)
         if x.shape[1:] != self.shape:
             return super().forward(output)
-        if x.dtype != self.weight.dtype:
-            x = x.to(self.weight.dtype)
+        x = x.to(self.weight.dtype)
         if x.is_contiguous():
             return F.linear(x.flatten(1), self.weight, self.logits.bias)
         return F.linear(
@@ -160,12 +159,10 @@ class LinearLogits(Logits):
         return self.weight.numel()
 
     def forward(self, features: Tensor) -> Tensor:
-        weight = self.weight  # looked up once: a module takes its time to find it
-        if features.dtype != weight.dtype:
-            features = features.to(weight.dtype)
+        features = features.to(self.weight.dtype)
         if self.is_centred:
             features = features - self.centre
-        return F.linear(features, weight, self.bias)
+        return F.linear(features, self.weight, self.bias)
 
 
 class DistanceLogits(Logits):
@@ -269,7 +266,7 @@ class NetworkLogits(Logits):
         return logits + 0.0 * features.sum(dim=1, keepdim=True)
 
 
-class _OnTheHost(Logits):
+class _EstimatorLogits(Logits):
     """Logits from an estimator that takes and returns arrays."""
 
     n_classes: int
@@ -287,7 +284,7 @@ class _OnTheHost(Logits):
         return torch.from_numpy(logits).to(features.device)
 
 
-class ClassifierLogits(_OnTheHost):
+class ClassifierLogits(_EstimatorLogits):
     """A scikit-learn classifier fitted on the features.
 
     Parameters
@@ -316,7 +313,7 @@ class ClassifierLogits(_OnTheHost):
         return proba
 
 
-class ClustererLogits(_OnTheHost):
+class ClustererLogits(_EstimatorLogits):
     """A clusterer fitted on the features: its cluster gets probability 1.
 
     Parameters

@@ -67,13 +67,13 @@ def run_lazily(
         One batch.
 
     thresholds : sequence of length J
-        For each exit a number, or a tensor of one for each class, or None if it is not
-        to be asked.
+        For each exit a number, or a tensor of one for each class, or None if its head
+        is not to be run.
 
     Returns
     -------
     list of Step
-        For each stage whose head was asked, in order. A sample leaves at the last one
+        For each stage whose head has run, in order. A sample leaves at the last one
         where it is.
     """
     names = extractor.stage_names
@@ -111,18 +111,20 @@ def run_lazily(
 def checked_output(
     extractor: Extractor, output: Any, stage_name: str, n_rows: int
 ) -> Any:
-    """Return a stage's output on the device of its head.
+    """Return a stage's output where its head is; refuse what cannot be features.
 
-    Refuses what cannot be features of so many samples.
+    Tensors of an extractor without `device` are moved to the CPU.
 
     Raises
     ------
     ValueError
         If there are other rows, or no numbers.
     """
-    if np.shape(output)[:1] != (n_rows,):
+    shape = np.shape(output)
+    if shape[:1] != (n_rows,):
+        what = f"{shape[0]} rows" if shape else "a number"
         raise ValueError(
-            f"Stage {stage_name!r} returned {len(output)} rows for {n_rows} samples. "
+            f"Stage {stage_name!r} returned {what} for {n_rows} samples. "
             "Does the extractor's keep() drop the other rows?"
         )
     refuse_other_than_numbers(output, stage_name)
@@ -142,7 +144,7 @@ class LastSteps:
     Attributes
     ----------
     stage : ndarray of int, shape (n_samples,)
-        Whose steps these are.
+        The stage of that step.
     """
 
     def __init__(self, steps: Sequence[Step]) -> None:

@@ -11,11 +11,10 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from .._extractors import Extractor, device_of, on_device, through
-from .._extractors._torch._freeze import picklable
+from .._extractors import Extractor, device_of, on_device, picklable, through
 from .._utils._arrays import Floats, to_tensor
 from ._costs import Costs
-from ._full_pass import Batch, check_finite
+from ._full_pass import Batch, check_finite, counted
 from ._heads import Head, moved, proba_of
 from ._loop import LastSteps, Step, run_lazily
 from ._pooling import PoolingSpec
@@ -81,6 +80,10 @@ class MultiExitNetwork:
         self.pooling = pooling
         self._elsewhere: dict[str, MultiExitNetwork] = {}
 
+    def __repr__(self) -> str:
+        classes = len(self.labels)
+        return f"{type(self).__name__}({self.extractor!r}, {classes} classes)"
+
     @property
     def stage_names(self) -> Sequence[str]:
         """The exits, and the last stage."""
@@ -136,11 +139,38 @@ class MultiExitNetwork:
 
         stage : ndarray of int, shape (n_samples,), or int
             Its stage, or that of all.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            Of `labels`.
         """
         return self.labels[proba[np.arange(len(proba)), stage].argmax(axis=1)]
 
     def exits(self, X: NDArray[Any], threshold: ArrayLike, *, batch_size: int) -> Exits:
-        """Let samples exit early; return their stages and labels."""
+        """Let samples exit early; return their stages and labels.
+
+        Parameters
+        ----------
+        X : ndarray of shape (n_samples, ...)
+            Samples as the extractor takes them.
+
+        threshold : float or array-like
+            See Notes.
+
+        batch_size : int
+            Samples run at once.
+
+        Returns
+        -------
+        Exits
+            In the order of `X`.
+
+        Raises
+        ------
+        ValueError
+            If a stage or its head gives NaN.
+        """
         exits = Exits(*np.empty((2, len(X)), dtype=np.intp))
         for rows, _, last in self._run(X, threshold, batch_size):
             exits.stage[rows], exits.label[rows] = last.stage, last.of("label")
@@ -149,7 +179,15 @@ class MultiExitNetwork:
     def proba(
         self, X: NDArray[Any], threshold: ArrayLike, *, batch_size: int
     ) -> Floats:
-        """Let samples exit early; return their probabilities there, (n, n_classes)."""
+        """Let samples exit early; return their probabilities there.
+
+        The parameters are those of `exits`.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes)
+            In the order of `X`.
+        """
         proba = np.empty((len(X), len(self.labels)))
         for rows, _, last in self._run(X, threshold, batch_size):
             proba[rows] = last.of("proba")
@@ -158,12 +196,18 @@ class MultiExitNetwork:
     def staged_proba(
         self, X: NDArray[Any], threshold: ArrayLike, *, batch_size: int
     ) -> Floats:
-        """Return the probabilities known after each stage, (n_exits + 1, n, n_classes).
+        """Return the probabilities known after each stage.
 
-        Closed exits are asked too, and nobody leaves there.
+        Closed exits are run too, and nobody leaves there. The parameters are those of
+        `exits`.
+
+        Returns
+        -------
+        ndarray of shape (n_exits + 1, n_samples, n_classes)
+            In the order of `X`.
         """
         proba = np.empty((len(self.heads), len(X), len(self.labels)))
-        for rows, steps, _ in self._run(X, threshold, batch_size, ask_closed=True):
+        for rows, steps, _ in self._run(X, threshold, batch_size, run_closed=True):
             for step in steps:
                 there = slice(None) if step.rows is None else step.rows.cpu().numpy()
                 # For all later stages: samples that stay are overwritten there.
@@ -195,9 +239,9 @@ class MultiExitNetwork:
         threshold: ArrayLike,
         batch_size: int,
         *,
-        ask_closed: bool = False,
+        run_closed: bool = False,
     ) -> Iterator[tuple[slice, list[Step], LastSteps]]:
-        needed = self._needed(self.thresholds(threshold), ask_closed=ask_closed)
+        needed = self._needed(self.thresholds(threshold), run_closed=run_closed)
         for start in range(0, len(X), batch_size):
             batch = X[start : start + batch_size]
             steps = run_lazily(self.extractor, self.heads, batch, needed)
@@ -205,19 +249,19 @@ class MultiExitNetwork:
             # Whose confidence is NaN leaves at once.
             if np.isnan(last.of("confidence")).any():
                 bad = next(step for step in steps if step.confidence.isnan().any())
-                self._refuse_nan(batch, bad)
+                self._locate_nan(batch, bad)
             yield slice(start, start + len(batch)), steps, last
 
     def _needed(
-        self, thresholds: Floats, *, ask_closed: bool
+        self, thresholds: Floats, *, run_closed: bool
     ) -> list[Tensor | float | None]:
-        """Return what `run_lazily` takes: None for exits that are not to be asked."""
+        """Return what `run_lazily` takes: None for exits that are not to be run."""
         device = device_of(self.extractor)
         dtype = torch.float32 if device.type == "mps" else torch.float64
         needed: list[Tensor | float | None] = []
         closed = is_closed(thresholds).tolist()
         for each, skip in zip(thresholds.tolist(), closed, strict=True):
-            if skip and not ask_closed:
+            if skip and not run_closed:
                 needed.append(None)
             elif len(each) == 1:
                 needed.append(each[0])
@@ -226,7 +270,7 @@ class MultiExitNetwork:
         return needed
 
     @torch.inference_mode()
-    def _refuse_nan(self, X: NDArray[Any], step: Step) -> None:
+    def _locate_nan(self, X: NDArray[Any], step: Step) -> None:
         """Tell a stage whose output is at fault from one whose head is."""
         name, head = self.stage_names[step.stage], self.heads[step.stage]
         rows = np.arange(len(X)) if step.rows is None else step.rows.cpu().numpy()
@@ -257,7 +301,7 @@ def refuse_nan(confidence: Floats, stage_name: str, rows: NDArray[np.intp]) -> N
     if np.isnan(confidence).any():
         bad = rows[np.isnan(confidence)]
         raise ValueError(
-            f"The head of stage {stage_name!r} returns NaN for {len(bad)} of "
-            f"{len(rows)} samples (the first is number {bad[0]} of its batch), though "
-            "the stage's output is finite: are its numbers too large to be squared?"
+            f"The head of stage {stage_name!r} returns NaN for {counted(bad, rows)}, "
+            "though the stage's output is finite: are its numbers too large to be "
+            "squared?"
         )

@@ -3,30 +3,26 @@
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Callable, Sequence
-from functools import reduce
-from itertools import pairwise, product
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from .._utils._arrays import as_floats
+from ._grid import Cells, finest_grid
 
 PoolingSpec = int | Literal["auto", "none", "second_order"] | Callable[[Any], Any]
 
 # "auto": a finer grid keeps more of an early layer's signal, but the exit's cost and
 # the class means grow with it.
 _MOST_FEATURES = 1024
-_FINEST_GRID = 4
 
 # Averages over cells of so few positions are quicker as a matrix product where channels
 # come first in memory: 42 in place of 124 microseconds for 32 maps of 32 x 14 x 14, but
 # 164 in place of 100 for 8 maps of 256 x 14 x 14 in a grid half as fine (two cores).
-_MOST_POSITIONS_PER_CELL = 16
+_MOST_POSITIONS_AS_PRODUCT = 16
 
 # "second_order": features of each kind. Together about a thousand, since covariances
 # grow with the square of their number.
@@ -34,18 +30,6 @@ _MOST_MEANS = 512
 _MOST_MAXIMA = 256
 _MOST_PRODUCTS = 600
 _MOST_CHANNELS = 32
-
-_MAXIMUM = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
-_ADAPTIVE_AVERAGE: dict[int, Callable[..., Tensor]] = {
-    1: F.adaptive_avg_pool1d,
-    2: F.adaptive_avg_pool2d,
-    3: F.adaptive_avg_pool3d,
-}
-_ADAPTIVE_MAXIMUM: dict[int, Callable[..., Tensor]] = {
-    1: F.adaptive_max_pool1d,
-    2: F.adaptive_max_pool2d,
-    3: F.adaptive_max_pool3d,
-}
 
 
 def make_pooling(
@@ -82,11 +66,11 @@ def make_pooling(
     if len(shape) == 0:
         raise ValueError(_no_rows(stage_name, ("n_samples",)))
     if len(shape) == 1:
-        return Flattened()
+        return Flatten()
     if callable(pooling):
-        return Custom(pooling, stage_name)
+        return FunctionPooling(pooling, stage_name)
     if pooling == "none":
-        return Flattened()
+        return Flatten()
     if not 1 <= len(shape) - 1 <= 3:
         raise ValueError(
             f"Cannot pool the output of stage {stage_name!r}, of shape {tuple(shape)} "
@@ -109,7 +93,7 @@ class Pooling(nn.Module):
         return 0
 
 
-class Flattened(Pooling):
+class Flatten(Pooling):
     """All numbers of a sample in one row."""
 
     def forward(self, output: Any) -> Tensor:
@@ -117,7 +101,7 @@ class Flattened(Pooling):
         return x if x.dim() == 2 else x.flatten(1)
 
 
-class Custom(Pooling):
+class FunctionPooling(Pooling):
     """A user's function of the output, which returns an array or a tensor."""
 
     def __init__(self, function: Callable[[Any], Any], stage_name: str) -> None:
@@ -137,7 +121,7 @@ class Custom(Pooling):
         return features.to(output.device) if isinstance(output, Tensor) else features
 
 
-class OfMap(Pooling):
+class MapPooling(Pooling):
     """What pools maps with channels.
 
     Parameters
@@ -159,7 +143,7 @@ class OfMap(Pooling):
         return x.movedim(-1, 1) if self.has_channels_last else x
 
 
-class GridAverage(OfMap):
+class GridAverage(MapPooling):
     """Averages over the cells of a grid.
 
     Parameters
@@ -184,7 +168,7 @@ class GridAverage(OfMap):
         # What each position gives to each cell, (n_positions, n_cells).
         self.register_buffer("shares", self.cells.shares().to(dtype))
         n_positions, n_cells = self.shares.shape
-        self.is_product = n_positions <= _MOST_POSITIONS_PER_CELL * n_cells
+        self.is_product = n_positions <= _MOST_POSITIONS_AS_PRODUCT * n_cells
 
     def forward(self, output: Any) -> Tensor:
         x = self.as_map(output)
@@ -209,7 +193,7 @@ class GridAverage(OfMap):
         return of_positions.unflatten(2, self.cells.sizes)
 
 
-class SecondOrder(OfMap):
+class SecondOrder(MapPooling):
     """Means, maxima, and mean products of each pair of channels.
 
     Over grids that are as fine as the numbers above allow. Of many channels, products
@@ -276,93 +260,6 @@ class SecondOrder(OfMap):
         return (x.movedim(1, -1) @ signs).movedim(-1, 1)
 
 
-class Cells:
-    """The cells of a grid over maps: torch's adaptive ones, which may overlap.
-
-    Parameters
-    ----------
-    grid : int
-        Cells along each axis, but no more than the map is long, which would repeat.
-
-    sizes : sequence of int
-        Of the maps.
-    """
-
-    def __init__(self, grid: int, sizes: Sequence[int]) -> None:
-        self.sizes = tuple(sizes)
-        self.along = [min(grid, size) for size in sizes]
-        self.bounds = [bounds(*axis) for axis in zip(self.along, sizes, strict=True)]
-        steps = [_regular(cells) for cells in self.bounds]
-        # Of cells that are equally long and equally far apart, as most are.
-        self.regular = None if None in steps else tuple(zip(*steps, strict=True))
-
-    @property
-    def number(self) -> int:
-        return math.prod(self.along)
-
-    def average(self, x: Tensor) -> Tensor:
-        """Average (n, channels, *sizes) over the cells: (n, n_features)."""
-        pooled = _ADAPTIVE_AVERAGE[len(self.sizes)](x, self.along)
-        return pooled.flatten(1)
-
-    def maximum(self, x: Tensor) -> Tensor:
-        """Take the maxima of (n, channels, *sizes): (n, n_features)."""
-        n_axes = len(self.sizes)
-        if self.regular is not None and x.shape[2:] == self.sizes:
-            pooled: Tensor = _MAXIMUM[n_axes](x, *self.regular)
-        else:  # slower, since it notes where the maxima are
-            pooled = _ADAPTIVE_MAXIMUM[n_axes](x, self.along)
-        return pooled.flatten(1)
-
-    def split(self, x: Tensor) -> list[Tensor]:
-        """Return what lies in the cells, each (n, channels, positions).
-
-        Of cells that do not overlap it is one tensor, (n * cells, ...).
-        """
-        if self.number == 1:
-            return [x.flatten(2)]
-        if any(map(operator.mod, x.shape[2:], self.along)):
-            boxes = product(*map(bounds, self.along, x.shape[2:]))
-            return [x[(..., *box)].flatten(2) for box in boxes]  # type: ignore[index]
-        n_axes = len(self.sizes)
-        by_channel = x.is_contiguous()
-        x = x if by_channel else x.movedim(1, -1)
-        first = 2 if by_channel else 1
-        for axis, cells in enumerate(self.along):
-            x = x.unflatten(first + 2 * axis, (cells, -1))
-        cells_axes = range(first, first + 2 * n_axes, 2)
-        inner_axes = range(first + 1, first + 2 * n_axes, 2)
-        if by_channel:
-            x = x.permute(0, *cells_axes, 1, *inner_axes)
-            return [x.flatten(0, n_axes).flatten(2)]
-        x = x.permute(0, *cells_axes, *inner_axes, x.dim() - 1)
-        return [x.flatten(0, n_axes).flatten(1, -2).mT]
-
-    def shares(self) -> Tensor:
-        """Return the weight of each position in each cell's average."""
-        along = []
-        for cells, size in zip(self.bounds, self.sizes, strict=True):
-            shares = torch.zeros(size, len(cells), dtype=torch.float64)
-            for i, cell in enumerate(cells):
-                shares[cell, i] = 1 / (cell.stop - cell.start)
-            along.append(shares)
-        return reduce(torch.kron, along)
-
-
-def finest_grid(channels: int, n_axes: int, most: int) -> int:
-    """Return the finest grid, up to 4, with at most so many features; else 0."""
-    grids = range(1, _FINEST_GRID + 1)
-    return max((g for g in grids if channels * g**n_axes <= most), default=0)
-
-
-def bounds(n_cells: int, size: int) -> list[slice]:
-    """Return the cells along one axis."""
-    return [
-        slice(i * size // n_cells, -(-(i + 1) * size // n_cells))
-        for i in range(n_cells)
-    ]
-
-
 def refuse_other_than_numbers(output: Any, stage_name: str) -> None:
     """Refuse arrays of text, objects or complex numbers."""
     if isinstance(output, Tensor):
@@ -383,16 +280,6 @@ def _no_rows(stage_name: str, shape: Sequence[Any], n: Any = "n_samples") -> str
         "samples, but one row of numbers for each is needed: pooling= must return "
         "(n_samples, n_features)."
     )
-
-
-def _regular(cells: Sequence[slice]) -> tuple[int, int] | None:
-    """Return the length of cells and the step between them, if they are all alike."""
-    lengths = {cell.stop - cell.start for cell in cells}
-    steps = {b.start - a.start for a, b in pairwise(cells)}
-    if len(lengths) > 1 or len(steps) > 1:
-        return None
-    (length,) = lengths
-    return length, max(steps, default=length)
 
 
 def _has_channels_last(shape: Sequence[int]) -> bool:

@@ -13,7 +13,7 @@ from .._utils._arrays import Floats
 def check_thresholds(threshold: ArrayLike, n_exits: int, n_classes: int) -> Floats:
     """Bring a user's threshold into the shape (n_exits, n_classes) or (n_exits, 1).
 
-    The second where the classes share what each exit asks for.
+    The second if all classes share an exit's threshold.
 
     Raises
     ------
@@ -37,7 +37,7 @@ def check_thresholds(threshold: ArrayLike, n_exits: int, n_classes: int) -> Floa
 
 
 def is_closed(thresholds: Floats) -> NDArray[np.bool_]:
-    """Tell which exits nobody is to be asked at: all their thresholds are infinite."""
+    """Tell which exits are closed: all their thresholds are infinite."""
     return np.asarray((thresholds == np.inf).all(axis=1))
 
 
@@ -66,23 +66,39 @@ def stays(confidence: Any, label: Any, thresholds: Any) -> Any:
     return confidence < (thresholds if shared else thresholds[label])
 
 
-def first_exit(proba: Floats, thresholds: Floats) -> NDArray[np.intp]:
-    """Return the stage at which each sample exits, from all probabilities.
+def first_exit(exit_proba: ArrayLike, threshold: ArrayLike) -> NDArray[np.intp]:
+    """Return the stage at which each sample exits.
 
     Parameters
     ----------
-    proba : ndarray of shape (n_samples, n_exits + 1, n_classes)
-        Of every stage, nobody leaving.
+    exit_proba : array-like of shape (n_samples, n_exits + 1, n_classes)
+        Probabilities of all stages, as `exit_proba` of an estimator returns them.
 
-    thresholds : ndarray of shape (n_exits, n_classes) or (n_exits, 1)
-        See `stays`.
+    threshold : float or array-like
+        See `E2CMClassifier`: one number, one per exit, or one per exit and class.
 
     Returns
     -------
     ndarray of shape (n_samples,)
-        From 0 to the number of exits.
+        From 0, the first exit, to the number of exits, the last stage: what
+        ``predict_exit`` returns with this `threshold`.
+
+    Raises
+    ------
+    ValueError
+        If `threshold` is NaN or has another shape.
+
+    Examples
+    --------
+    >>> from sk_e2cm.metrics import first_exit
+    >>> exit_proba = [[[0.8, 0.2], [0.9, 0.1]], [[0.4, 0.6], [0.3, 0.7]]]
+    >>> first_exit(exit_proba, threshold=0.75)
+    array([0, 1])
     """
+    proba = np.asarray(exit_proba, dtype=np.float64)
+    _, n_stages, n_classes = proba.shape
     leaves = np.ones(proba.shape[:2], dtype=bool)  # nobody stays at the last stage
+    thresholds = check_thresholds(threshold, n_stages - 1, n_classes)
     for exit_, needed in enumerate(thresholds):
         here = proba[:, exit_]
         leaves[:, exit_] = ~stays(here.max(axis=1), here.argmax(axis=1), needed)

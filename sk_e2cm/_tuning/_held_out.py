@@ -61,7 +61,7 @@ class HeldOutPredictions:
     weight: Floats
 
     def problem(self, loss: Floats, n_groups: int = 1) -> ThresholdProblem:
-        """Return the choice of thresholds, given each sample's loss at each stage."""
+        """Return the problem of choosing thresholds, given losses at each stage."""
         return ThresholdProblem(
             confidence=self.predictions.confidence[:-1],
             label=self.predictions.label,
@@ -76,7 +76,7 @@ class HeldOutPredictions:
         return sample_losses(scoring, self.predictions.label, self.codes, self.weight)
 
     def spoilt(self) -> Floats:
-        """Tell what the last stage has right and each stage wrong."""
+        """Return 1 where a stage is wrong and the last is right, else 0."""
         right = self.predictions.label == self.codes
         return (right[-1] & ~right).astype(np.float64)
 

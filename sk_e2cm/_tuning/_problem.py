@@ -71,7 +71,7 @@ class ThresholdProblem:
         Weights that sum to 1.
 
     costs : Costs
-        Of the stages, and of asking their heads.
+        Of the stages, and of running their heads.
 
     n_groups : int, default=1
         Thresholds for each exit: one, or one for each class.
@@ -85,10 +85,10 @@ class ThresholdProblem:
     n_groups: int = 1
 
     @classmethod
-    def of_exits(
+    def from_proba(
         cls, codes: NDArray[np.intp], proba: Floats, stage_cost: Floats
     ) -> Self:
-        """Count errors, of samples that count alike.
+        """Return the problem of errors against cost, all samples weighted equally.
 
         Parameters
         ----------
@@ -200,7 +200,7 @@ class ThresholdProblem:
     def _to_go_before_stage(
         self, stage: int, thresholds: Floats, to_go: Floats
     ) -> Floats:
-        """Add what computing a stage costs, and asking its exit if it is open."""
+        """Add what computing a stage costs, and its head if the exit is open."""
         cost = self.costs.added(thresholds)[stage]
         return np.stack([to_go[0], to_go[1] + cost * self.weight])
 

@@ -1,4 +1,4 @@
-"""Promises about early answers, by Learn then Test."""
+"""Risk control for early exits, by Learn then Test."""
 
 from __future__ import annotations
 

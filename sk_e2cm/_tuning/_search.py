@@ -150,7 +150,7 @@ def draws(
 
 
 def shared(problem: ThresholdProblem) -> Points:
-    """Return the Pareto set of one threshold for all exits, which are all asked."""
+    """Return the Pareto set of one threshold for all exits, which are all open."""
     n_exits, n = problem.confidence.shape
     if n_exits == 0:
         return evaluate(problem, np.empty((1, 0, 1)))
@@ -271,8 +271,8 @@ def _sweep_once(problem: ThresholdProblem, thresholds: Floats, worth: Floats) ->
     # From the last exit to the first: what comes later is known by then.
     for exit_ in reversed(range(problem.n_exits)):
         candidates = candidates_of(problem, exit_, reached[exit_], after)
-        asked = problem.weight[reached[exit_]].sum()
-        fee = worth[1] * problem.costs.heads[exit_] * asked
+        reaching = problem.weight[reached[exit_]].sum()
+        fee = worth[1] * problem.costs.heads[exit_] * reaching
         thresholds[exit_] = candidates.best(worth, fee, problem.n_groups)
         after = problem.to_go_before(exit_, thresholds, after)
     return thresholds

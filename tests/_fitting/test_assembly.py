@@ -8,8 +8,9 @@ from scipy.special import softmax
 from torch import nn
 
 from sk_e2cm import E2CMClassifier, Extractor, TorchExtractor
-from sk_e2cm._fitting._assembly import build_network, fold_average
+from sk_e2cm._fitting._assembly import build_network
 from sk_e2cm._fitting._cross_fitting import FittedHead
+from sk_e2cm._fitting._folding import fold_average
 from sk_e2cm._multi_exit._heads import (
     DirichletLogits,
     DistanceLogits,
@@ -251,10 +252,10 @@ def build(pooling=2, extractor=None, dtype=np.float32, **params):
         extractor,
         pooling,
         [fitted(each) for each in logits],
-        [np.empty((5, n), dtype) for n in (4 * pooling**2, 64 * pooling**2, 3)],
-        [(4, 4, 4), (64, 4, 4), (3,)],
-        np.array(["bird", "cat", "dog"]),
-        (1, 8, 8),
+        shapes=[(4, 4, 4), (64, 4, 4), (3,)],
+        dtypes=[np.dtype(dtype)] * 3,
+        labels=np.array(["bird", "cat", "dog"]),
+        input_shape=(1, 8, 8),
     )
 
 

@@ -371,7 +371,6 @@ def test_the_head_of_the_last_stage_gives_each_sample_its_cluster():
     )
     assert head.kind == "clusterer"
     assert head.logits is found.logits
-    assert head.means is None
     expected = np.zeros((N, 3))
     k_means = KMeans(3, random_state=0).fit(features, sample_weight=weight)
     expected[np.arange(N), k_means.labels_] = 1

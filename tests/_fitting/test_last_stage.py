@@ -10,7 +10,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.svm import LinearSVC
 
 from sk_e2cm._fitting._calibration import Temperature
-from sk_e2cm._fitting._cross_fitting import FittedHead
+from sk_e2cm._fitting._cross_fitting import ClassMeansHead
 from sk_e2cm._fitting._folding import fold
 from sk_e2cm._fitting._last_stage import choose_last_head
 from sk_e2cm._fitting._means import ClassMeans
@@ -59,11 +59,12 @@ def make_statistics(features, codes, weight=None, folds=None):
 def head_by(means, features):
     """Return a head by these class means, whatever the fold."""
     means = ClassMeans(means)
-    return FittedHead(
+    return ClassMeansHead(
         "class_means",
         fold(means, Temperature(), features),
         lambda: softmax(means.scores(features), axis=1),
         means=means,
+        temperature=1.0,
     )
 
 

@@ -18,7 +18,7 @@ from sk_e2cm._multi_exit._heads import (
     NetworkLogits,
     proba_of,
 )
-from sk_e2cm._multi_exit._pooling import Flattened, GridAverage, SecondOrder
+from sk_e2cm._multi_exit._pooling import Flatten, GridAverage, SecondOrder
 from sk_e2cm._utils._arrays import to_tensor
 
 from ..outputs import average_by_loops, make_output
@@ -304,7 +304,7 @@ def test_a_head_costs_its_pooling_and_its_logits():
     pooling = SecondOrder((4, 2, 3), torch.float32)
     logits, *_ = make_linear(17)
     assert Head(pooling, logits).macs == 6 * 4 * 4 + N_CLASSES * 17
-    assert Head(Flattened(), logits).macs == N_CLASSES * 17
+    assert Head(Flatten(), logits).macs == N_CLASSES * 17
 
 
 @pytest.mark.parametrize("grid", [1, 2, 3])

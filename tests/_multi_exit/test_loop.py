@@ -11,7 +11,7 @@ from sk_e2cm import Extractor
 from sk_e2cm._extractors import RawFeatures
 from sk_e2cm._multi_exit._heads import DistanceLogits, Head
 from sk_e2cm._multi_exit._loop import LastSteps, Step, run_lazily
-from sk_e2cm._multi_exit._pooling import Flattened
+from sk_e2cm._multi_exit._pooling import Flatten
 from sk_e2cm._multi_exit._thresholds import check_thresholds, is_closed
 from sk_e2cm.testing import CountingExtractor, ToyExtractor
 
@@ -120,7 +120,7 @@ def make_heads(extractor):
     for features in full_features(extractor, make_X(1)):
         means = torch.tensor(rng.normal(size=(N_CLASSES, features.shape[1])))
         sharpness = torch.full((N_CLASSES,), 1.5, dtype=torch.float64)
-        heads.append(Head(Flattened(), DistanceLogits(means, sharpness)))
+        heads.append(Head(Flatten(), DistanceLogits(means, sharpness)))
     return heads
 
 
@@ -205,7 +205,7 @@ def test_samples_leave_at_every_stage(extractor):
 
 def test_without_exits_everyone_leaves_at_the_only_stage():
     X, means = make_X(), torch.eye(N_CLASSES, N_FEATURES, dtype=torch.float64)
-    head = Head(Flattened(), DistanceLogits(means, torch.ones(N_CLASSES)))
+    head = Head(Flatten(), DistanceLogits(means, torch.ones(N_CLASSES)))
     (step,) = run_lazily(RawFeatures(), [head], X, [])
     assert step.stage == 0
     assert step.rows is None
@@ -267,7 +267,7 @@ def test_the_last_of_many_is_gathered_once():
     extractor = Noting()
     X = np.array([[9.0, 0, 0, 0], [0.0, 0, 0, 0], [9.0, 0, 0, 0]])
     means = torch.tensor([[9.0], [0.0]])
-    sure = Head(Flattened(), DistanceLogits(means, torch.tensor([9.0, 0.0])))
+    sure = Head(Flatten(), DistanceLogits(means, torch.tensor([9.0, 0.0])))
     heads = [sure, *[Fixed(0.5, 0.5)] * 3]
     steps = run_lazily(extractor, heads, X, [torch.tensor([0.4, INF]), 0.9, 0.9])
     assert [len(step.label) for step in steps] == [3, 1, 1, 1]

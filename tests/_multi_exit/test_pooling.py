@@ -6,13 +6,8 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
 from sk_e2cm._multi_exit._full_pass import check_finite
-from sk_e2cm._multi_exit._pooling import (
-    Cells,
-    GridAverage,
-    bounds,
-    finest_grid,
-    make_pooling,
-)
+from sk_e2cm._multi_exit._grid import Cells, cell_bounds, finest_grid
+from sk_e2cm._multi_exit._pooling import GridAverage, make_pooling
 
 from ..outputs import (
     average_by_loops,
@@ -335,7 +330,7 @@ def test_bounds_are_those_of_torch(size):
     for n_cells in range(1, size + 1):
         # What each position alone adds to the averages shows the cells it is in.
         weight = torch.nn.functional.adaptive_avg_pool1d(torch.eye(size), n_cells)
-        for cell, inside in enumerate(bounds(n_cells, size)):
+        for cell, inside in enumerate(cell_bounds(n_cells, size)):
             expected = np.flatnonzero(weight[:, cell])
             assert_array_equal(np.arange(size)[inside], expected)
 

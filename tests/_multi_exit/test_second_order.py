@@ -272,10 +272,10 @@ def test_every_stage_has_the_costs_of_its_own_output(pooling, macs):
         ToyExtractor(3),
         pooling,
         [head] * 3,
-        [np.zeros((1, 2))] * 3,
-        [(16, 8, 8), (100, 5, 5), (10,)],
-        np.arange(2),
-        (3,),
+        shapes=[(16, 8, 8), (100, 5, 5), (10,)],
+        dtypes=[np.dtype(np.float64)] * 3,
+        labels=np.arange(2),
+        input_shape=(3,),
     )
     # Of 3000 multiply-adds.
     assert_allclose(3000 * network.costs.heads, macs, rtol=1e-12)

@@ -104,7 +104,8 @@ def test_the_threshold_of_the_predicted_class_decides(proba, thresholds, leaves)
     confidence, label = proba.max(axis=1), proba.argmax(axis=1)
     assert stays(confidence, label, thresholds).tolist() == [not leaves]
     expected = [0 if leaves else 1]
-    assert first_exit(np.stack([proba] * 2, 1), thresholds[None]).tolist() == expected
+    shared = thresholds if len(thresholds) == 1 else thresholds[None]
+    assert first_exit(np.stack([proba] * 2, 1), shared).tolist() == expected
 
 
 @pytest.mark.parametrize(("proba", "thresholds", "leaves"), DECISIONS)
@@ -140,10 +141,10 @@ def test_first_exit_is_the_first_where_a_sample_does_not_stay(threshold):
     proba = rng.dirichlet([1, 1, 1], size=(200, 4))
     thresholds = check_thresholds(threshold, n_exits=3, n_classes=3)
     stage, _ = leave(proba, np.broadcast_to(thresholds, (3, 3)))
-    assert_array_equal(first_exit(proba, thresholds), stage)
+    assert_array_equal(first_exit(proba, threshold), stage)
 
 
 def test_without_exits_everyone_leaves_at_the_only_stage():
     proba = np.random.default_rng(0).dirichlet([1, 1, 1], size=(20, 1))
-    for thresholds in (np.ones((0, 1)), np.ones((0, 3))):
-        assert_array_equal(first_exit(proba, thresholds), np.zeros(20))
+    for threshold in (0.5, np.ones(0), np.ones((0, 3))):
+        assert_array_equal(first_exit(proba, threshold), np.zeros(20))

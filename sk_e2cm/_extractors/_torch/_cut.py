@@ -32,6 +32,7 @@ def _forward_of(stage: fx.GraphModule) -> Stage:
     for node in stage.graph.nodes:
         if node.op not in ("call_module", "get_attr"):
             continue
+        # What lies inside a module that is used as a whole is found by that module.
         *path, name = str(node.target).split(".")
         here: Any = parts
         for step in path:

@@ -16,7 +16,7 @@ from ..._utils._arrays import convert, to_numpy, to_tensor
 from ..._utils._hashing import content_hash
 from .._protocol import Extractor
 from ._cut import stages_of
-from ._freeze import check_module, device_of, frozen_copy, picklable, share
+from ._freeze import check_module, device_of_weights, frozen_copy, picklable, share
 from ._macs import measure, summarize
 from ._placement import evenly_spaced, exit_names, measure_plausibly, stage_ends
 from ._quantized import exact_twin
@@ -194,7 +194,7 @@ class TorchExtractor(Extractor):
 
     @cached_property
     def device(self) -> torch.device:
-        return device_of(self._module)
+        return device_of_weights(self._module)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -221,7 +221,6 @@ class TorchExtractor(Extractor):
             self._rules[shape] = self._learn_rules(batch)
         return _Live((batch,), INPUT, self._rules[shape])
 
-    @torch.inference_mode()
     def advance(self, state: _Live, stage: int) -> tuple[_Live, Tensor]:
         """Compute one stage.
 
@@ -243,6 +242,7 @@ class TorchExtractor(Extractor):
         """
         return self.advance_through(state, stage, stage)
 
+    @torch.inference_mode()
     def advance_through(
         self, state: _Live, first: int, last: int
     ) -> tuple[_Live, Tensor]:

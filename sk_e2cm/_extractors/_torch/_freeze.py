@@ -166,7 +166,7 @@ def _restore(
     return nn.Parameter(tensor, requires_grad=False) if is_parameter else tensor
 
 
-def device_of(module: nn.Module) -> torch.device:
+def device_of_weights(module: nn.Module) -> torch.device:
     """Return the device of the module's weights."""
     tensor = next(module.parameters(), next(module.buffers(), None))
     return torch.device("cpu") if tensor is None else tensor.device

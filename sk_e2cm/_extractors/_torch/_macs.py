@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from ._freeze import device_of, like, with_tensors
+from ._freeze import device_of_weights, like, with_tensors
 from ._quantized import exact_twin, hidden_macs
 from ._trace import TORCH_PATCHED, Trace
 
@@ -108,7 +108,7 @@ def measure(trace: Trace, shapes: Iterable[Shape], dtype: torch.dtype) -> Meter:
         If the network takes none of the shapes.
     """
     shapes = list(shapes)
-    here = device_of(trace.module)
+    here = device_of_weights(trace.module)
     failure: Exception | None = None
     exact = exact_twin(trace.root)
     # Shapes are enough for most operations, but some need values, and a few cannot

@@ -1,6 +1,6 @@
 """What is alive between two stages, and what dropping samples does to it.
 
-Each live value is met twice, in a batch of two rows and in a batch of three whose
+Each live value is computed twice, in a batch of two rows and in a batch of three whose
 first two rows are the same. What differs tells what it is: one row per sample, the
 number of rows, or a constant. Anything else is refused, since nobody could say
 what is left of it when samples leave.

@@ -10,7 +10,7 @@ from torch.nn.utils import prune
 
 from sk_e2cm import TorchExtractor
 from sk_e2cm._extractors._torch._freeze import (
-    device_of,
+    device_of_weights,
     frozen_copy,
     like,
     picklable,
@@ -241,11 +241,11 @@ def test_a_pruned_network_that_has_run_can_be_cut():
     "module", [nn.ReLU(), nn.BatchNorm1d(2, affine=False), Plain()]
 )
 def test_the_device_is_that_of_the_weights_or_the_cpu(module):
-    assert device_of(module) == torch.device("cpu")
+    assert device_of_weights(module) == torch.device("cpu")
 
 
 def test_the_device_may_be_that_of_buffers():
-    assert device_of(nn.BatchNorm1d(2, affine=False).to("meta")).type == "meta"
+    assert device_of_weights(nn.BatchNorm1d(2, affine=False).to("meta")).type == "meta"
 
 
 @pytest.mark.parametrize("name", ["lock", "_lock"])
