@@ -7,6 +7,7 @@ cost nothing, and survivors that are computed as quickly as in full batches.
 """
 
 import argparse
+import itertools
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -34,8 +35,9 @@ EXITS = {
 }
 MAX_COST = 0.4
 N_ROUNDS = 11
-# What is timed takes at least so many seconds, since clocks and machines are coarse.
-SHORTEST = 0.15
+# A round of early exits takes about so many seconds, since machines are not quiet.
+SHORTEST = 0.3
+MOST_BATCHES = 200
 
 HEADER = ["network", "exits", "images at once", "setting", "MACs", "time", "efficiency"]
 
@@ -147,24 +149,26 @@ def stage_seconds(extractor: TorchExtractor, batches: list[np.ndarray]) -> np.nd
     return spent
 
 
-def line(timed: Subject, size: int, threshold, device: str) -> list[str]:
+def time_setting(timed: Subject, size: int, threshold) -> list[str]:
     """Time one setting; return its cells from MACs on, medians with their spread."""
     clf = timed.clf.set_params(threshold=threshold, batch_size=size)
-    extractor = clf.extractor_.to(device)
-    plain = partial(predict, timed.plain.to(device), device)
-    starts = range(0, len(timed.X) - size + 1, size)[: 200 if size == 1 else 8]
+    extractor = clf.extractor_.to(clf.device)
+    plain = partial(predict, timed.plain, clf.device)
+    starts = range(0, len(timed.X) - size + 1, size)[:MOST_BATCHES]
     batches = [timed.X[start : start + size].copy() for start in starts]
     stage = clf.predict_exit(np.concatenate(batches))
     reach = [(stage >= each).mean() for each in range(len(extractor.stage_names))]
 
-    stage_seconds(extractor, batches)  # warms up, as the next line does
-    longest = max(seconds(run, batches) for run in (plain, clf.predict))
-    batches *= max(1, round(SHORTEST / longest))
+    stage_seconds(extractor, batches[:8])  # warms up, as the next lines do
+    seconds(plain, batches[:8])
+    n_batches = max(1, round(SHORTEST / seconds(clf.predict, batches) * len(batches)))
+    rounds = itertools.cycle(batches)
     times, efficiencies = [], []
     for _ in range(N_ROUNDS):
-        early, full = seconds(clf.predict, batches), seconds(plain, batches)
+        now = list(itertools.islice(rounds, n_batches))
+        early, full = seconds(clf.predict, now), seconds(plain, now)
         times.append(early / full)
-        efficiencies.append(stage_seconds(extractor, batches) @ reach / early)
+        efficiencies.append(stage_seconds(extractor, now) @ reach / early)
     macs = f"{clf.stage_cost_[stage].mean():.3f}"
     return [macs, spread(times), spread(efficiencies)]
 
@@ -187,12 +191,13 @@ def main() -> None:
     for name in options.names:
         for timed in makers[name]():
             timed.clf.set_params(device=options.device)
+            timed.plain.to(options.device)
             for size in timed.batch_sizes:
                 for setting, threshold in (
                     ("nobody leaves", 1.5),
                     (f"at most {MAX_COST} of the MACs", timed.thresholds),
                 ):
-                    cells = line(timed, size, threshold, options.device)
+                    cells = time_setting(timed, size, threshold)
                     where = [timed.network, timed.exits, str(size), setting]
                     lines.append([*where, *cells])
                     print(*lines[-1], sep=" | ", flush=True)

@@ -5,6 +5,8 @@ import copy
 import numpy as np
 import pytest
 import torch
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from torch import nn
 
 from sk_e2cm import E2CMClassifier, TorchExtractor
 
@@ -87,3 +89,41 @@ def test_a_gpu_decides_as_the_cpu_does(network, digits, monkeypatch):
     np.testing.assert_allclose(on_gpu.exit_proba(X), clf.exit_proba(X), atol=1e-3)
     sure = abs(clf.exit_proba(X).max(axis=2) - clf.threshold).min(axis=1) > 1e-3
     np.testing.assert_array_equal(on_gpu.predict(X)[sure], clf.predict(X)[sure])
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e3, 1e4])
+def test_data_sorted_by_class_far_from_zero_lose_no_digits(offset):
+    rng = np.random.default_rng(0)
+    y = np.repeat([0, 1, 2, 3], [1200, 600, 600, 600])
+    means = 0.05 * rng.normal(size=(4, 20))
+    means[1:] += offset
+    X, X_new = ((means[y] + 0.1 * rng.normal(size=(3000, 20))) for _ in range(2))
+    single = E2CMClassifier(metric="mahalanobis").fit(X.astype(np.float32), y)
+    lda = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
+    lda.fit(X.astype(np.float32).astype(np.float64), y)
+    agree = single.predict(X_new.astype(np.float32)) == lda.predict(X_new)
+    assert agree.mean() > 0.97
+
+
+def test_masked_outputs_of_the_network_are_no_infinities():
+    class Masked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(4, 8), nn.Linear(8, 6)
+
+        def forward(self, x):
+            off = torch.tensor([False, False, False, False, True, True])
+            least = torch.finfo(torch.float32).min
+            return self.last(self.first(x).relu()).masked_fill(off, least)
+
+    X = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
+    network = Masked()
+    with torch.no_grad():
+        y = network(torch.from_numpy(X)).argmax(dim=1).numpy()
+    clf = E2CMClassifier(
+        TorchExtractor(network, ["first"]),
+        final="network",
+        head_classes=range(6),
+        calibration=None,
+    ).fit(X, y)
+    np.testing.assert_array_equal(clf.set_params(threshold=np.inf).predict(X), y)

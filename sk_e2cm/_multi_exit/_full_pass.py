@@ -39,7 +39,6 @@ class Batch(NamedTuple):
     shapes: list[Shape]
 
 
-@torch.inference_mode()
 def staged_features(
     extractor: Extractor, X: NDArray[Any], pooling: PoolingSpec, key: str = ""
 ) -> tuple[list[Features], list[Shape]]:
@@ -54,8 +53,10 @@ def staged_features(
         output = checked_output(extractor, output, name, len(X))
         shapes.append(tuple(np.shape(output)[1:]))
         pool = make_pooling(pooling, name, shapes[-1], as_floats(output).dtype)
+        with torch.inference_mode():
+            pooled = pool.to(device_of(extractor))(output)
         # A copy: the next stage may overwrite this one's output.
-        features.append(to_numpy(pool.to(device_of(extractor))(output)))
+        features.append(to_numpy(pooled))
         check_finite(features[-1], name, np.arange(len(X)))
     return features, shapes
 

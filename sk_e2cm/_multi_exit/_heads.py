@@ -6,6 +6,7 @@ How the logits' numbers were fitted is none of its business.
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,15 @@ class Logits(nn.Module):
     def macs(self) -> int:
         """Multiply-adds for one sample."""
         return 0
+
+    def to_proba(self, logits: Tensor) -> Tensor:
+        """Return the softmax, in double precision where the device has it.
+
+        Confidences near 1 differ by less than single precision can tell, and
+        thresholds lie between them.
+        """
+        has_double = logits.device.type != "mps"
+        return logits.softmax(dim=1, dtype=torch.float64 if has_double else None)
 
 
 class Head(nn.Module):
@@ -56,6 +66,10 @@ class Head(nn.Module):
         """Return logits, shape (n_samples, n_classes)."""
         logits: Tensor = self.logits(self.pooling(output))
         return logits
+
+    def proba(self, output: Any) -> Tensor:
+        """Return probabilities, shape (n_samples, n_classes)."""
+        return self.logits.to_proba(self(output))
 
 
 class FoldedHead(Head):
@@ -108,21 +122,19 @@ def moved(head: Head, device: torch.device) -> Head:
     """
     if device.type == "mps":
         head.float()  # it has no double precision
-    head.to(device)
+    return _looked_up(head.to(device))
+
+
+def in_double(head: Head) -> Head:
+    """Return a copy of a head that computes in double precision."""
+    return _looked_up(copy.deepcopy(head).double())
+
+
+def _looked_up(head: Head) -> Head:
     for part in head.modules():
         vars(part).update(part._buffers)
         vars(part).update(part._modules)
     return head
-
-
-def proba_of(logits: Tensor) -> Tensor:
-    """Return the softmax, in double precision where the device has it.
-
-    Confidences near 1 differ by less than single precision can tell, and thresholds
-    lie between them.
-    """
-    has_double = logits.device.type != "mps"
-    return logits.softmax(dim=1, dtype=torch.float64 if has_double else None)
 
 
 class LinearLogits(Logits):
@@ -262,8 +274,8 @@ class NetworkLogits(Logits):
         logits = features.index_select(1, self.columns)
         if self.normalized:
             logits = logits.clamp(min=torch.finfo(logits.dtype).tiny).log()
-        # NaN where an output is not finite, in whichever column.
-        return logits + 0.0 * features.sum(dim=1, keepdim=True)
+        finite = features.isfinite().all(dim=1, keepdim=True)  # in whichever column
+        return logits.masked_fill(~finite, torch.nan)
 
 
 class _EstimatorLogits(Logits):
@@ -280,8 +292,12 @@ class _EstimatorLogits(Logits):
         if not np.isfinite(given).all():
             return features.new_full((len(given), self.n_classes), torch.nan)
         with np.errstate(divide="ignore"):
-            logits = np.log(self.proba(given))
+            logits = np.log(np.maximum(self.proba(given), 0.0))
         return torch.from_numpy(logits).to(features.device)
+
+    def to_proba(self, logits: Tensor) -> Tensor:
+        """Return what the estimator has said, which need not sum to one."""
+        return logits.exp()
 
 
 class ClassifierLogits(_EstimatorLogits):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .._extractors import Extractor, through
-from ._heads import proba_of
+from ._heads import Head
 from ._pooling import refuse_other_than_numbers
 from ._thresholds import stays
 
@@ -41,10 +41,9 @@ class Step(NamedTuple):
     label: Tensor
 
 
-@torch.inference_mode()
 def run_lazily(
     extractor: Extractor,
-    heads: Sequence[Callable[[Any], Tensor]],
+    heads: Sequence[Head],
     X: NDArray[Any],
     thresholds: Sequence[Tensor | float | None],
 ) -> list[Step]:
@@ -60,8 +59,7 @@ def run_lazily(
         With J + 1 stages.
 
     heads : sequence of length J + 1
-        For each stage a function from its output to logits, a `Head` say, on the device
-        of the extractor.
+        One for each stage, on the device of the extractor.
 
     X : ndarray of shape (n_samples, ...)
         One batch.
@@ -88,17 +86,16 @@ def run_lazily(
             continue
         state, output = advance(state, done, stage)
         output = checked_output(extractor, output, names[stage], n)
-        proba = proba_of(heads[stage](output))
-        confidence, label = proba.max(dim=1)
-        steps.append(Step(stage, rows, proba, confidence, label))
+        step = _run_head(heads[stage], output, stage, rows)
+        steps.append(step)
         if is_last:
             break
         done = stage + 1
         if n == 1:  # no need of rows
-            if not stays(confidence.item(), label, needed):
+            if not stays(step.confidence.item(), step.label, needed):
                 break
             continue
-        kept = stays(confidence, label, needed).nonzero().squeeze(1)
+        kept = stays(step.confidence, step.label, needed).nonzero().squeeze(1)
         n_before, n = n, kept.shape[0]
         if n == 0:
             break
@@ -106,6 +103,12 @@ def run_lazily(
             rows = kept if rows is None else rows[kept]
             state = extractor.keep(state, kept if has_device else kept.numpy())
     return steps
+
+
+@torch.inference_mode()
+def _run_head(head: Head, output: Any, stage: int, rows: Tensor | None) -> Step:
+    proba = head.proba(output)
+    return Step(stage, rows, proba, *proba.max(dim=1))
 
 
 def checked_output(
@@ -128,9 +131,9 @@ def checked_output(
             "Does the extractor's keep() drop the other rows?"
         )
     refuse_other_than_numbers(output, stage_name)
-    if isinstance(output, Tensor) and not hasattr(extractor, "device"):
-        return output.cpu()
-    return output
+    if not isinstance(output, Tensor):
+        return np.asarray(output)
+    return output if hasattr(extractor, "device") else output.cpu()
 
 
 class LastSteps:

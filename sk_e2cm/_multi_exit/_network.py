@@ -15,7 +15,7 @@ from .._extractors import Extractor, device_of, on_device, picklable, through
 from .._utils._arrays import Floats, to_tensor
 from ._costs import Costs
 from ._full_pass import Batch, check_finite, counted
-from ._heads import Head, moved, proba_of
+from ._heads import Head, in_double, moved
 from ._loop import LastSteps, Step, run_lazily
 from ._pooling import PoolingSpec
 from ._thresholds import check_thresholds, is_closed
@@ -228,9 +228,13 @@ class MultiExitNetwork:
         for name, head, features in zip(
             self.stage_names, self.heads, batch.features, strict=True
         ):
-            found = proba_of(head.logits(to_tensor(features).to(device))).cpu().numpy()
-            refuse_nan(found.max(axis=1), name, np.arange(len(found)))
-            proba.append(found)
+            given = to_tensor(features).to(device)
+            found = head.logits.to_proba(head.logits(given))
+            if found.isnan().any():
+                logits = in_double(head).logits
+                found = logits.to_proba(logits(given))
+            proba.append(found.cpu().numpy())
+            refuse_nan(proba[-1].max(axis=1), name, np.arange(len(given)))
         return np.stack(proba, axis=1)
 
     def _run(
@@ -248,8 +252,11 @@ class MultiExitNetwork:
             last = LastSteps(steps)
             # Whose confidence is NaN leaves at once.
             if np.isnan(last.of("confidence")).any():
-                bad = next(step for step in steps if step.confidence.isnan().any())
-                self._locate_nan(batch, bad)
+                # Numbers may be too large for single precision.
+                heads = [in_double(head) for head in self.heads]
+                steps = run_lazily(self.extractor, heads, batch, needed)
+                last = LastSteps(steps)
+                self._refuse_nan(batch, steps)
             yield slice(start, start + len(batch)), steps, last
 
     def _needed(
@@ -270,8 +277,11 @@ class MultiExitNetwork:
         return needed
 
     @torch.inference_mode()
-    def _locate_nan(self, X: NDArray[Any], step: Step) -> None:
+    def _refuse_nan(self, X: NDArray[Any], steps: Sequence[Step]) -> None:
         """Tell a stage whose output is at fault from one whose head is."""
+        step = next((s for s in steps if s.confidence.isnan().any()), None)
+        if step is None:
+            return
         name, head = self.stage_names[step.stage], self.heads[step.stage]
         rows = np.arange(len(X)) if step.rows is None else step.rows.cpu().numpy()
         begun = self.extractor.begin(X)

@@ -64,7 +64,7 @@ def make_pooling(
         If such outputs cannot be pooled.
     """
     if len(shape) == 0:
-        raise ValueError(_no_rows(stage_name, ("n_samples",)))
+        raise ValueError(_no_rows(stage_name, "(n_samples,)", "n_samples"))
     if len(shape) == 1:
         return Flatten()
     if callable(pooling):
@@ -115,7 +115,7 @@ class FunctionPooling(Pooling):
         found = self.function(output)
         shape = tuple(np.shape(found))
         if len(shape) != 2 or shape[0] != len(output):
-            raise ValueError(_no_rows(self.stage_name, shape, len(output)))
+            raise ValueError(_no_rows(self.stage_name, str(shape), len(output)))
         refuse_other_than_numbers(found, self.stage_name)
         features = as_floats(found)
         return features.to(output.device) if isinstance(output, Tensor) else features
@@ -274,9 +274,9 @@ def refuse_other_than_numbers(output: Any, stage_name: str) -> None:
         )
 
 
-def _no_rows(stage_name: str, shape: Sequence[Any], n: Any = "n_samples") -> str:
+def _no_rows(stage_name: str, shape: str, n: Any) -> str:
     return (
-        f"The features of stage {stage_name!r} have the shape {tuple(shape)} for {n} "
+        f"The features of stage {stage_name!r} have the shape {shape} for {n} "
         "samples, but one row of numbers for each is needed: pooling= must return "
         "(n_samples, n_features)."
     )

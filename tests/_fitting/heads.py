@@ -2,11 +2,10 @@
 
 import torch
 
-from sk_e2cm._multi_exit._heads import proba_of
 from sk_e2cm._utils._arrays import to_tensor
 
 
 def proba_by(logits, features):
     """Return the probabilities of features, an array, as an array."""
     with torch.inference_mode():
-        return proba_of(logits(to_tensor(features))).numpy()
+        return logits.to_proba(logits(to_tensor(features))).numpy()

@@ -15,8 +15,8 @@ from sk_e2cm._multi_exit._heads import (
     FoldedHead,
     Head,
     LinearLogits,
+    Logits,
     NetworkLogits,
-    proba_of,
 )
 from sk_e2cm._multi_exit._pooling import Flatten, GridAverage, SecondOrder
 from sk_e2cm._utils._arrays import to_tensor
@@ -62,7 +62,7 @@ def make_linear(n_features=N_FEATURES, dtype=torch.float64):
 def proba_by(logits, features):
     """Return the probabilities of features, an array, as an array."""
     with torch.inference_mode():
-        return proba_of(logits(to_tensor(features))).numpy()
+        return logits.to_proba(logits(to_tensor(features))).numpy()
 
 
 # Probabilities
@@ -71,14 +71,14 @@ def proba_by(logits, features):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_probabilities_are_the_softmax_in_double_precision(dtype):
     logits = torch.tensor(10 * make_output(N, N_CLASSES), dtype=dtype)
-    proba = proba_of(logits)
+    proba = Logits().to_proba(logits)
     assert proba.dtype == torch.float64
     assert_allclose(proba, softmax(logits.double().numpy(), axis=1), rtol=1e-12)
 
 
 def test_confidences_near_one_are_told_apart():
     # In single precision 1 - 1e-9 is 1.
-    proba = proba_of(torch.tensor([[20.0, 0.0], [21.0, 0.0]]))
+    proba = Logits().to_proba(torch.tensor([[20.0, 0.0], [21.0, 0.0]]))
     assert 0 < 1 - proba[1, 0] < 1 - proba[0, 0] < 1e-8
 
 

@@ -13,7 +13,7 @@ from sklearn.naive_bayes import GaussianNB
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from sk_e2cm._multi_exit._heads import ClassifierLogits, ClustererLogits, proba_of
+from sk_e2cm._multi_exit._heads import ClassifierLogits, ClustererLogits
 
 N, N_CLASSES, N_FEATURES = 60, 3, 5
 
@@ -27,7 +27,7 @@ def make_features():
 
 def proba_by(logits, features):
     """Return the probabilities that the loop would see."""
-    return proba_of(logits(torch.tensor(features))).numpy()
+    return logits.to_proba(logits(torch.tensor(features))).numpy()
 
 
 # A classifier
@@ -72,7 +72,8 @@ def test_a_classifier_that_works_in_place_does_not_write_to_the_features():
     steps = StandardScaler(copy=False), LogisticRegression()
     classifier = make_pipeline(*steps).fit(features.copy(), np.arange(60) % 2)
     given = torch.tensor(features)
-    proba = proba_of(ClassifierLogits(classifier, 2)(given))
+    logits = ClassifierLogits(classifier, 2)
+    proba = logits.to_proba(logits(given))
     assert_array_equal(given, features)
     assert_allclose(proba, classifier.predict_proba(features.copy()))
 
@@ -198,3 +199,18 @@ def test_a_clusterer_costs_all_the_centres_it_has(clusterer, macs):
     getattr(clusterer, "estimator", clusterer).fit(features)
     centers = np.zeros((2, N_FEATURES))
     assert ClustererLogits(clusterer, np.arange(2), centers, float).macs == macs
+
+
+@pytest.mark.parametrize(
+    "row", [[0.0, 0.0, 0.0], [0.3, 0.1, 0.05], [0.75, 0.25, -1e-17], [1.0, 0.0, 0.0]]
+)
+def test_probabilities_of_a_classifier_need_not_sum_to_one(row):
+    class Says:
+        classes_ = np.arange(3)
+
+        def predict_proba(self, X):
+            return np.tile(row, (len(X), 1))
+
+    logits = ClassifierLogits(Says(), 3)
+    proba = logits.to_proba(logits(torch.ones(4, 2))).numpy()
+    assert_allclose(proba, np.tile(row, (4, 1)), rtol=1e-15, atol=1e-16)

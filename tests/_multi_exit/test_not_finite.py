@@ -4,6 +4,7 @@ import joblib
 import numpy as np
 import pytest
 import torch
+from numpy.testing import assert_allclose, assert_array_equal
 
 from sk_e2cm._multi_exit._full_pass import FullPass
 from sk_e2cm._multi_exit._heads import DistanceLogits, Head
@@ -61,15 +62,39 @@ def test_what_is_not_finite_behind_a_closed_exit_is_found_where_it_is_asked():
         make_network().exits(X, [INF, INF, 0.9], batch_size=10)
 
 
+def make_network_with_squares():
+    plain = make_network()
+    means = torch.arange(4.0 * N_CLASSES).reshape(N_CLASSES, 4)
+    heads = list(plain.heads)
+    heads[1] = Head(heads[1].pooling, DistanceLogits(means, torch.ones(N_CLASSES)))
+    return MultiExitNetwork(plain.extractor, heads, LABELS, plain.costs, "auto")
+
+
+@pytest.mark.parametrize("batch_size", [1, 10])
+def test_numbers_too_large_for_single_precision_are_squared_in_double(batch_size):
+    network = make_network_with_squares()
+    X = make_X(10, dtype=np.float32)
+    expected = network.exits(X, 1.5, batch_size=batch_size)
+    X[7, 3] = 1e30  # its square is no float32
+    found = network.exits(X, 1.5, batch_size=batch_size)
+    assert_array_equal(np.delete(found.label, 7), np.delete(expected.label, 7))
+    full_pass = FullPass(
+        network.extractor, pooling="auto", batch_size=10, memory=joblib.Memory(None)
+    )
+    (batch,) = full_pass(X)
+    proba = network.proba_of_features(batch)
+    assert np.isfinite(proba).all()
+    staged = network.staged_proba(X, 1.5, batch_size=batch_size)
+    assert_allclose(staged, proba.swapaxes(0, 1), atol=1e-5)
+    # So far away all means are equally far.
+    assert_allclose(proba[7, 1], 1 / N_CLASSES, atol=1e-5)
+
+
 @pytest.mark.parametrize("batch_size", [1, 10])
 def test_nan_that_arises_in_a_head_names_its_stage(batch_size):
-    plain = make_network()
-    squares = DistanceLogits(torch.zeros(N_CLASSES, 4), torch.ones(N_CLASSES))
-    heads = list(plain.heads)
-    heads[1] = Head(heads[1].pooling, squares)
-    network = MultiExitNetwork(plain.extractor, heads, LABELS, plain.costs, "auto")
-    X = make_X(10, dtype=np.float32)
-    X[7, 3] = 1e30  # its square is no float32
+    network = make_network_with_squares()
+    X = make_X(10, dtype=np.float64)
+    X[7, 3] = 1e200  # its square is no float64 either
     number = 7 % batch_size
     message = r"head of " + where("part2", [number])
     for ask in (network.exits, network.proba, network.staged_proba):

@@ -203,7 +203,7 @@ def test_a_function_that_does_not_return_one_row_per_sample_is_refused(wrong):
 
 
 def test_an_output_of_one_axis_is_refused():
-    with pytest.raises(ValueError, match=r"'layer1'.*\('n_samples',\).*one row"):
+    with pytest.raises(ValueError, match=r"'layer1'.*\(n_samples,\).*one row"):
         pool(make_output(5), "auto", "layer1")
 
 
