@@ -171,10 +171,12 @@ class LinearLogits(Logits):
         return self.weight.numel()
 
     def forward(self, features: Tensor) -> Tensor:
-        features = features.to(self.weight.dtype)
+        weight = self.weight
+        if features.dtype != weight.dtype:
+            features = features.to(weight.dtype)
         if self.is_centred:
             features = features - self.centre
-        return F.linear(features, self.weight, self.bias)
+        return F.linear(features, weight, self.bias)
 
 
 class DistanceLogits(Logits):

@@ -74,6 +74,17 @@ def run_lazily(
         For each stage whose head has run, in order. A sample leaves at the last one
         where it is.
     """
+    # Others may compute gradients, or keep what they have made.
+    with torch.inference_mode(hasattr(extractor, "device")):
+        return _run(extractor, heads, X, thresholds)
+
+
+def _run(
+    extractor: Extractor,
+    heads: Sequence[Head],
+    X: NDArray[Any],
+    thresholds: Sequence[Tensor | float | None],
+) -> list[Step]:
     names = extractor.stage_names
     has_device = hasattr(extractor, "device")
     advance = through(extractor)
@@ -86,16 +97,17 @@ def run_lazily(
             continue
         state, output = advance(state, done, stage)
         output = checked_output(extractor, output, names[stage], n)
-        step = _run_head(heads[stage], output, stage, rows)
-        steps.append(step)
-        if is_last:
+        proba = heads[stage].proba(output)
+        confidence, label = proba.max(dim=1)
+        steps.append(Step(stage, rows, proba, confidence, label))
+        if needed is None:
             break
         done = stage + 1
         if n == 1:  # no need of rows
-            if not stays(step.confidence.item(), step.label, needed):
+            if not stays(confidence.item(), label, needed):
                 break
             continue
-        kept = stays(step.confidence, step.label, needed).nonzero().squeeze(1)
+        kept = stays(confidence, label, needed).nonzero().squeeze(1)
         n_before, n = n, kept.shape[0]
         if n == 0:
             break
@@ -103,12 +115,6 @@ def run_lazily(
             rows = kept if rows is None else rows[kept]
             state = extractor.keep(state, kept if has_device else kept.numpy())
     return steps
-
-
-@torch.inference_mode()
-def _run_head(head: Head, output: Any, stage: int, rows: Tensor | None) -> Step:
-    proba = head.proba(output)
-    return Step(stage, rows, proba, *proba.max(dim=1))
 
 
 def checked_output(
@@ -133,7 +139,7 @@ def checked_output(
     refuse_other_than_numbers(output, stage_name)
     if not isinstance(output, Tensor):
         return np.asarray(output)
-    return output if hasattr(extractor, "device") else output.cpu()
+    return output if hasattr(extractor, "device") else output.detach().cpu()
 
 
 class LastSteps:

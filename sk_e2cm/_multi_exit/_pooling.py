@@ -117,7 +117,7 @@ class FunctionPooling(Pooling):
         if len(shape) != 2 or shape[0] != len(output):
             raise ValueError(_no_rows(self.stage_name, str(shape), len(output)))
         refuse_other_than_numbers(found, self.stage_name)
-        features = as_floats(found)
+        features = as_floats(found.detach() if isinstance(found, Tensor) else found)
         return features.to(output.device) if isinstance(output, Tensor) else features
 
 
