@@ -31,6 +31,9 @@ _MOST_MAXIMA = 256
 _MOST_PRODUCTS = 600
 _MOST_CHANNELS = 32
 
+# Numbers of a map that a CPU reads more than once while they are in its cache.
+_MOST_AT_ONCE = 2**19
+
 
 def make_pooling(
     pooling: PoolingSpec, stage_name: str, shape: Sequence[int], dtype: torch.dtype
@@ -240,6 +243,12 @@ class SecondOrder(MapPooling):
 
     def forward(self, output: Any) -> Tensor:
         x = self.as_map(output)
+        at_once = max(_MOST_AT_ONCE // x[0].numel(), 1)
+        if x.device.type != "cpu" or len(x) <= at_once:
+            return self._pooled(x)
+        return torch.cat([self._pooled(part) for part in x.split(at_once)])
+
+    def _pooled(self, x: Tensor) -> Tensor:
         parts = [self.means.average(x)]
         if self.maxima is not None:
             parts.append(self.maxima.maximum(x))
