@@ -34,7 +34,7 @@ PARAMS = {
         "pooling": "second_order",
         "calibration": "dirichlet",
     },
-    "a classifier at the last stage": {"final": LogisticRegression(max_iter=500)},
+    "a classifier at the last stage": {"final": LogisticRegression(max_iter=5000)},
     "class means at the last stage": {"final": "class_means", "pooling": "none"},
     "a function that returns an array": {"pooling": maxima},
     "closed exits": {"threshold": [np.inf, 0.9, np.inf]},
