@@ -109,18 +109,8 @@ def collect_statistics(
     for batch in _in_chunks(batches) if second else batches:
         summed.add(batch)
         kept.add(batch)
-    return Statistics(
-        stage_names=tuple(stage_names),
-        sums=summed.sums,
-        features=kept.features,
-        shapes=kept.shapes,
-        kept=kept.rows,
-        hashes=hashes[kept.rows],
-        folds=folds[kept.rows],
-        codes=codes[kept.rows],
-        sample_weight=sample_weight[kept.rows],
-        n_distinct=len(np.unique(hashes)),
-    )
+    n_distinct = len(np.unique(hashes))
+    return _statistics_of(summed, kept, folds, codes, sample_weight, n_distinct)
 
 
 def sum_kept(
@@ -140,7 +130,6 @@ def sum_kept(
         If all samples of a class, all that are held out in some fold, or all others are
         among those that were not kept.
     """
-    hashes = kept.hashes[kept.rows]
     kept_folds, kept_codes = folds[kept.rows], codes[kept.rows]
     kept_weight = sample_weight[kept.rows]
     lacking = np.setdiff1d(codes, kept_codes)
@@ -158,17 +147,29 @@ def sum_kept(
     for rows in gen_batches(len(kept.rows), _CHUNK):
         features = [features[rows] for features in kept.features]
         summed.add(Batch(rows, features, kept.shapes))
+    n_distinct = len(np.unique(kept.hashes[kept.rows]))
+    return _statistics_of(summed, kept, folds, codes, sample_weight, n_distinct)
+
+
+def _statistics_of(
+    summed: StageSums,
+    kept: KeptFeatures,
+    folds: NDArray[np.intp],
+    codes: NDArray[np.intp],
+    sample_weight: Floats,
+    n_distinct: int,
+) -> Statistics:
     return Statistics(
-        stage_names=tuple(stage_names),
+        stage_names=tuple(summed.stage_names),
         sums=summed.sums,
         features=kept.features,
         shapes=kept.shapes,
         kept=kept.rows,
-        hashes=hashes,
-        folds=kept_folds,
-        codes=kept_codes,
-        sample_weight=kept_weight,
-        n_distinct=len(np.unique(hashes)),
+        hashes=kept.hashes[kept.rows],
+        folds=folds[kept.rows],
+        codes=codes[kept.rows],
+        sample_weight=sample_weight[kept.rows],
+        n_distinct=n_distinct,
     )
 
 
