@@ -20,11 +20,10 @@ from ._calibration import RULED_OUT, Calibration, Dirichlet
 from ._means import LinearMeans, Means
 
 # Samples on which a folded head is compared with what was fitted, and how much its
-# logits may differ, four times as much as probabilities then do at most. Probabilities
-# of samples of the fit would not tell: they may all be 0 or 1.
+# logits may differ. Probabilities of samples of the fit would not tell: they may all be
+# 0 or 1.
 _COMPARED = 1024
 _TOLERANCE = {torch.float32: 2.5e-5, torch.float64: 5e-11}
-
 
 # Averages are folded into the weights after them where the map has so few positions for
 # each cell. Measured on two cores, microseconds for 32 maps in channels-last format:
@@ -109,7 +108,7 @@ def fold_average(head: Head, network_macs: float) -> Head:
     pooling, logits = head.pooling, head.logits
     if not isinstance(pooling, GridAverage) or not isinstance(logits, LinearLogits):
         return head
-    n_positions, n_cells = pooling.shares.shape
+    n_positions, n_cells = pooling.cells.n_positions, pooling.cells.number
     n_weights = logits.macs // n_cells * n_positions
     is_small = n_positions <= _MOST_POSITIONS_FOLDED * n_cells
     is_cheap = n_weights < min(_MOST_WEIGHTS, _MOST_OF_NETWORK * network_macs)

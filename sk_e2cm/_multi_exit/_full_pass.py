@@ -52,7 +52,7 @@ def staged_features(
         state, output = extractor.advance(state, stage)
         output = checked_output(extractor, output, name, len(X))
         shapes.append(tuple(np.shape(output)[1:]))
-        pool = make_pooling(pooling, name, shapes[-1], as_floats(output).dtype)
+        pool = make_pooling(pooling, name, shapes[-1], as_floats(output[:0]).dtype)
         with torch.inference_mode():
             pooled = pool.to(device_of(extractor))(output)
         # A copy: the next stage may overwrite this one's output.

@@ -53,6 +53,10 @@ class Cells:
     def number(self) -> int:
         return math.prod(self.along)
 
+    @property
+    def n_positions(self) -> int:
+        return math.prod(self.sizes)
+
     def average(self, x: Tensor) -> Tensor:
         """Average (n, channels, *sizes) over the cells: (n, n_features)."""
         pooled = _ADAPTIVE_AVERAGE[len(self.sizes)](x, self.along)
@@ -92,7 +96,10 @@ class Cells:
         return [x.flatten(0, n_axes).flatten(1, -2).mT]
 
     def shares(self) -> Tensor:
-        """Return the weight of each position in each cell's average."""
+        """Return what each position gives to each cell's average.
+
+        Shape (n_positions, number).
+        """
         along = []
         for cells, size in zip(self.bounds, self.sizes, strict=True):
             shares = torch.zeros(size, len(cells), dtype=torch.float64)

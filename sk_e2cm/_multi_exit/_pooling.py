@@ -161,23 +161,25 @@ class GridAverage(MapPooling):
         Of the features.
     """
 
-    shares: Tensor
+    shares: Tensor | None
 
     def __init__(self, grid: Any, shape: Sequence[int], dtype: torch.dtype) -> None:
         super().__init__(shape)
         if grid == "auto":
             grid = max(finest_grid(self.channels, len(self.sizes), _MOST_FEATURES), 1)
         self.cells = Cells(grid, self.sizes)
-        # What each position gives to each cell, (n_positions, n_cells).
-        self.register_buffer("shares", self.cells.shares().to(dtype))
-        n_positions, n_cells = self.shares.shape
-        self.is_product = n_positions <= _MOST_POSITIONS_AS_PRODUCT * n_cells
+        is_product = (
+            self.cells.n_positions <= _MOST_POSITIONS_AS_PRODUCT * self.cells.number
+        )
+        shares = self.cells.shares().to(dtype) if is_product else None
+        self.register_buffer("shares", shares)
 
     def forward(self, output: Any) -> Tensor:
         x = self.as_map(output)
-        if self.is_product and x.is_contiguous() and x.shape[2:] == self.cells.sizes:
-            return (x.flatten(2) @ self.shares.to(x.dtype)).flatten(1)
-        return self.cells.average(x)
+        shares = self.shares
+        if shares is None or not x.is_contiguous() or x.shape[2:] != self.cells.sizes:
+            return self.cells.average(x)
+        return (x.flatten(2) @ shares.to(x.dtype)).flatten(1)
 
     def spread(self, weight: Tensor) -> Tensor:
         """Return the weights of all positions, given those of the averages.
@@ -191,8 +193,8 @@ class GridAverage(MapPooling):
         -------
         tensor of shape (n_classes, channels, *sizes)
         """
-        of_cells = weight.unflatten(1, (-1, self.shares.shape[1]))
-        of_positions: Tensor = of_cells @ self.shares.T.to(weight)
+        of_cells = weight.unflatten(1, (-1, self.cells.number))
+        of_positions: Tensor = of_cells @ self.cells.shares().T.to(weight)
         return of_positions.unflatten(2, self.cells.sizes)
 
 
