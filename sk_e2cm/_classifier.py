@@ -12,7 +12,7 @@ from sklearn.utils import check_array
 
 from ._base import BaseE2CM
 from ._early_exit import EarlyExitClassifierMixin
-from ._extractors import Extractor
+from ._extractors import Extractor, on_device, verify
 from ._fitting._assembly import build_network
 from ._fitting._cross_fitting import CrossFit, fit_class_means
 from ._fitting._last_stage import choose_last_head, head_labels
@@ -277,6 +277,7 @@ class E2CMClassifier(EarlyExitClassifierMixin, ClassifierMixin, BaseE2CM):
         used = with_weight(weight)
         valid_X, valid_y, weight = valid_X[used], valid_y[used], weight[used]
         classes, codes = np.unique(valid_y, return_inverse=True)
+        verify(on_device(extractor, self.device), valid_X)
         hashes = row_hashes(valid_X)
         check_classes(classes, codes, hashes, weight, calibrate=bool(self.calibration))
         check_thresholds(self.threshold, len(extractor.stage_names) - 1, len(classes))

@@ -17,7 +17,7 @@ from sklearn.base import (
 from sklearn.cluster import KMeans
 
 from ._base import BaseE2CM
-from ._extractors import Extractor
+from ._extractors import Extractor, on_device, verify
 from ._fitting._assembly import build_network
 from ._fitting._clusters import (
     Clusters,
@@ -284,6 +284,7 @@ class E2CMClusterer(
         exit_names = extractor.stage_names[:-1]
         if self.clusterer is None:
             check_n_clusters(self.n_clusters, len(valid_X))
+        verify(on_device(extractor, self.device), valid_X)
         hashes = row_hashes(valid_X)
         kept = KeptFeatures(hashes)
         clusters = self._cluster(extractor, valid_X, weight, kept)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from ._extractors import Extractor, fingerprint_of, through
+from ._extractors import Extractor, fingerprint_of, through, verify
 
 __all__ = ["CountingExtractor", "ToyExtractor"]
 
@@ -120,6 +120,10 @@ class CountingExtractor(Extractor):
     def begin(self, X: NDArray[Any]) -> tuple[Any, int]:
         """Return the state before the first stage, with its number of rows."""
         return self.extractor.begin(X), len(X)
+
+    def verify(self, X: NDArray[Any]) -> None:
+        """Check the extractor that does the work, without counting."""
+        verify(self.extractor, X)
 
     def advance(self, state: tuple[Any, int], stage: int) -> tuple[Any, Any]:
         """Compute one stage and count its rows."""

@@ -1,5 +1,6 @@
 """Extractors: what can be computed stage by stage."""
 
+from ._independence import verify
 from ._pipeline import PipelineExtractor
 from ._protocol import (
     Extractor,
@@ -25,4 +26,5 @@ __all__ = [
     "on_device",
     "picklable",
     "through",
+    "verify",
 ]

@@ -292,12 +292,18 @@ class MultiExitNetwork:
     def __copy__(self) -> Self:
         return self
 
-    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    def __reduce__(self) -> tuple[Any, ...]:
         # Arrays, since another machine may lack the device, and since torch's own
         # pickles differ between processes.
         heads = [picklable(head) for head in self.heads]
         parts = self.extractor, heads, self.labels, self.costs, self.pooling
-        return type(self), parts
+        return type(self), parts, getattr(self.extractor, "findings", None)
+
+    def __setstate__(self, findings: Any) -> None:
+        # One sample, such as may come first, proves less than the samples of the fit.
+        extractor: Any = self.extractor
+        if findings is not None:
+            extractor.findings = findings
 
 
 def refuse_nan(confidence: Floats, stage_name: str, rows: NDArray[np.intp]) -> None:

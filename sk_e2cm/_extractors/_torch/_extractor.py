@@ -3,34 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from numbers import Integral
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
-from ..._utils._arrays import convert, to_numpy, to_tensor
+from ..._utils._arrays import to_numpy
 from ..._utils._hashing import content_hash
+from .._independence import check_independence, some_samples
 from .._protocol import Extractor
-from ._cut import stages_of
+from .._tolerance import Precision
 from ._freeze import check_module, device_of_weights, frozen_copy, picklable, share
 from ._macs import measure, summarize
 from ._placement import evenly_spaced, exit_names, measure_plausibly, stage_ends
 from ._quantized import exact_twin
-from ._rows import INPUT, KeepRules
+from ._staged import Live, StagedNetwork
 from ._trace import Trace
-from ._verify import learn_keep_rules, run_uncut
-
-
-class _Live(NamedTuple):
-    """The values alive between two stages, what they are, and what is ahead."""
-
-    values: tuple[Any, ...]
-    rules: KeepRules
-    ahead: tuple[KeepRules, ...]
+from ._verify import decide, learn_keep_rules
 
 
 class TorchExtractor(Extractor):
@@ -142,15 +136,18 @@ class TorchExtractor(Extractor):
         self._exits = names
         self._output = output
         self._input_shape = input_shape
-        self._stages = stages_of(trace.root, trace.graph, self._ends)
-        self._proven, self._twin = self._stages, self._module
-        exact = exact_twin(trace.root)
-        if exact is not trace.root:
-            self._proven = stages_of(exact, trace.graph, self._ends)
-            self._twin = exact.get_submodule("network")
+        self._network = StagedNetwork(
+            trace.root,
+            trace.graph,
+            self._ends,
+            names=(*names, output or ""),
+            dtype=self._dtype,
+            device=self.device,
+        )
         # Facts about (content, shape of input), found out when first asked for.
-        self._rules: dict[torch.Size, tuple[KeepRules, ...]] = {}
         self._macs: dict[tuple[int, ...], NDArray[np.float64]] = {}
+        self._rows: dict[tuple[int, ...], Tensor] = {}
+        self._verified: set[str] = set()
         self._elsewhere: dict[torch.device, TorchExtractor] = {self.device: self}
 
     @classmethod
@@ -202,7 +199,7 @@ class TorchExtractor(Extractor):
         module, code = picklable(self._module), self._trace.code()
         return content_hash((type(self), module, self._exits, self._output, code))
 
-    def begin(self, X: ArrayLike | Tensor) -> _Live:
+    def begin(self, X: ArrayLike | Tensor) -> Live:
         """Return the state before the first stage.
 
         Parameters
@@ -215,13 +212,14 @@ class TorchExtractor(Extractor):
         state
             To be passed to `advance`.
         """
-        batch = self._tensor(X)
+        batch = self._network.batch(X)
         shape = batch.shape[1:]
-        if shape not in self._rules:
-            self._rules[shape] = self._learn_rules(batch)
-        return _Live((batch,), INPUT, self._rules[shape])
+        if shape not in self._network.rules:
+            self._network.rules[shape] = learn_keep_rules(self._exact, batch)
+            self._rows[tuple(shape)] = batch[:1].clone()
+        return self._network.start(batch)
 
-    def advance(self, state: _Live, stage: int) -> tuple[_Live, Tensor]:
+    def advance(self, state: Live, stage: int) -> tuple[Live, Tensor]:
         """Compute one stage.
 
         Parameters
@@ -244,8 +242,8 @@ class TorchExtractor(Extractor):
 
     @torch.inference_mode()
     def advance_through(
-        self, state: _Live, first: int, last: int
-    ) -> tuple[_Live, Tensor]:
+        self, state: Live, first: int, last: int
+    ) -> tuple[Live, Tensor]:
         """Compute several stages as one: nothing is done between them.
 
         Parameters
@@ -264,16 +262,10 @@ class TorchExtractor(Extractor):
         output : tensor of shape (n_samples, ...)
             Valid until the next stage is computed.
         """
-        values = state.values
-        for stage in self._stages[first : last + 1]:
-            values = stage(*values)
-        rules, output = state.ahead[last], values[0]
-        if rules.axis:
-            output = output.movedim(rules.axis, 0)
-        return _Live(values, rules, state.ahead), output
+        return self._network.advance_through(state, first, last)
 
     @torch.inference_mode()
-    def keep(self, state: _Live, rows: NDArray[np.intp] | Tensor) -> _Live:
+    def keep(self, state: Live, rows: NDArray[np.intp] | Tensor) -> Live:
         """Reduce a state to some of its rows.
 
         Parameters
@@ -289,10 +281,35 @@ class TorchExtractor(Extractor):
         state
             With ``len(rows)`` rows.
         """
-        if not isinstance(rows, Tensor):
-            rows = to_tensor(rows).to(self.device, torch.int64)
-        values = state.rules.keep(state.values, rows)
-        return _Live(values, state.rules, state.ahead)
+        return self._network.keep(state, rows)
+
+    def verify(self, X: NDArray[Any]) -> None:
+        """Check on some of these samples that samples may leave.
+
+        Parameters
+        ----------
+        X : ndarray of shape (n_samples, ...)
+            Real ones. At most 64 of them are run, in their own precision and, if that
+            leaves a doubt, in double precision.
+
+        Raises
+        ------
+        ValueError
+            If the network draws random numbers, keeps something between batches, or
+            mixes the samples of a batch.
+        """
+        samples = some_samples(X)
+        key = content_hash(samples)
+        if key in self._verified:
+            return
+        self.begin(samples)
+
+        def check(network: StagedNetwork, precision: Precision) -> None:
+            check_independence(network, samples, precision)
+
+        with torch.inference_mode():
+            decide(self._exact, check)
+        self._verified.add(key)
 
     def staged_transform(self, X: ArrayLike | Tensor) -> Iterator[Any]:
         """Compute all stages for one batch, one after the other.
@@ -308,7 +325,7 @@ class TorchExtractor(Extractor):
             Of the kind that `X` is.
         """
         state = self.begin(X)
-        for stage in range(len(self._stages)):
+        for stage in range(len(self._ends)):
             state, output = self.advance(state, stage)
             # A copy: the next stage may overwrite it.
             yield output.clone() if isinstance(X, Tensor) else to_numpy(output)
@@ -328,7 +345,8 @@ class TorchExtractor(Extractor):
         """
         shape = tuple(int(side) for side in input_shape)
         if shape not in self._macs:
-            spent = measure(self._trace, [shape], self._dtype).macs
+            row = self._rows.get(shape)
+            spent = measure(self._trace, [shape], self._dtype, row).macs
             self._macs[shape] = np.array([spent[end] for end in self._ends])
         return self._macs[shape].copy()
 
@@ -408,6 +426,17 @@ class TorchExtractor(Extractor):
     def __reduce__(self) -> tuple[Callable[..., TorchExtractor], tuple[Any, ...]]:
         return self._like(), (picklable(self._module), self._exits)
 
+    @property
+    def findings(self) -> tuple[dict[Any, Any], dict[Any, Any]]:
+        """What was found out about shapes of samples, to be pickled beside it."""
+        return self._network.rules, self._macs
+
+    @findings.setter
+    def findings(self, known: tuple[dict[Any, Any], dict[Any, Any]]) -> None:
+        rules, macs = known
+        self._network.rules.update(rules)
+        self._macs.update(macs)
+
     def __repr__(self) -> str:
         output = f", output={self._output!r}" if self._output else ""
         name = type(self._module).__name__
@@ -416,13 +445,7 @@ class TorchExtractor(Extractor):
     def _like(self) -> Callable[..., TorchExtractor]:
         return partial(type(self), output=self._output, input_shape=self._input_shape)
 
-    def _learn_rules(self, batch: Tensor) -> tuple[KeepRules, ...]:
-        names = (*self._exits, self._output or "")
-        labels = [repr(name) if name else "the network's output" for name in names]
-        uncut = partial(run_uncut, self._twin, names)
-        return learn_keep_rules(self._proven, labels, uncut, batch)
-
-    def _tensor(self, X: ArrayLike | Tensor) -> Tensor:
-        # Always a copy: the first layer may work in place.
-        tensor = X.detach() if isinstance(X, Tensor) else to_tensor(X)
-        return convert(tensor, self.device, self._dtype)
+    @property
+    def _exact(self) -> StagedNetwork:
+        """The network without the rounding of dynamic quantisation."""
+        return replace(self._network, root=exact_twin(self._trace.root))

@@ -88,7 +88,12 @@ def _thawed(value: Any) -> Any:
 
 
 @torch.inference_mode(False)
-def measure(trace: Trace, shapes: Iterable[Shape], dtype: torch.dtype) -> Meter:
+def measure(
+    trace: Trace,
+    shapes: Iterable[Shape],
+    dtype: torch.dtype,
+    row: Tensor | None = None,
+) -> Meter:
     """Measure one sample, without computing anything if possible.
 
     Parameters
@@ -101,6 +106,9 @@ def measure(trace: Trace, shapes: Iterable[Shape], dtype: torch.dtype) -> Meter:
 
     dtype : torch.dtype
         Of the sample.
+
+    row : tensor of shape (1, ...), default=None
+        A real sample, for networks that do not take zeros.
 
     Raises
     ------
@@ -115,8 +123,10 @@ def measure(trace: Trace, shapes: Iterable[Shape], dtype: torch.dtype) -> Meter:
     # work on what carries gradients.
     for device, gradients in (("meta", True), (here, True), (here, False)):
         root = _moved(exact, device, gradients)
-        for shape in shapes:
-            X = torch.zeros(1, *shape, dtype=dtype, device=device)
+        tried = [torch.zeros(1, *shape, dtype=dtype, device=device) for shape in shapes]
+        if row is not None and device == here:
+            tried.append(row)
+        for X in tried:
             with TORCH_PATCHED:
                 try:
                     return Meter(root, trace.graph, X)

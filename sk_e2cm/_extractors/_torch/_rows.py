@@ -8,12 +8,15 @@ what is left of it when samples leave.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import EllipsisType, NoneType
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx
+
+from .._tolerance import EXACT, MixedSamples, Tolerance
 
 
 class Liveness:
@@ -114,6 +117,38 @@ class KeepRules(NamedTuple):
             for rule, value in zip(self.rules, values, strict=True)
         )
 
+    def agree(
+        self,
+        values: tuple[Any, ...],
+        whole: tuple[Any, ...],
+        rows: Sequence[int],
+        tolerance: Tolerance,
+    ) -> bool:
+        """Tell whether the first rows of `values` are these rows of `whole`."""
+        return all(
+            _agree(rule, value, of_whole, rows, tolerance)
+            for rule, value, of_whole in zip(self.rules, values, whole, strict=True)
+        )
+
+
+def _agree(
+    rule: Rule, value: Any, whole: Any, rows: Sequence[int], tolerance: Tolerance
+) -> bool:
+    match rule:
+        case Each(rules):
+            parts = zip(rules, value, whole, strict=True)
+            return all(_agree(*part, rows, tolerance) for part in parts)
+        case Rows(axis):
+            first = torch.arange(len(rows), device=whole.device)
+            own = rule.keep(value, first)
+            expected = rule.keep(whole, torch.tensor(rows, device=whole.device))
+            return tolerance.agree(own, expected, axis, among=whole)
+        case Constant() if isinstance(value, Tensor):
+            return tolerance.agree(value, whole, None, among=whole)
+        case Constant():
+            return bool(value == whole)
+    return True  # a number of rows is what it is
+
 
 # Values of these types say all by being equal or not.
 _PLAIN = (int, float, str, slice, NoneType, EllipsisType, torch.dtype, torch.device)
@@ -122,18 +157,22 @@ _PLAIN = (int, float, str, slice, NoneType, EllipsisType, torch.dtype, torch.dev
 INPUT = KeepRules(0, (Rows(0, 1),))
 
 
-def classify(two: Any, three: Any) -> Rule:
+def classify(two: Any, three: Any, tolerance: Tolerance = EXACT) -> Rule:
     """Return the rule for a value that is `two` and `three` in these batches.
 
     Raises
     ------
     ValueError
         With the reason, if dropping samples has no clear meaning.
+
+    MixedSamples
+        If that is so because values differ by more than `tolerance`.
     """
     if isinstance(two, Tensor) and isinstance(three, Tensor):
-        return _classify_tensors(two, three)
+        return _classify_tensors(two, three, tolerance)
     if isinstance(two, (tuple, list)) and len(two) == len(three):
-        return Each(tuple(classify(a, b) for a, b in zip(two, three, strict=True)))
+        pairs = zip(two, three, strict=True)
+        return Each(tuple(classify(a, b, tolerance) for a, b in pairs))
     if type(two) is not type(three) or not isinstance(two, _PLAIN):
         raise ValueError(
             f"is a {type(two).__name__} for two samples and a "
@@ -146,13 +185,13 @@ def classify(two: Any, three: Any) -> Rule:
     raise ValueError(f"is {two!r} for two samples and {three!r} for three")
 
 
-def _classify_tensors(two: Tensor, three: Tensor) -> Rule:
+def _classify_tensors(two: Tensor, three: Tensor, tolerance: Tolerance) -> Rule:
     if two.shape == three.shape:
         if three.numel() == 0:
             raise ValueError("is empty for three samples, so what it is stays unknown")
-        if same(two, three):
+        if tolerance.agree(two, three, axis=None, among=three):
             return Constant()
-        raise ValueError(
+        raise MixedSamples(
             f"has the shape {tuple(two.shape)} for two samples and for three, with "
             "other values: it mixes the samples of a batch"
         )
@@ -163,9 +202,10 @@ def _classify_tensors(two: Tensor, three: Tensor) -> Rule:
         (axis,) = axes
         length = two.shape[axis]
         if length % 2 == 0 and three.shape[axis] * 2 == length * 3:
-            if same(two, three.narrow(axis, 0, length)):
+            first_two = three.narrow(axis, 0, length)
+            if tolerance.agree(two, first_two, axis=axis, among=three):
                 return Rows(axis, length // 2)
-            raise ValueError(
+            raise MixedSamples(
                 "has other values for a sample when the batch is larger: it mixes "
                 "the samples of a batch"
             )
@@ -173,18 +213,3 @@ def _classify_tensors(two: Tensor, three: Tensor) -> Rule:
         f"has the shape {tuple(two.shape)} for two samples and {tuple(three.shape)} "
         "for three"
     )
-
-
-def same(a: Tensor, b: Tensor) -> bool:
-    """Tell whether two tensors agree but for rounding."""
-    if a.shape != b.shape or a.dtype != b.dtype:
-        return False
-    if not (a.is_floating_point() or a.is_complex()):
-        return torch.equal(a, b)
-    finite = b[b.isfinite()]
-    scale = float(finite.abs().max()) if finite.numel() else 0.0
-    # Batches of other sizes run other kernels, and rounding adds up over the layers;
-    # a wrong row errs by far more.
-    eps = torch.finfo(a.dtype).eps
-    tolerance = min(4 * eps**0.5, max(16 * eps, 1e-3)) * scale
-    return torch.allclose(a, b, rtol=0.0, atol=tolerance, equal_nan=True)

@@ -296,7 +296,7 @@ def test_the_extractor_keeps_its_weights_when_the_caller_changes_them():
     assert joblib.hash(extractor) == fingerprint
 
 
-@pytest.mark.parametrize("make", [Remembers, CountsCalls, spectral_normed])
+@pytest.mark.parametrize("make", [Remembers, spectral_normed])
 def test_use_does_not_change_the_content(make):
     network = make()
     first = next(name for name, _ in network.named_children())

@@ -1,0 +1,171 @@
+"""The check, on real samples, that what a stage computes for a sample is its own.
+
+Samples leave, and the others go on in smaller batches. So it must not matter to a
+sample who else is there, where it stands in the batch, or what was computed before.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .._utils._arrays import as_floats
+from ._protocol import Extractor, through
+from ._tolerance import EXACT, LENIENT, MixedSamples, Precision, Tolerance
+
+# Running so many in several ways takes about one percent of a pass over 10,000.
+_MOST_SAMPLES = 64
+
+# When a sample gets other values.
+_AGAIN = (
+    "when the same batch is run again: it draws random numbers, or keeps something "
+    "from one batch to the next"
+)
+_COMPANY = "when other samples are beside it: it mixes the samples of a batch"
+_PART = "when others have left, or in another order: it mixes the samples of a batch"
+_ALONE = "when it is alone: it mixes the samples of a batch, or uses their number"
+_AT_ONCE = "by advance_through than by advance, which must compute the same"
+
+
+def verify(extractor: Extractor, X: NDArray[Any]) -> None:
+    """Check with some of these samples that samples may leave.
+
+    Raises
+    ------
+    ValueError
+        If what a stage computes for a sample depends on others.
+    """
+    if hasattr(extractor, "verify"):
+        extractor.verify(X)
+    else:
+        check_independence(extractor, some_samples(X))
+
+
+def some_samples(X: NDArray[Any]) -> NDArray[Any]:
+    """Return samples from everywhere in X, so that they come from many batches."""
+    which = np.linspace(0, len(X) - 1, min(len(X), _MOST_SAMPLES)).round()
+    return X[np.unique(which.astype(np.intp))]
+
+
+def check_independence(
+    extractor: Any, samples: NDArray[Any], precision: Precision = LENIENT
+) -> None:
+    """Compare samples in one batch with the same samples in others, at every stage.
+
+    Every other sample makes up the batch. It is run again; with half of its samples
+    replaced by those left over; in another order, samples leaving after each stage;
+    one sample alone; and through all stages at once.
+
+    Parameters
+    ----------
+    extractor : Extractor
+        Or what has `stage_names`, `begin`, `advance` and `keep` as one.
+
+    samples : ndarray of shape (n_samples, ...)
+        Real ones: made-up samples may be alike in what a network mixes.
+
+    precision : Precision, default=LENIENT
+        What rounding may do.
+
+    Raises
+    ------
+    MixedSamples
+        With the first stage that computes something else for a sample.
+    """
+    same_size, other_size = precision
+    n_pairs = len(samples) // 2
+    batch, others = samples[: 2 * n_pairs : 2], samples[1 : 2 * n_pairs : 2]
+    if n_pairs < 2:
+        batch, others = samples, np.roll(samples, 1, axis=0)
+    mixed = batch.copy()
+    mixed[1::2] = others[1::2]
+    everyone = np.arange(len(batch))
+    half = np.where(everyone % 2, -1, everyone)
+    shuffled = np.random.default_rng(0).permutation(len(batch))
+
+    whole = _Run(extractor, batch, everyone, EXACT, "")
+    again = _Run(extractor, batch, everyone, same_size, _AGAIN)
+    company = _Run(extractor, mixed, half, same_size, _COMPANY)
+    part = _Run(extractor, batch[shuffled], shuffled, other_size, _PART)
+    alone = _Run(extractor, batch[-1:], everyone[-1:], other_size, _ALONE)
+    for stage, name in enumerate(extractor.stage_names):
+        whole.advance(stage)
+        for run in (again, company, part, alone):
+            run.advance(stage)
+            run.compare(whole.output, name)
+        n_kept = math.ceil(0.75 * len(part.rows))
+        part.keep(np.arange(len(part.rows))[::-1][:n_kept])
+    at_once = _Run(extractor, batch[:4], everyone[:4], other_size, _AT_ONCE)
+    at_once.advance_through_all()
+    at_once.compare(whole.output, extractor.stage_names[-1])
+
+
+class _Run:
+    """A batch on its way through the stages.
+
+    Parameters
+    ----------
+    extractor : Extractor
+        Runs it.
+
+    batch : ndarray of shape (n_samples, ...)
+        What is run.
+
+    rows : ndarray of shape (n_samples,)
+        Which samples these are in the batch to be compared with; -1 for others.
+
+    tolerance : Tolerance
+        By how much they may differ.
+
+    when : str
+        What is special here.
+    """
+
+    output: Tensor
+
+    def __init__(
+        self,
+        extractor: Any,
+        batch: NDArray[Any],
+        rows: NDArray[np.intp],
+        tolerance: Tolerance,
+        when: str,
+    ) -> None:
+        self.extractor = extractor
+        self.state = extractor.begin(batch)
+        self.rows = rows
+        self.tolerance = tolerance
+        self.when = when
+
+    def advance(self, stage: int) -> None:
+        self._note(*self.extractor.advance(self.state, stage))
+
+    def advance_through_all(self) -> None:
+        last = len(self.extractor.stage_names) - 1
+        self._note(*through(self.extractor)(self.state, 0, last))
+
+    def _note(self, state: Any, output: Any) -> None:
+        self.state = state
+        self.output = output if isinstance(output, Tensor) else as_floats(output)
+
+    def keep(self, which: NDArray[np.intp]) -> None:
+        kept: Any = which
+        if hasattr(self.extractor, "device"):
+            kept = torch.from_numpy(which.copy()).to(self.output.device)
+        self.state = self.extractor.keep(self.state, kept)
+        self.rows = self.rows[which]
+
+    def compare(self, whole: Tensor, name: str) -> None:
+        compared = np.flatnonzero(self.rows >= 0)
+        own = self.output[torch.from_numpy(compared)]
+        expected = whole[torch.from_numpy(self.rows[compared])]
+        if not self.tolerance.agree(own, expected, axis=0, among=whole):
+            raise MixedSamples(
+                f"{name!r} gives a sample other values {self.when}. Choose another "
+                "exit, or mend the network."
+            )
