@@ -41,15 +41,15 @@ class Extractor(ABC):
     Notes
     -----
     More members are used where they are there: `advance_through`, for extractors that
-    run several stages quicker at once; ``verify(X)``, which `fit` calls with its samples
-    to have a model refused that mixes them (otherwise some of them are run through the
-    stages in several batches and compared); ``fingerprint``, a string that names the
-    content, under which ``memory=`` stores features (otherwise a hash of what would be
-    pickled); ``device``, where outputs are tensors on that device, which are computed
-    in inference mode, and `keep` is to get tensors of rows there; ``findings``, a value
-    that is pickled with estimators and set again when they are loaded; ``to(device)``, the
-    extractor on another device; and ``feature_names_in_``, the columns that X must have
-    if it is a data frame.
+    run several stages quicker at once; ``verify(X)``, which `fit` calls with its
+    samples to have a model refused that mixes them (otherwise some of them are run
+    through the stages in several batches and compared); ``fingerprint``, a string that
+    names the content, under which ``memory=`` stores features (otherwise a hash of what
+    would be pickled); ``device``, where outputs are tensors on that device, which are
+    computed in inference mode, and `keep` is to get tensors of rows there;
+    ``findings``, a value that is pickled with estimators and set again when they are
+    loaded; ``to(device)``, the extractor on another device; and ``feature_names_in_``,
+    the columns that X must have if it is a data frame.
 
     Examples
     --------

@@ -448,4 +448,6 @@ class TorchExtractor(Extractor):
     @property
     def _exact(self) -> StagedNetwork:
         """The network without the rounding of dynamic quantisation."""
-        return replace(self._network, root=exact_twin(self._trace.root))
+        root = exact_twin(self._network.root)
+        is_exact = root is self._network.root
+        return self._network if is_exact else replace(self._network, root=root)

@@ -75,7 +75,8 @@ def refuse_state(network: nn.Module, X: Tensor, output: str = "") -> None:
             calls.append(used.run(X))
             states.append(used.state())
         calls += [used.run(X.flip(0)), reverse]
-    _refuse_draws(calls[0])
+    for run in calls:
+        _refuse_draws(run)
     for before, after in pairwise(states):
         _refuse_changes(before, after)
     for first, second in ((0, 1), (1, 2), (3, 4)):
@@ -138,9 +139,11 @@ class _WatchedCopy:
         """Return the calls up to the one that gives the output."""
         self._calls: list[_Call] = []
         self._inside = [""]
-        self._random = _random_state()
+        self._random, others = _random_state(), _other_random_states()
         self._drew: str | None = None
         output = self.network(X.clone())
+        if _other_random_states() != others:
+            self._drew = self._drew or ""
         self._leave("", self.network, X, output)
         names = [call.module for call in self._calls]
         end = names.index(self.output) + 1 if self.output in names else len(names)
@@ -222,14 +225,13 @@ def _sums(value: Any) -> list[float]:
     return sums
 
 
-def _random_state() -> list[Any]:
-    of_torch = [torch.get_rng_state(), *(torch.cuda.get_rng_state(d) for d in _gpus())]
-    of_numpy: Any = np.random.get_state()  # noqa: NPY002
-    return [
-        [state.numpy().tobytes() for state in of_torch],
-        [part.tobytes() if isinstance(part, np.ndarray) else part for part in of_numpy],
-        random.getstate(),
-    ]
+def _random_state() -> list[bytes]:
+    states = [torch.get_rng_state(), *(torch.cuda.get_rng_state(d) for d in _gpus())]
+    return [state.numpy().tobytes() for state in states]
+
+
+def _other_random_states() -> tuple[str, Any]:
+    return repr(np.random.get_state()), random.getstate()  # noqa: NPY002
 
 
 def _gpus() -> Sequence[int]:

@@ -43,14 +43,6 @@ class Remembers(Layers):
         return self.head(self.third(self.features))
 
 
-class CountsCalls(Layers):
-    n_calls = 0
-
-    def forward(self, x):
-        self.n_calls += 1
-        return self.head(self.second(self.first(x)))
-
-
 def spectral_normed():
     return normed(nn.utils.spectral_norm)
 

@@ -1,3 +1,6 @@
+import contextlib
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -215,3 +218,199 @@ def test_a_part_that_is_written_to_after_the_cut_is_refused():
     X = torch.randn(8, 4)
     with pytest.raises(ValueError, match="once samples have left"):
         TorchExtractor(SplitThenChanged(), ["b", "head"]).begin(X)
+
+
+MIXED = r"mixes|order|have left"
+
+
+class Decides(nn.Module):
+    """A layer that torch.fx cannot trace."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x) if x.isfinite().all() else x
+
+
+def rank(x):
+    return x + x.argsort(0).argsort(0)
+
+
+MIXES = {
+    "mean": lambda x: x - x.mean(0),
+    "standardised": lambda x: (x - x.mean()) / x.std(),
+    "largest": lambda x: x / x.abs().amax(),
+    "softmax": lambda x: x * x.softmax(0),
+    "sort": lambda x: x.sort(0).values,
+    "rank": rank,
+    "shift": lambda x: x.roll(1, 0),
+    "sum so far": lambda x: x.cumsum(0),
+    "attention": lambda x: (x @ x.T).softmax(1) @ x,
+    "above the mean": lambda x: x * (x > x.mean(0)),
+    "first": lambda x: x - x[:1],
+    "last": lambda x: x - x[-1:],
+    "a thousandth of the mean": lambda x: x + 1e-3 * x.mean(0),
+    "number of samples": lambda x: x / len(x),
+    "norm": lambda x: x / x.norm(),
+    "by the step": lambda x: (x / x.abs().max() * 127).round() / 127,
+}
+
+HIDES = {
+    "nothing": lambda x: x,
+    "a mask": lambda x: x.masked_fill(torch.arange(4) > 1, -1e4),
+    "a mask of the lowest": lambda x: x.masked_fill(
+        torch.arange(4) > 1, torch.finfo(x.dtype).min
+    ),
+    "large channels": lambda x: torch.cat([x[:, :2], 1e4 + 1e4 * x[:, 2:]], dim=1),
+    "an offset": lambda x: x + 1000,
+    "a small share": lambda x: torch.cat([1e-3 * x[:, :2], x[:, 2:].relu()], dim=1),
+}
+
+
+def spread_out(layer):
+    """Give a layer weights that keep the scale of what it is given."""
+    nn.init.orthogonal_(layer.weight)
+    return layer
+
+
+def mixed(mix, hide, part=Function, dtype=torch.float32):
+    first, second = (spread_out(nn.Linear(4, 4)) for _ in range(2))
+    network = nn.Sequential(first, part(mix), second, Function(hide))
+    return network.to(dtype)
+
+
+@pytest.mark.parametrize("hide", HIDES)
+@pytest.mark.parametrize("mix", MIXES)
+@pytest.mark.parametrize("part", [Function, Decides])
+def test_nothing_hides_that_samples_are_mixed(mix, hide, part):
+    if (mix, hide) == ("a thousandth of the mean", "an offset"):
+        pytest.skip("less than rounding")
+    extractor = TorchExtractor(mixed(MIXES[mix], HIDES[hide], part), ["0"])
+    X = torch.randn(200, 4)
+    with pytest.raises(ValueError, match=MIXED):
+        E2CMClassifier(extractor).fit(X, np.arange(200) % 2)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("mix", [m for m in MIXES if m != "a thousandth of the mean"])
+def test_no_precision_hides_that_samples_are_mixed(mix, dtype):
+    network = mixed(MIXES[mix], HIDES["nothing"], dtype=dtype)
+    with pytest.raises(ValueError, match=MIXED):
+        TorchExtractor(network, ["0"]).verify(torch.randn(200, 4).numpy())
+
+
+ROWS = torch.randn(64, 4)
+
+
+@pytest.mark.parametrize(
+    "first_batch",
+    [
+        ROWS[:1],
+        ROWS[:1].repeat(64, 1),
+        torch.cat([ROWS[:1], ROWS[:1].flip(1), ROWS[:1].roll(1, 1)]),
+        ROWS.sort(0).values,
+    ],
+    ids=["one sample", "equal samples", "of one mean and maximum", "in order"],
+)
+@pytest.mark.parametrize("mix", ["standardised", "largest", "sort", "rank"])
+def test_no_first_batch_hides_that_samples_are_mixed(mix, first_batch):
+    extractor = TorchExtractor(mixed(MIXES[mix], HIDES["nothing"]), ["0"])
+    with contextlib.suppress(ValueError):  # it may be seen at once
+        extractor.begin(first_batch)
+    with pytest.raises(ValueError, match=MIXED):
+        extractor.verify(ROWS.numpy())
+
+
+def test_samples_that_are_cut_to_the_longest_of_the_batch_are_refused():
+    class CutToLongest(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embedding, self.head = nn.Embedding(9, 4), nn.Linear(4, 3)
+
+        def forward(self, ids):
+            ids = ids[:, : int((ids > 0).sum(1).max())]
+            return self.embedding(ids).mean(1)
+
+    network = nn.Sequential(CutToLongest(), nn.Linear(4, 3))
+    ids = torch.randint(1, 9, (200, 6))
+    ids[3:, 3:] = 0  # the first are the longest
+    ids[3::2, 1:] = 0
+    with pytest.raises(ValueError, match=MIXED):
+        TorchExtractor(network, ["0"]).verify(ids.numpy())
+
+
+def right(dtype=torch.float32):
+    return nn.Sequential(
+        spread_out(nn.Linear(4, 4)), nn.LayerNorm(4), spread_out(nn.Linear(4, 4))
+    ).to(dtype)
+
+
+ALLOWED = {
+    "a common factor that cancels": lambda x: (x / x.abs().max()) * x.abs().max(),
+    "softmax about the largest of the batch": lambda x: (
+        (x - x.max()).exp() / (x - x.max()).exp().sum(1, keepdim=True)
+    ),
+    "differences of large numbers": lambda x: (x + 1e4) - 1e4,
+    "constant features": lambda x: torch.cat([x[:, :1], torch.ones_like(x[:, 1:])], 1),
+    "a mask for each sample": lambda x: x.masked_fill(x > 1, -torch.inf),
+    "all the same": lambda x: 0 * x + 1,
+}
+
+
+@pytest.mark.parametrize("name", ALLOWED)
+@pytest.mark.parametrize("part", [Function, Decides])
+def test_a_network_that_differs_by_rounding_alone_is_not_refused(name, part):
+    network = nn.Sequential(nn.Linear(4, 4), part(ALLOWED[name]), nn.Identity())
+    TorchExtractor(network, ["0"]).verify(torch.randn(200, 4).numpy())
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+)
+def test_a_right_network_of_any_precision_is_not_refused(dtype):
+    TorchExtractor(right(dtype), ["0"]).verify(torch.randn(200, 4).numpy())
+
+
+def test_what_runs_in_single_precision_only_is_not_refused():
+    def single_only(x):
+        assert x.dtype is torch.float32
+        return (x / x.abs().max()) * x.abs().max()
+
+    network = nn.Sequential(nn.Linear(4, 4), Decides(single_only), nn.Linear(4, 3))
+    TorchExtractor(network, ["0"]).verify(torch.randn(200, 4).numpy())
+
+
+class AssertsAStart(nn.Module):
+    """Takes token ids whose first is 1, and looks at their values."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(9, 4)
+
+    def forward(self, ids):
+        if not (ids[:, 0] == 1).all():
+            raise AssertionError("no start")
+        return self.embedding(ids).mean(1)
+
+
+def test_a_network_that_takes_no_made_up_samples_takes_a_single_one():
+    network = nn.Sequential(AssertsAStart(), nn.Linear(4, 3))
+    ids = torch.randint(2, 9, (40, 6))
+    ids[:, 0] = 1
+    clf = E2CMClassifier(TorchExtractor(network, ["0"])).fit(ids, np.arange(40) % 2)
+    expected = clf.predict(ids)
+    loaded = pickle.loads(pickle.dumps(clf))
+    assert loaded.predict(ids[:1].numpy()) == expected[:1]
+    alone = TorchExtractor(network, ["0"])
+    assert_right(alone, network, ids[:1])
+
+
+def test_a_loaded_estimator_proves_nothing_again():
+    network, X = right(), torch.randn(40, 4)
+    clf = E2CMClassifier(TorchExtractor(network, ["0"])).fit(X, np.arange(40) % 2)
+    loaded = pickle.loads(pickle.dumps(clf))
+    rules = loaded.extractor_.findings[0]
+    assert rules == clf.extractor_.findings[0]
+    assert len(rules) == 1
