@@ -8,7 +8,13 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from ._extractors import Extractor, fingerprint_of, through, verify
+from ._extractors import (
+    Extractor,
+    channel_axes_of,
+    fingerprint_of,
+    through,
+    verify,
+)
 
 __all__ = ["CountingExtractor", "ToyExtractor"]
 
@@ -148,6 +154,10 @@ class CountingExtractor(Extractor):
     def macs(self, input_shape: tuple[int, ...]) -> ArrayLike:
         """Return the cost of the extractor that does the work."""
         return self.extractor.macs(input_shape)
+
+    def channel_axes(self, input_shape: tuple[int, ...]) -> list[int | None]:
+        """Return the axes of the extractor that does the work, None where unknown."""
+        return channel_axes_of(self.extractor, input_shape)
 
     def __repr__(self) -> str:
         """Return the call that makes this object."""

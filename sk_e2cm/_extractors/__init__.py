@@ -4,6 +4,7 @@ from ._independence import verify
 from ._pipeline import PipelineExtractor
 from ._protocol import (
     Extractor,
+    channel_axes_of,
     check_columns,
     check_extractor,
     device_of,
@@ -19,6 +20,7 @@ __all__ = [
     "PipelineExtractor",
     "RawFeatures",
     "TorchExtractor",
+    "channel_axes_of",
     "check_columns",
     "check_extractor",
     "device_of",

@@ -48,8 +48,12 @@ class Extractor(ABC):
     would be pickled); ``device``, where outputs are tensors on that device, which are
     computed in inference mode, and `keep` is to get tensors of rows there;
     ``findings``, a value that is pickled with estimators and set again when they are
-    loaded; ``to(device)``, the extractor on another device; and ``feature_names_in_``,
-    the columns that X must have if it is a data frame.
+    loaded;
+    ``to(device)``, the extractor on another device; ``feature_names_in_``, the columns
+    that X must have if it is a data frame; and ``channel_axes(input_shape)``, for
+    samples of this shape the axis of the channels in the output of each stage, such as
+    1 or -1, or None if it is unknown: poolings then guess it from the shape of the
+    output, and `fit` warns.
 
     Examples
     --------
@@ -221,6 +225,28 @@ def on_device(extractor: Extractor, device: str | torch.device | None) -> Extrac
             f"{type(extractor).__name__} has no method to(device). Use device=None."
         )
     return extractor.to(device)
+
+
+def channel_axes_of(
+    extractor: Extractor, input_shape: tuple[int, ...]
+) -> list[int | None]:
+    """Return the axis of the channels in each stage's output, None where unknown.
+
+    Raises
+    ------
+    ValueError
+        If there are more or fewer than stages.
+    """
+    n_stages = len(extractor.stage_names)
+    if not hasattr(extractor, "channel_axes"):
+        return [None] * n_stages
+    axes = list(extractor.channel_axes(input_shape))
+    if len(axes) != n_stages:
+        raise ValueError(
+            f"{type(extractor).__name__}.channel_axes returned {axes!r} for "
+            f"{n_stages} stages; one axis for each is needed, or None."
+        )
+    return axes
 
 
 def fingerprint_of(extractor: Extractor) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,12 +10,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .._extractors import Extractor
+from .._extractors import Extractor, channel_axes_of
 from .._multi_exit._costs import Costs
 from .._multi_exit._full_pass import Shape
 from .._multi_exit._heads import Head
 from .._multi_exit._network import MultiExitNetwork
-from .._multi_exit._pooling import PoolingSpec, make_pooling
+from .._multi_exit._pooling import MapPooling, PoolingSpec, make_pooling
 from .._utils._validation import check_macs
 from ._cross_fitting import FittedHead
 from ._folding import fold_average
@@ -56,12 +57,26 @@ def build_network(
         Of one sample.
     """
     macs = check_macs(extractor.macs(input_shape), len(fitted))
-    heads = []
-    for name, head, shape, dtype in zip(
-        extractor.stage_names, fitted, shapes, dtypes, strict=True
+    heads, guesses = [], []
+    axes = channel_axes_of(extractor, input_shape)
+    for name, head, shape, dtype, axis in zip(
+        extractor.stage_names, fitted, shapes, dtypes, axes, strict=True
     ):
         floats = torch.float32 if dtype == np.float32 else torch.float64
-        pooled = make_pooling(pooling, name, shape, floats)
+        pooled = make_pooling(pooling, name, shape, floats, axis)
+        if axis is None and isinstance(pooled, MapPooling):
+            guesses.append(f"{name!r}, {pooled.channels} channels in {shape}")
         heads.append(fold_average(Head(pooled, head.logits), macs[-1]))
+    if guesses:
+        _warn_of_guesses(guesses)
     costs = Costs.from_counts(macs, np.array([float(head.macs) for head in heads]))
     return MultiExitNetwork(extractor, heads, labels, costs, pooling)
+
+
+def _warn_of_guesses(guesses: Sequence[str]) -> None:
+    warnings.warn(
+        "Nothing tells which axis of a stage's output holds its channels, and it was "
+        f"guessed from the shape for {', '.join(guesses)}. If that is wrong, pass a "
+        "function of the output, or 'none', as pooling=.",
+        stacklevel=5,
+    )

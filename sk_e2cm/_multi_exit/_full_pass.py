@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .._extractors import Extractor, device_of, fingerprint_of
+from .._extractors import Extractor, channel_axes_of, device_of, fingerprint_of
 from .._utils._arrays import Features, as_floats, to_numpy
 from .._utils._hashing import content_hash
 from ._loop import checked_output
@@ -40,11 +40,16 @@ class Batch(NamedTuple):
 
 
 def staged_features(
-    extractor: Extractor, X: NDArray[Any], pooling: PoolingSpec, key: str = ""
+    extractor: Extractor,
+    X: NDArray[Any],
+    pooling: PoolingSpec,
+    channel_axes: Sequence[int | None],
+    key: str = "",
 ) -> tuple[list[Features], list[Shape]]:
     """Run every stage over one batch; return its features and its outputs' shapes.
 
-    `key` stands for the extractor and the pooling where results are cached.
+    `channel_axes` are those of the stages. `key` stands for the extractor and the
+    pooling where results are cached.
     """
     state = extractor.begin(X)
     features, shapes = [], []
@@ -52,7 +57,8 @@ def staged_features(
         state, output = extractor.advance(state, stage)
         output = checked_output(extractor, output, name, len(X))
         shapes.append(tuple(np.shape(output)[1:]))
-        pool = make_pooling(pooling, name, shapes[-1], as_floats(output[:0]).dtype)
+        dtype = as_floats(output[:0]).dtype
+        pool = make_pooling(pooling, name, shapes[-1], dtype, channel_axes[stage])
         with torch.inference_mode():
             pooled = pool.to(device_of(extractor))(output)
         # A copy: the next stage may overwrite this one's output.
@@ -129,9 +135,12 @@ class FullPass:
         return self.extractor.stage_names
 
     def __call__(self, X: NDArray[Any]) -> Iterator[Batch]:
+        axes = channel_axes_of(self.extractor, X.shape[1:])
         for start in range(0, len(X), self.batch_size):
             rows = slice(start, min(start + self.batch_size, len(X)))
-            found = self.compute(self.extractor, X[rows], self.pooling, self.key)
+            found = self.compute(
+                self.extractor, X[rows], self.pooling, axes, self.key
+            )
             yield Batch(rows, *found)
             if self.verbose:
                 _draw_progress(rows.stop, len(X))

@@ -36,7 +36,11 @@ _MOST_AT_ONCE = 2**19
 
 
 def make_pooling(
-    pooling: PoolingSpec, stage_name: str, shape: Sequence[int], dtype: torch.dtype
+    pooling: PoolingSpec,
+    stage_name: str,
+    shape: Sequence[int],
+    dtype: torch.dtype,
+    channel_axis: int | None = None,
 ) -> Pooling:
     """Return the module that pools the outputs of one stage.
 
@@ -49,11 +53,15 @@ def make_pooling(
         For the messages.
 
     shape : sequence of int
-        Of the output for one sample: (d,), taken as it is, (length, channels),
-        (channels, *sizes), or (side, side, channels).
+        Of the output for one sample. One axis is taken as it is.
 
     dtype : torch.dtype
         Of the features.
+
+    channel_axis : int, default=None
+        The axis of the channels in an output, whose first axis is the samples. By
+        default it is guessed: (n, length, channels), (n, side, side, channels), or
+        (n, channels, *sizes).
 
     Returns
     -------
@@ -64,7 +72,7 @@ def make_pooling(
     Raises
     ------
     ValueError
-        If such outputs cannot be pooled.
+        If such outputs cannot be pooled, or have no such axis.
     """
     if len(shape) == 0:
         raise ValueError(_no_rows(stage_name, "(n_samples,)", "n_samples"))
@@ -79,9 +87,15 @@ def make_pooling(
             f"Cannot pool the output of stage {stage_name!r}, of shape {tuple(shape)} "
             "for each sample, over a grid: pass pooling='none' or a function."
         )
+    n_axes = len(shape) + 1
+    if channel_axis is not None and channel_axis not in {*range(1, n_axes), -1}:
+        raise ValueError(
+            f"The channels of stage {stage_name!r} cannot be axis {channel_axis!r} of "
+            f"outputs with {n_axes} axes, of which the first is the samples."
+        )
     if pooling == "second_order":
-        return SecondOrder(shape, dtype)
-    return GridAverage(pooling, shape, dtype)
+        return SecondOrder(shape, dtype, channel_axis)
+    return GridAverage(pooling, shape, dtype, channel_axis)
 
 
 class Pooling(nn.Module):
@@ -130,20 +144,24 @@ class MapPooling(Pooling):
     Parameters
     ----------
     shape : sequence of int
-        Of the output for one sample, see `make_pooling`.
+        Of the output for one sample.
+
+    channel_axis : int or None
+        See `make_pooling`.
     """
 
-    def __init__(self, shape: Sequence[int]) -> None:
+    def __init__(self, shape: Sequence[int], channel_axis: int | None) -> None:
         super().__init__()
-        self.has_channels_last = _has_channels_last(shape)
-        if self.has_channels_last:
-            shape = [shape[-1], *shape[:-1]]
-        self.channels, *self.sizes = shape
+        guessed = -1 if _seem_last(shape) else 1
+        self.channel_axis = guessed if channel_axis is None else channel_axis
+        of_sample = self.channel_axis - (self.channel_axis > 0)
+        self.sizes = list(shape)
+        self.channels = self.sizes.pop(of_sample)
 
     def as_map(self, output: Any) -> Tensor:
         """Return floats of shape (n, channels, *sizes)."""
         x = as_floats(output)
-        return x.movedim(-1, 1) if self.has_channels_last else x
+        return x if self.channel_axis == 1 else x.movedim(self.channel_axis, 1)
 
 
 class GridAverage(MapPooling):
@@ -155,16 +173,25 @@ class GridAverage(MapPooling):
         Cells along each axis.
 
     shape : sequence of int
-        Of the output for one sample, see `make_pooling`.
+        Of the output for one sample.
 
     dtype : torch.dtype
         Of the features.
+
+    channel_axis : int, default=None
+        See `make_pooling`.
     """
 
     shares: Tensor | None
 
-    def __init__(self, grid: Any, shape: Sequence[int], dtype: torch.dtype) -> None:
-        super().__init__(shape)
+    def __init__(
+        self,
+        grid: Any,
+        shape: Sequence[int],
+        dtype: torch.dtype,
+        channel_axis: int | None = None,
+    ) -> None:
+        super().__init__(shape, channel_axis)
         if grid == "auto":
             grid = max(finest_grid(self.channels, len(self.sizes), _MOST_FEATURES), 1)
         self.cells = Cells(grid, self.sizes)
@@ -207,17 +234,25 @@ class SecondOrder(MapPooling):
     Parameters
     ----------
     shape : sequence of int
-        Of the output for one sample, see `make_pooling`.
+        Of the output for one sample.
 
     dtype : torch.dtype
         Of the features.
+
+    channel_axis : int, default=None
+        See `make_pooling`.
     """
 
     pairs: Tensor
     signs: Tensor | None
 
-    def __init__(self, shape: Sequence[int], dtype: torch.dtype) -> None:
-        super().__init__(shape)
+    def __init__(
+        self,
+        shape: Sequence[int],
+        dtype: torch.dtype,
+        channel_axis: int | None = None,
+    ) -> None:
+        super().__init__(shape, channel_axis)
         channels, sizes, n_axes = self.channels, self.sizes, len(self.sizes)
         means = max(finest_grid(channels, n_axes, _MOST_MEANS), 1)
         maxima = finest_grid(channels, n_axes, _MOST_MAXIMA)
@@ -293,8 +328,8 @@ def _no_rows(stage_name: str, shape: str, n: Any) -> str:
     )
 
 
-def _has_channels_last(shape: Sequence[int]) -> bool:
-    """Tell tokens, and the square maps of Swin and its kin, by their shapes."""
+def _seem_last(shape: Sequence[int]) -> bool:
+    """Guess that channels come last in tokens, and in square maps with these sides."""
     if len(shape) == 3:
         return shape[0] == shape[1] != shape[2]
     return len(shape) == 2

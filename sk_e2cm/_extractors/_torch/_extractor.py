@@ -19,6 +19,7 @@ from .._independence import check_independence, some_samples
 from .._protocol import Extractor
 from .._tolerance import Precision
 from ._freeze import check_module, device_of_weights, frozen_copy, picklable, share
+from ._layout import find_channel_axes
 from ._macs import measure, summarize
 from ._placement import evenly_spaced, exit_names, measure_plausibly, stage_ends
 from ._quantized import exact_twin
@@ -146,6 +147,7 @@ class TorchExtractor(Extractor):
         )
         # Facts about (content, shape of input), found out when first asked for.
         self._macs: dict[tuple[int, ...], NDArray[np.float64]] = {}
+        self._channel_axes: dict[tuple[int, ...], tuple[int | None, ...]] = {}
         self._rows: dict[tuple[int, ...], Tensor] = {}
         self._verified: set[str] = set()
         self._elsewhere: dict[torch.device, TorchExtractor] = {self.device: self}
@@ -349,6 +351,27 @@ class TorchExtractor(Extractor):
             spent = measure(self._trace, [shape], self._dtype, row).macs
             self._macs[shape] = np.array([spent[end] for end in self._ends])
         return self._macs[shape].copy()
+
+    def channel_axes(self, input_shape: tuple[int, ...]) -> tuple[int | None, ...]:
+        """Return which axis of each stage's output holds the channels.
+
+        Parameters
+        ----------
+        input_shape : tuple of int
+            The shape of one sample.
+
+        Returns
+        -------
+        tuple of int or None
+            For each stage, as convolutions, norms and linear layers tell: 1 in
+            (n_samples, channels, height, width), 2 in (n_samples, length, channels).
+            None where nothing tells, or where layers contradict each other.
+        """
+        shape = tuple(int(side) for side in input_shape)
+        if shape not in self._channel_axes:
+            found = find_channel_axes(self._trace, self._ends, shape, self._dtype)
+            self._channel_axes[shape] = found
+        return self._channel_axes[shape]
 
     def summary(self, input_shape: tuple[int, ...] | None = None) -> None:
         """Print a table of the stages: module, output shape, cumulative multiply-adds.
