@@ -51,11 +51,11 @@ class E2CMClassifier(EarlyExitClassifierMixin, ClassifierMixin, BaseE2CM):
         where there are more): about 1,000 features, or as many as there are channels.
         Its multiply-adds are counted; it needs ``metric="mahalanobis"`` to be of use.
         A callable takes the stage's output
-        and returns an array or tensor of shape (n, n_features). An output with three
-        axes is read as (n, length, channels), as of a transformer; for a Conv1d pass
-        "none" or a callable. A map whose first two sides are equal, unlike the third,
-        is read as (n, side, side, channels), as of a Swin transformer. Outputs with
-        two axes are used as they are.
+        and returns an array or tensor of shape (n, n_features). Which axis holds the
+        channels follows from the layers of a `TorchExtractor`. Where nothing tells,
+        `fit` warns and reads three axes as (n, length, channels), a map whose first two
+        sides are equal, unlike the third, as (n, side, side, channels), and others as
+        (n, channels, ...). Outputs with two axes are used as they are.
 
     threshold : float or array-like, default=0.9
         A sample exits where its largest probability reaches the threshold. One

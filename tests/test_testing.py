@@ -4,10 +4,11 @@ import copy
 
 import numpy as np
 import pytest
+import torch
 from numpy.testing import assert_array_equal
 from sklearn.base import clone
 
-from sk_e2cm import E2CMClassifier, Extractor
+from sk_e2cm import E2CMClassifier, Extractor, TorchExtractor
 from sk_e2cm._multi_exit._full_pass import fingerprint_of
 from sk_e2cm.testing import CountingExtractor, ToyExtractor
 
@@ -145,3 +146,10 @@ def test_estimators_with_and_without_counting_predict_the_same():
     counted = E2CMClassifier(counting, threshold=0.4).fit(X, y)
     assert_array_equal(counting.rows, [60, 60, 60])
     assert_array_equal(counted.predict_proba(X), plain.predict_proba(X))
+
+
+def test_counting_tells_where_channels_are_if_anybody_does():
+    assert CountingExtractor(ToyExtractor(2)).channel_axes((4,)) == [None, None]
+    network = torch.nn.Sequential(torch.nn.Conv1d(2, 3, 1), torch.nn.Flatten())
+    extractor = TorchExtractor(network, ["0"])
+    assert CountingExtractor(extractor).channel_axes((2, 5)) == [1, None]

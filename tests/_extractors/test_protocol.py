@@ -8,6 +8,7 @@ from numpy.testing import assert_array_equal
 from sk_e2cm import Extractor
 from sk_e2cm._extractors import (
     RawFeatures,
+    channel_axes_of,
     device_of,
     fingerprint_of,
     on_device,
@@ -102,3 +103,22 @@ def test_raw_features_need_no_device():
 def test_a_device_asks_for_an_extractor_that_can_be_moved():
     with pytest.raises(ValueError, match=r"device='cpu'.*ToyExtractor"):
         on_device(ToyExtractor(), "cpu")
+
+
+class Told(Bare):
+    def __init__(self, *axes):
+        self.axes = axes
+
+    def channel_axes(self, input_shape):
+        return self.axes
+
+
+def test_an_extractor_may_tell_where_its_channels_are():
+    assert channel_axes_of(Bare(), (4,)) == [None, None, None]
+    assert channel_axes_of(Told(1, None, -1), (4,)) == [1, None, -1]
+
+
+@pytest.mark.parametrize("axes", [(), (1,), (1, 1, 1, 1)])
+def test_axes_of_other_stages_than_there_are_are_refused(axes):
+    with pytest.raises(ValueError, match=r"Told\.channel_axes returned .* 3 stages"):
+        channel_axes_of(Told(*axes), (4,))

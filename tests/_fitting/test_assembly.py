@@ -207,8 +207,9 @@ class Maps(Extractor):
 
     stage_names = ("first", "last")
 
-    def __init__(self, macs=(1e6, 2e6)):
+    def __init__(self, macs=(1e6, 2e6), axes=(1, 1)):
         self._macs = macs
+        self._axes = axes
 
     def begin(self, X):
         return X
@@ -221,6 +222,9 @@ class Maps(Extractor):
 
     def macs(self, input_shape):
         return self._macs
+
+    def channel_axes(self, input_shape):
+        return self._axes
 
 
 def make_network():
@@ -324,3 +328,34 @@ def test_outputs_of_another_type_than_was_fitted_give_the_same(
     found = clf.network_.proba(X.astype(given), np.inf, batch_size=50)
     expected = clf.exit_proba(X.astype(fitted_to))[:, -1]
     assert_allclose(found, expected, rtol=0, atol=1e-5)
+
+
+def build_of_maps(axes, pooling=2):
+    """Return a network of maps of (4, 4, 6), and of another that tells nothing."""
+    extractor = Maps(axes=axes)
+    extractor.stage_names = ("told", "untold")
+    return build_network(
+        extractor,
+        pooling,
+        [fitted(NetworkLogits(np.arange(2), normalized=False))] * 2,
+        shapes=[(4, 4, 6)] * 2,
+        dtypes=[np.dtype(np.float32)] * 2,
+        labels=np.arange(2),
+        input_shape=(4, 4, 6),
+    )
+
+
+@pytest.mark.parametrize("pooling", [1, "auto", "second_order"])
+def test_a_stage_whose_channels_nobody_knows_is_named(pooling):
+    message = (
+        r"'untold', 6 channels in \(4, 4, 6\)\. If that is wrong, pass .* pooling="
+    )
+    with pytest.warns(UserWarning, match=message) as warned:
+        network = build_of_maps((1, None), pooling)
+    assert "'told'" not in str(warned[0].message)
+    assert [head.pooling.channels for head in network.heads] == [4, 6]
+
+
+@pytest.mark.parametrize("pooling", ["none", np.asarray])
+def test_nothing_is_guessed_where_channels_do_not_matter(pooling):
+    build_of_maps((None, None), pooling)

@@ -236,6 +236,28 @@ def test_other_maps_have_their_channels_first(shape):
     assert_allclose(pool(output, 2), average_by_loops(output, 2), atol=1e-6)
 
 
+@pytest.mark.parametrize("pooling", ["auto", 1, 2, "second_order"])
+@pytest.mark.parametrize("axis", [1, 2, 3, -1])
+@pytest.mark.parametrize("sizes", [(8, 8), (8, 5), (5, 5)])
+def test_channels_are_where_the_extractor_says(sizes, axis, pooling):
+    output = torch.tensor(make_output(3, 5, *sizes))
+    first = make_pooling(pooling, "s", output.shape[1:], torch.float32, 1)
+    turned = output.movedim(1, axis).contiguous()
+    pool_turned = make_pooling(pooling, "s", turned.shape[1:], torch.float32, axis)
+    assert_allclose(pool_turned(turned), first(output), atol=1e-5)
+    if pooling == 2:
+        expected = average_by_loops(output.numpy(), 2)
+        assert_allclose(first(output), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("axis", [0, 4, -2, -5])
+def test_an_axis_that_holds_no_channels_is_refused(axis):
+    with pytest.raises(
+        ValueError, match=f"'s' cannot be axis {axis} of outputs with 4"
+    ):
+        make_pooling(2, "s", (5, 4, 6), torch.float32, axis)
+
+
 def test_a_sample_that_is_not_finite_is_named_by_its_number_in_the_batch():
     features = make_output(3, 4)
     features[1, 2] = np.nan

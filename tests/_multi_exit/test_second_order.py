@@ -255,6 +255,7 @@ def test_products_cost_one_multiply_add_for_each_pair_and_position(shape, macs):
     assert make_pooling("second_order", "s", shape, torch.float32).macs == macs
 
 
+@pytest.mark.filterwarnings("ignore:Nothing tells which axis")
 @pytest.mark.parametrize(
     ("pooling", "macs"),
     [
