@@ -138,9 +138,7 @@ class FullPass:
         axes = channel_axes_of(self.extractor, X.shape[1:])
         for start in range(0, len(X), self.batch_size):
             rows = slice(start, min(start + self.batch_size, len(X)))
-            found = self.compute(
-                self.extractor, X[rows], self.pooling, axes, self.key
-            )
+            found = self.compute(self.extractor, X[rows], self.pooling, axes, self.key)
             yield Batch(rows, *found)
             if self.verbose:
                 _draw_progress(rows.stop, len(X))

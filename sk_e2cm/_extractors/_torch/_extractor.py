@@ -78,7 +78,8 @@ class TorchExtractor(Extractor):
         are neither names nor a number.
 
     ValueError
-        If a name is unknown, given twice, out of order, used more than once in a
+        If `module` has no values (device "meta") or takes something else than one
+        tensor; if a name is unknown, given twice, out of order, used more than once in a
         forward pass, or inside what cannot be traced; if dropout is left on; if there
         are fewer places than `exits`, or no shape is found at which to count.
 
@@ -93,6 +94,12 @@ class TorchExtractor(Extractor):
     stages besides the exit's own value is found out by running three rows when a
     shape of input is first met. The stages are then compared with the uncut network,
     with rows dropped and reordered at every cut.
+
+    Weights that are computed from others at each use, as by
+    ``torch.nn.utils.parametrizations``, are computed once, for the copy. Of forward
+    hooks the copy keeps torch's own and those that are methods of the network. Others
+    are left out, with a warning that names their modules: they would go on to collect
+    what the copy computes.
 
     While a network is cut or its cost is counted, torch changes how modules are
     called: do not run networks in other threads at that moment. Afterwards any

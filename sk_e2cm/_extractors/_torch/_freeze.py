@@ -3,19 +3,40 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+import inspect
+import warnings
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from functools import partial
+from types import FunctionType, MethodType
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from ._quantized import comes_back_broken
 
+WRAP = (
+    "Wrap it in a module of one input, a tensor, that makes the others of it: see "
+    "'Networks' in the documentation."
+)
+
+# Dictionaries of a module that hold hooks: of what runs forward, and the others.
+_FORWARD_HOOKS = ("_forward_pre_hooks", "_forward_hooks")
+_OTHER_HOOKS = (
+    "_backward_pre_hooks",
+    "_backward_hooks",
+    "_state_dict_pre_hooks",
+    "_state_dict_hooks",
+    "_load_state_dict_pre_hooks",
+    "_load_state_dict_post_hooks",
+)
+
 
 def check_module(module: Any) -> None:
-    """Refuse what is no torch module, and compiled modules, which hide their parts."""
+    """Refuse what is no torch module of one input with weights and visible parts."""
     if not isinstance(module, nn.Module):
         raise TypeError(
             f"module must be a torch.nn.Module, got {type(module).__name__}."
@@ -24,6 +45,25 @@ def check_module(module: Any) -> None:
         raise TypeError(
             f"{type(module).__name__}: a compiled network cannot be cut. Pass it as it "
             "was before torch.compile or torch.jit."
+        )
+    tensors = *module.named_parameters(), *module.named_buffers()
+    empty = next((name for name, tensor in tensors if tensor.is_meta), None)
+    if empty is not None:
+        raise ValueError(
+            f"{type(module).__name__}: {empty!r} is on the device 'meta', where it has "
+            "no values. Load the weights first: module.to_empty(device='cpu'), then "
+            "module.load_state_dict(...)."
+        )
+    needed = [
+        name
+        for name, parameter in inspect.signature(module.forward).parameters.items()
+        if parameter.default is parameter.empty
+        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    ]
+    if len(needed) > 1:
+        raise ValueError(
+            f"{type(module).__name__} needs {len(needed)} inputs, {', '.join(needed)}, "
+            f"but gets one batch. {WRAP}"
         )
 
 
@@ -73,8 +113,11 @@ def frozen_copy(module: nn.Module, device: torch.device | None = None) -> nn.Mod
     def convert(tensor: Tensor) -> Tensor:
         return like(tensor, tensor.detach().to(device=device, copy=True))
 
+    left_out = _hooks_left_out(module)
     try:
-        return with_tensors(module, convert).eval()
+        copied = with_tensors(
+            module, convert, {id(hook): None for hook in left_out.values()}
+        )
     except torch.OutOfMemoryError:
         raise
     except Exception as error:
@@ -82,6 +125,95 @@ def frozen_copy(module: nn.Module, device: torch.device | None = None) -> nn.Mod
             f"{_uncopied(module)} cannot be copied, and the network has to be, so that "
             f"yours stays as it is: {error}"
         ) from error
+    _remove_hooks(copied, left_out)
+    _to_eval(copied)
+    _bake_parametrizations(copied)
+    return copied
+
+
+def _to_eval(module: nn.Module) -> None:
+    try:
+        module.eval()
+    except Exception:  # a train() of the network's own that takes no mode, for one
+        for part in module.modules():
+            part.training = False
+
+
+@torch.no_grad()
+def _bake_parametrizations(module: nn.Module) -> None:
+    """Put plain weights in the place of those computed from others at each use.
+
+    What is parametrized has a class of its own, which cannot be pickled and which the
+    original goes on to use: it is left as it is.
+    """
+    parts = [part for part in module.modules() if parametrize.is_parametrized(part)]
+    # All are computed before any is changed: parametrizations have weights, too.
+    found = [_parametrized_weights(part) for part in parts]
+    for part, weights in zip(parts, found, strict=True):
+        part.__class__ = parametrize.type_before_parametrizations(part)
+        del part._modules["parametrizations"]
+        for name, weight in weights.items():
+            if isinstance(weight, nn.Parameter):
+                part.register_parameter(name, weight)
+            else:
+                part.register_buffer(name, weight)
+
+
+def _parametrized_weights(part: Any) -> dict[str, Tensor]:
+    weights = {}
+    for name, computed in part.parametrizations.items():
+        original = next(computed.parameters(recurse=False), torch.empty(0))
+        weights[name] = like(original, getattr(part, name).detach().clone())
+    return weights
+
+
+def _hooks_left_out(module: nn.Module) -> dict[int, Any]:
+    """Return the hooks that the copy is to lack, by the keys that torch gave them.
+
+    Hooks of the user's would run for the copy, too, and collect what it computes. Those
+    of torch itself compute weights, and methods of the network are a part of it. None
+    is needed but those of what runs forward.
+    """
+    parts = set(module.modules())
+    left_out: dict[int, Any] = {}
+    names = []
+    for name, part in module.named_modules():
+        forward = [*_hooks(part, _FORWARD_HOOKS)]
+        foreign = [item for item in forward if not _is_of_network(item[1], parts)]
+        left_out.update([*foreign, *_hooks(part, _OTHER_HOOKS)])
+        if foreign:
+            names.append(repr(name) if name else "the network")
+    if names:
+        warnings.warn(
+            f"The forward hooks of {', '.join(names[:5])} are left out of the copy "
+            "that TorchExtractor runs. If they change what the network computes, write "
+            "that into its forward; otherwise remove them first (handle.remove()).",
+            stacklevel=4,
+        )
+    return left_out
+
+
+def _hooks(part: nn.Module, kinds: Iterable[str]) -> Iterator[tuple[int, Any]]:
+    for kind in kinds:
+        yield from vars(part).get(kind, {}).items()
+
+
+def _is_of_network(hook: Any, parts: Collection[nn.Module]) -> bool:
+    while isinstance(hook, partial):
+        hook = hook.func
+    if isinstance(hook, MethodType):
+        hook = hook.__self__
+    if isinstance(hook, nn.Module):
+        return hook in parts
+    kinds = (hook,) if isinstance(hook, FunctionType) else type(hook).__mro__
+    return any(str(kind.__module__).split(".")[0] == "torch" for kind in kinds)
+
+
+def _remove_hooks(module: nn.Module, keys: Iterable[int]) -> None:
+    for part in module.modules():
+        for kind in (*_FORWARD_HOOKS, *_OTHER_HOOKS):
+            for key in keys:
+                vars(part).get(kind, {}).pop(key, None)
 
 
 def _uncopied(module: nn.Module) -> str:

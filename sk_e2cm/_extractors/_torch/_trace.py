@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
+from ._freeze import WRAP
+
 # Held while torch.fx replaces nn.Module.__call__ for every thread, and while the
 # flop counter has hooks on every module.
 TORCH_PATCHED = threading.RLock()
@@ -69,6 +71,7 @@ class Trace:
         with TORCH_PATCHED:
             while not self._trace_once(opened):
                 pass
+        self._refuse_other_than_tensor()
 
     def _trace_once(self, opened: Collection[nn.Module]) -> bool:
         """Trace once; what stops it becomes a leaf for the next attempt."""
@@ -95,6 +98,18 @@ class Trace:
         self.input = next(node for node in self.graph.nodes if node.op == "placeholder")
         self.returned = tracer.returned
         return True
+
+    def _refuse_other_than_tensor(self) -> None:
+        """Raise an error if the input is taken for a dict, a tuple or an object."""
+        read = {_read(user, self.input): user for user in self.input.users}
+        key = next((key for key in read if isinstance(key, str)), None)
+        # Of one row alone the shape may be meant.
+        found = 0 if key is None and {0, 1} <= read.keys() else key
+        if found is not None:
+            raise ValueError(
+                f"{_place(read[found])} reads {found!r} of its input as of a dict or a "
+                f"tuple, but gets one tensor with a row per sample. {WRAP}"
+            )
 
     def refuse_dropout(self, last: fx.Node) -> None:
         """Raise an error if dropout is on, eval mode or not, before the end `last`."""
@@ -141,8 +156,11 @@ class Trace:
 
     def untraced(self) -> str:
         """Say which module is kept in one piece, and why, if there is one."""
-        for module, where in self._opaque.items():
-            return f" {self._describe(module)} cannot be traced, stopped at {where}."
+        for module in self.returned:  # what lies inside of another never returned
+            if where := self._opaque.get(module):
+                return (
+                    f" {self._describe(module)} cannot be traced, stopped at {where}."
+                )
         return ""
 
     def code(self) -> Any:
@@ -276,6 +294,16 @@ class _Tracer(fx.Tracer):
             raise
         self.returned.setdefault(m, []).append(value)
         return value
+
+
+def _read(user: fx.Node, value: fx.Node) -> Any:
+    """Return the index, or the name, by which `user` reads what no tensor has."""
+    if user.target is operator.getitem and user.args[0] is value:
+        key = user.args[1]
+        return key if isinstance(key, (str, int)) else None
+    name = user.args[1] if user.target is getattr else user.target
+    is_member = user.target is getattr or user.op == "call_method"
+    return name if is_member and not hasattr(Tensor, str(name)) else None
 
 
 def _indexes(user: fx.Node, value: fx.Node) -> bool:

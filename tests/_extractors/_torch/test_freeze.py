@@ -6,7 +6,7 @@ import joblib
 import pytest
 import torch
 from torch import nn
-from torch.nn.utils import prune
+from torch.nn.utils import parametrizations, parametrize, prune
 
 from sk_e2cm import TorchExtractor
 from sk_e2cm._extractors._torch._freeze import (
@@ -254,3 +254,203 @@ def test_what_cannot_be_copied_is_named(name):
     setattr(network[1], name, threading.Lock())
     with pytest.raises(TypeError, match=rf"attribute '1\.{name}' cannot be copied"):
         frozen_copy(network)
+
+
+# Weights computed from others
+
+
+class Halved(nn.Module):
+    def forward(self, weight):
+        return weight / 2
+
+
+def orthogonal():
+    network = chain()
+    parametrizations.orthogonal(network[2])
+    return network
+
+
+def new_weight_norm():
+    network = chain()
+    parametrizations.weight_norm(network[0])
+    return network
+
+
+def new_spectral_norm():
+    network = chain()
+    parametrizations.spectral_norm(network[0], n_power_iterations=3)
+    return network
+
+
+def parametrized_twice():
+    network = chain()
+    parametrizations.weight_norm(network[0])
+    parametrize.register_parametrization(network[0], "weight", Halved())
+    parametrize.register_parametrization(network[0], "bias", Halved())
+    return network
+
+
+def parametrized_and_shared():
+    layer = parametrizations.weight_norm(nn.Linear(4, 4))
+    return nn.Sequential(layer, nn.ReLU(), nn.Sequential(layer), nn.Linear(4, 3))
+
+
+def parametrized_within():
+    """A weight computed by a layer whose own weight is computed."""
+
+    class Mixed(nn.Linear):
+        pass
+
+    network = chain()
+    mixing = parametrizations.weight_norm(Mixed(4, 4))
+    parametrize.register_parametrization(network[0], "weight", mixing)
+    return network
+
+
+def parametrized_buffer():
+    network = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 3))
+    parametrize.register_parametrization(network[1], "running_mean", Halved())
+    return network
+
+
+PARAMETRIZED = pytest.mark.parametrize(
+    "make",
+    [
+        orthogonal,
+        new_weight_norm,
+        new_spectral_norm,
+        parametrized_twice,
+        parametrized_and_shared,
+        parametrized_within,
+        parametrized_buffer,
+    ],
+)
+
+
+@PARAMETRIZED
+def test_weights_that_are_computed_are_computed_once(make):
+    network, X = at_seed(0, make).eval(), torch.randn(5, 4)
+    with torch.no_grad():
+        expected = network(X)
+        for copied in (frozen_copy(network), pickled(frozen_copy(network))):
+            assert not any(map(parametrize.is_parametrized, copied.modules()))
+            assert_close(copied(X), expected)
+    first, second = TorchExtractor(network, ["0"]), TorchExtractor(network, ["0"])
+    assert first == second == pickle.loads(pickle.dumps(first))
+    *_, output = first.staged_transform(X)
+    assert_close(output, expected)
+
+
+@PARAMETRIZED
+def test_a_parametrized_network_goes_on_to_be_trained(make):
+    network, X = at_seed(0, make).train(), torch.randn(5, 4)
+    twin = copy.deepcopy(network)  # of the same classes
+    names = [name for name, _ in network.named_parameters()]
+    before = [p.clone() for p in network.parameters()]
+    TorchExtractor(network, ["0"])
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    for _ in range(2):
+        optimizer.zero_grad()
+        network(X).square().sum().backward()
+        optimizer.step()
+    assert [name for name, _ in network.named_parameters()] == names
+    assert any(map(parametrize.is_parametrized, network.modules()))
+    changed = [
+        not torch.equal(p, q) for p, q in zip(network.parameters(), before, strict=True)
+    ]
+    assert all(changed[-2:])
+    assert twin(X).shape == (5, 3)
+
+
+def test_a_parametrized_weight_is_a_parameter_and_a_buffer_a_buffer():
+    assert isinstance(frozen_copy(new_weight_norm())[0].weight, nn.Parameter)
+    assert "running_mean" in dict(frozen_copy(parametrized_buffer())[1].named_buffers())
+
+
+# Networks with a train() of their own
+
+
+class ReturnsNothing(nn.Sequential):
+    def train(self, mode=True):
+        super().train(mode)
+
+
+class TakesNoMode(nn.Sequential):
+    def train(self):
+        return super().train(True)
+
+
+@pytest.mark.parametrize("kind", [ReturnsNothing, TakesNoMode])
+@pytest.mark.parametrize("wrap", [lambda network: network, nn.Sequential])
+def test_a_network_may_have_a_train_of_its_own(kind, wrap):
+    network = wrap(kind(nn.Linear(4, 4), nn.Dropout(), nn.Linear(4, 3)))
+    assert not any(module.training for module in frozen_copy(network).modules())
+
+
+# Hooks
+
+LEFT_OUT = "The forward hooks of {} are left out"
+
+
+def test_what_a_user_collects_does_not_grow():
+    network, X, seen = chain(), torch.randn(5, 4), []
+    network[1].register_forward_hook(lambda module, inputs, output: seen.append(output))
+    network[2].register_forward_pre_hook(lambda module, inputs: seen.append(inputs))
+    network[2].register_full_backward_hook(lambda *_: seen.append("gradient"))
+    network[2].register_state_dict_post_hook(lambda *_: seen.append("state"))
+    network(X)
+    with pytest.warns(UserWarning, match=LEFT_OUT.format("'1', '2'")):
+        extractor = TorchExtractor(network, ["1"])
+    *_, output = pickle.loads(pickle.dumps(extractor)).staged_transform(X)
+    extractor.macs((4,)), extractor.channel_axes((4,))
+    assert len(seen) == 2
+    assert_close(output, network(X).detach())
+    assert len(seen) == 4
+
+
+def test_what_a_hook_has_collected_is_not_copied():
+    class Collects:
+        def __init__(self):
+            self.seen = [threading.Lock()]  # which cannot be copied
+
+        def __call__(self, module, inputs, output):
+            self.seen.append(output)
+
+    network, hook = chain(), Collects()
+    network[1].register_forward_hook(hook)
+    with pytest.warns(UserWarning, match=LEFT_OUT.format("'1'")):
+        assert not frozen_copy(network)[1]._forward_hooks
+    assert list(network[1]._forward_hooks.values()) == [hook]
+
+
+def test_a_hook_that_changes_the_output_is_not_lost_in_silence():
+    network = chain()
+    network.register_forward_hook(lambda module, inputs, output: 2 * output)
+    with pytest.warns(UserWarning, match=LEFT_OUT.format("the network")):
+        TorchExtractor(network, ["1"])
+
+
+def test_hooks_that_are_methods_of_the_network_are_a_part_of_it():
+    class Doubles(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(4, 4), nn.Linear(4, 3)
+            self.first.register_forward_hook(self.double)
+
+        def double(self, module, inputs, output):
+            return 2 * output
+
+        def forward(self, x):
+            return self.last(self.first(x))
+
+    network, X = Doubles().eval(), torch.randn(5, 4)
+    *_, output = TorchExtractor(network, ["first"]).staged_transform(X)
+    assert_close(output, network(X).detach())
+
+
+# What is refused
+
+
+def test_weights_without_values_are_refused():
+    with pytest.raises(ValueError, match=r"'0\.weight' is on the device 'meta'"):
+        TorchExtractor(chain().to("meta"), ["0"])

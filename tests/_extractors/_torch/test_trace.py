@@ -246,7 +246,7 @@ def test_optional_inputs_take_their_defaults():
 
 
 def test_an_input_without_a_default_is_named():
-    assert_refused(["first"], TwoInputs(), "TwoInputs cannot .* argument: 'mask'")
+    assert_refused(["first"], TwoInputs(), "2 inputs, .*, mask, .* Wrap it")
 
 
 @pytest.mark.parametrize("name", ["secnd", "second.0", "Second"])
