@@ -78,10 +78,10 @@ class TorchExtractor(Extractor):
         are neither names nor a number.
 
     ValueError
-        If `module` has no values (device "meta") or takes something else than one
-        tensor; if a name is unknown, given twice, out of order, used more than once in a
-        forward pass, or inside what cannot be traced; if dropout is left on; if there
-        are fewer places than `exits`, or no shape is found at which to count.
+        If the weights have no values (device "meta"); if `module` takes something else
+        than one tensor; if a name is unknown, given twice, out of order, used more than
+        once in a forward pass, or inside what cannot be traced; if dropout is left on;
+        if there are fewer places than `exits`, or no shape is found at which to count.
 
     See Also
     --------

@@ -101,14 +101,14 @@ class Trace:
 
     def _refuse_other_than_tensor(self) -> None:
         """Raise an error if the input is taken for a dict, a tuple or an object."""
-        read = {_read(user, self.input): user for user in self.input.users}
+        read = {_read(user, self.input) for user in self.input.users}
         key = next((key for key in read if isinstance(key, str)), None)
         # Of one row alone the shape may be meant.
-        found = 0 if key is None and {0, 1} <= read.keys() else key
+        found = 0 if key is None and {0, 1} <= read else key
         if found is not None:
             raise ValueError(
-                f"{_place(read[found])} reads {found!r} of its input as of a dict or a "
-                f"tuple, but gets one tensor with a row per sample. {WRAP}"
+                f"{type(self.module).__name__} reads {found!r} of its input as of a "
+                f"dict or a tuple, but gets one tensor with a row per sample. {WRAP}"
             )
 
     def refuse_dropout(self, last: fx.Node) -> None:
@@ -155,13 +155,17 @@ class Trace:
         return values[0].node
 
     def untraced(self) -> str:
-        """Say which module is kept in one piece, and why, if there is one."""
-        for module in self.returned:  # what lies inside of another never returned
-            if where := self._opaque.get(module):
-                return (
-                    f" {self._describe(module)} cannot be traced, stopped at {where}."
-                )
-        return ""
+        """Say which module is kept in one piece, and why, if there is one.
+
+        Of several the one with the most places inside.
+        """
+        # What lies inside of another one has not returned.
+        kept = [module for module in self.returned if module in self._opaque]
+        if not kept:
+            return ""
+        largest = max(kept, key=lambda module: len(list(module.modules())))
+        where = self._opaque[largest]
+        return f" {self._describe(largest)} cannot be traced, stopped at {where}."
 
     def code(self) -> Any:
         """Return what the network does with its weights, as far as it is known."""

@@ -335,7 +335,7 @@ def test_weights_that_are_computed_are_computed_once(make):
         for copied in (frozen_copy(network), pickled(frozen_copy(network))):
             assert not any(map(parametrize.is_parametrized, copied.modules()))
             assert_close(copied(X), expected)
-    first, second = TorchExtractor(network, ["0"]), TorchExtractor(network, ["0"])
+    first, second = TorchExtractor(network, ["1"]), TorchExtractor(network, ["1"])
     assert first == second == pickle.loads(pickle.dumps(first))
     *_, output = first.staged_transform(X)
     assert_close(output, expected)
@@ -347,7 +347,7 @@ def test_a_parametrized_network_goes_on_to_be_trained(make):
     twin = copy.deepcopy(network)  # of the same classes
     names = [name for name, _ in network.named_parameters()]
     before = [p.clone() for p in network.parameters()]
-    TorchExtractor(network, ["0"])
+    TorchExtractor(network, ["1"])
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
     for _ in range(2):
         optimizer.zero_grad()

@@ -249,6 +249,50 @@ def test_an_input_without_a_default_is_named():
     assert_refused(["first"], TwoInputs(), "2 inputs, .*, mask, .* Wrap it")
 
 
+class Reads(nn.Module):
+    """A network that looks something up in its input."""
+
+    def __init__(self, read):
+        super().__init__()
+        self.read, self.first, self.head = read, nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.head(self.first(self.read(x)))
+
+
+def first_of_two(pair):
+    left, right = pair
+    return left + right
+
+
+@pytest.mark.parametrize(
+    ("read", "key"),
+    [
+        (lambda x: x["ids"], "'ids'"),
+        (lambda x: x.input_ids, "'input_ids'"),
+        (lambda x: x.get("ids"), "'get'"),
+        (first_of_two, "0"),
+    ],
+    ids=["dict", "object", "get", "tuple"],
+)
+def test_an_input_that_is_no_tensor_is_refused(read, key):
+    message = f"Reads reads {key} of its input .* Wrap it in a module of one input"
+    assert_refused(["first"], Reads(read), message)
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda x: x.view(-1, x[0].numel()),
+        lambda x: x[:, [0, 1, 2, 3]],
+        lambda x: x[0:].reshape(x.shape[0], x.shape[1]),
+    ],
+)
+def test_rows_and_shapes_of_the_input_may_be_read(read):
+    network = Reads(read)
+    assert_right(TorchExtractor(network, ["first"]), network, torch.randn(8, 4))
+
+
 @pytest.mark.parametrize("name", ["secnd", "second.0", "Second"])
 def test_an_unknown_name_is_answered_with_names_near_it(name):
     assert_refused([name], Plain(), rf"Plain has no module named '{name}'.*'second'")
@@ -476,3 +520,15 @@ def test_too_few_places_say_what_could_not_be_traced():
         ValueError, match=r"places to leave: .* '1' \(Branching\) cannot"
     ):
         TorchExtractor(network, 3, input_shape=(4,))
+
+
+def test_too_few_places_are_explained_by_what_hides_the_most():
+    class Outer(nn.Sequential):
+        def forward(self, x):
+            return super().forward(x) if x.sum() < 1e9 else x
+
+    outer = Outer(nn.Linear(4, 4), networks.Branching(), nn.Linear(4, 4))
+    network = nn.Sequential(networks.Branching(), outer, nn.Linear(4, 2))
+    message = r"leave: .* '1' \(Outer\) cannot be traced, stopped at .*1e9 else x'"
+    with pytest.raises(ValueError, match=message):
+        TorchExtractor(network, exits=4)
