@@ -376,7 +376,8 @@ class TorchExtractor(Extractor):
         """
         shape = tuple(int(side) for side in input_shape)
         if shape not in self._channel_axes:
-            found = find_channel_axes(self._trace, self._ends, shape, self._dtype)
+            row = self._rows.get(shape, torch.zeros(1, *shape, dtype=self._dtype))
+            found = find_channel_axes(self._trace, self._ends, row)
             self._channel_axes[shape] = found
         return self._channel_axes[shape]
 
@@ -442,6 +443,7 @@ class TorchExtractor(Extractor):
         if there not in self._elsewhere:
             copy = self._like()(frozen_copy(self._module, there), self._exits)
             copy._elsewhere = self._elsewhere
+            copy._channel_axes = self._channel_axes
             self._elsewhere[there] = copy
         return self._elsewhere[there]
 
@@ -457,15 +459,16 @@ class TorchExtractor(Extractor):
         return self._like(), (picklable(self._module), self._exits)
 
     @property
-    def findings(self) -> tuple[dict[Any, Any], dict[Any, Any]]:
+    def findings(self) -> tuple[dict[Any, Any], ...]:
         """What was found out about shapes of samples, to be pickled beside it."""
-        return self._network.rules, self._macs
+        return self._network.rules, self._macs, self._channel_axes
 
     @findings.setter
-    def findings(self, known: tuple[dict[Any, Any], dict[Any, Any]]) -> None:
-        rules, macs = known
+    def findings(self, known: tuple[dict[Any, Any], ...]) -> None:
+        rules, macs, channel_axes = known
         self._network.rules.update(rules)
         self._macs.update(macs)
+        self._channel_axes.update(channel_axes)
 
     def __repr__(self) -> str:
         output = f", output={self._output!r}" if self._output else ""

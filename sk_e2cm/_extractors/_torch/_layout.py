@@ -36,10 +36,7 @@ _JOINS = re.compile(r"cat|concat|concatenate")
 
 
 def find_channel_axes(
-    trace: Trace,
-    ends: Sequence[fx.Node],
-    input_shape: tuple[int, ...],
-    dtype: torch.dtype,
+    trace: Trace, ends: Sequence[fx.Node], row: Tensor
 ) -> tuple[Axis, ...]:
     """Return the axis of the channels in the output of each stage.
 
@@ -51,11 +48,8 @@ def find_channel_axes(
     ends : sequence of fx.Node
         The last operation of every stage.
 
-    input_shape : tuple of int
-        Of one sample.
-
-    dtype : torch.dtype
-        Of the input.
+    row : tensor of shape (1, ...)
+        A sample, made up if need be.
 
     Returns
     -------
@@ -63,17 +57,15 @@ def find_channel_axes(
         Counted with the samples as the first axis; None where nothing tells.
     """
     # Without computing anything, if possible. A copy runs, since networks may keep what
-    # they compute, and these samples are made up.
+    # they compute.
     for device in (torch.device("meta"), device_of_weights(trace.module)):
         stages = stages_of(frozen_copy(trace.root, device), trace.graph, ends)
-        two, three = (
-            torch.zeros(n, *input_shape, dtype=dtype, device=device) for n in (2, 3)
-        )
+        two, three = (torch.cat([row] * n).to(device) for n in (2, 3))
         try:
             return tuple(_follow(stages, two, three))
         except Exception:
-            # Some operations need values, and networks may refuse samples of zeros.
-            # What is wrong with real ones is said where these are run.
+            # Some operations need values, and networks may refuse a sample that is made
+            # up. What is wrong with real ones is said where these are run.
             continue
     return (None,) * len(ends)
 

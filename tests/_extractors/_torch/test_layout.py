@@ -248,16 +248,17 @@ def test_features_are_averages_over_the_map(make, exits, shape, axis):
         assert_allclose(found, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
 
 
-def test_a_network_that_refuses_zeros_is_left_unknown():
+def test_a_network_that_refuses_zeros_tells_by_a_sample_once_it_has_one():
     class Refuses(Untraceable):
         def forward(self, x):
             assert bool((x != 0).all())
             return super().forward(x)
 
     network = nn.Sequential(Refuses(CONV), nn.Flatten())
+    assert TorchExtractor(network, ["0"]).channel_axes(PICTURE) == (None, None)
     extractor = TorchExtractor(network, ["0"])
-    list(extractor.staged_transform(torch.rand(3, *PICTURE) + 1))
-    assert extractor.channel_axes(PICTURE) == (None, None)
+    extractor.begin(torch.rand(3, *PICTURE) + 1)
+    assert extractor.channel_axes(PICTURE) == (1, None)
 
 
 def test_looking_for_channels_leaves_the_network_as_it_was():
