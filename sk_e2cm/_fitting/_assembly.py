@@ -78,5 +78,5 @@ def _warn_of_guesses(guesses: Sequence[str]) -> None:
         "Nothing tells which axis of a stage's output holds its channels, and it was "
         f"guessed from the shape for {', '.join(guesses)}. If that is wrong, pass a "
         "function of the output, or 'none', as pooling=.",
-        stacklevel=5,
+        stacklevel=6,
     )

@@ -188,7 +188,7 @@ def _hooks_left_out(module: nn.Module) -> dict[int, Any]:
             f"The forward hooks of {', '.join(names[:5])} are left out of the copy "
             "that TorchExtractor runs. If they change what the network computes, write "
             "that into its forward; otherwise remove them first (handle.remove()).",
-            stacklevel=4,
+            stacklevel=5,
         )
     return left_out
 
