@@ -160,9 +160,14 @@ def test_multiply_adds_of_large_networks_are_half_of_their_operations(large):
 
 def test_the_cost_is_counted_without_computing_anything(residual):
     devices = set()
-    network = copy.deepcopy(residual)
-    network.head.register_forward_hook(lambda *args: devices.add(args[2].device.type))
-    TorchExtractor(network, ["block1"]).macs((3, 32, 32))
+
+    class Watched(nn.Sequential):
+        def note(self, layer, inputs, output):
+            devices.add(output.device.type)
+
+    network = Watched(copy.deepcopy(residual))
+    network[0].head.register_forward_hook(network.note)
+    TorchExtractor(network, ["0.block1"]).macs((3, 32, 32))
     assert devices == {"meta"}
 
 
