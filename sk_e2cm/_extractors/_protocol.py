@@ -48,11 +48,10 @@ class Extractor(ABC):
     would be pickled); ``device``, where outputs are tensors on that device, which are
     computed in inference mode, and `keep` is to get tensors of rows there;
     ``findings``, a value that is pickled with estimators and set again when they are
-    loaded;
-    ``to(device)``, the extractor on another device; ``feature_names_in_``, the columns
-    that X must have if it is a data frame; and ``channel_axes(input_shape)``, for
-    samples of this shape the axis of the channels in the output of each stage, such as
-    1 or -1, or None if it is unknown: poolings then guess it from the shape of the
+    loaded; ``to(device)``, the extractor on another device; ``feature_names_in_``, the
+    columns that X must have if it is a data frame; and ``channel_axes(input_shape)``,
+    for samples of this shape the axis of the channels in the output of each stage, such
+    as 1 or -1, or None if it is unknown: poolings then guess it from the shape of the
     output, and `fit` warns.
 
     Examples
