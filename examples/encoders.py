@@ -5,7 +5,7 @@ tokens that are no padding after every layer. Samples may leave at these means.
 """
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 
 class MaskedMean(nn.Module):
@@ -14,6 +14,11 @@ class MaskedMean(nn.Module):
     def forward(self, hidden: Tensor, real: Tensor) -> Tensor:
         weight = real.unsqueeze(-1).type_as(hidden)
         return (hidden * weight).sum(1) / weight.sum(1).clamp(min=1)
+
+
+@fx.wrap  # not traced into, since what a layer returns is known when it runs only
+def first(found):
+    return found[0] if isinstance(found, tuple) else found
 
 
 class Encoder(nn.Module):
@@ -28,9 +33,7 @@ class Encoder(nn.Module):
         # Added to the scores of attention, so that nobody looks at padding.
         bias = torch.where(real, 0.0, -1e4)[:, None, None].type_as(hidden)
         for layer, mean in zip(self.layers, self.means, strict=True):
-            hidden = layer(hidden, bias)
-            if isinstance(hidden, tuple):  # transformers 4
-                hidden = hidden[0]
+            hidden = first(layer(hidden, bias))
             pooled = mean(hidden, real)
         return pooled
 
@@ -51,8 +54,6 @@ class Decoder(nn.Module):
         seen = real[:, None, None] & (place[:, None, :, None] >= place[:, None, None])
         bias = torch.where(seen, 0.0, -1e4).type_as(hidden)
         for layer, mean in zip(self.model.h, self.means, strict=True):
-            hidden = layer(hidden, attention_mask=bias)
-            if isinstance(hidden, tuple):  # transformers 4
-                hidden = hidden[0]
+            hidden = first(layer(hidden, attention_mask=bias))
             mean(hidden, real)
         return self.last(self.model.ln_f(hidden), real)

@@ -25,14 +25,15 @@ from sk_e2cm import E2CMClassifier, TorchExtractor
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 N_LAYERS = 6
-POOLINGS = {"masked": "means", "default": "layers"}
+# Where samples leave. What a layer returns is that of its last module.
+POOLINGS = {"masked": "means.{}", "default": "layers.{}.output"}
 METRICS = ["euclidean", "mahalanobis"]
 
 
 def main(arguments=None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     add = parser.add_argument
-    add("--articles", type=int, default=2127, help="of which texts are taken, at most")
+    add("--articles", type=int, default=1000, help="of which texts are taken")
     add("--length", type=int, default=64, help="tokens of a text; more are cut off")
     add("--max-drop", type=float, default=0.01, help="of accuracy, for the threshold")
     add("--cache", type=Path, default=datasets.home() / "features")
@@ -42,17 +43,18 @@ def main(arguments=None) -> None:
     network, tokenize = minilm(args.length)
     texts, y, article = news(args.articles)
     X = tokenize(texts)
-    print(f"{len(X)} texts, {(X == network.padding).mean():.0%} of all tokens padding.")
+    padding = (network.padding == X).mean()
+    print(f"{len(X)} texts, {padding:.0%} of all tokens padding.")
     tables, chosen = {}, {}
     for pooling, exits in POOLINGS.items():
         extractor = TorchExtractor(
-            network, [f"{exits}.{i}" for i in range(N_LAYERS - 1)]
+            network, [exits.format(i) for i in range(N_LAYERS - 1)]
         )
         for metric in METRICS:
             clf = E2CMClassifier(
                 extractor,
                 metric=metric,
-                final=LogisticRegression(C=10, max_iter=1000),
+                final=LogisticRegression(max_iter=1000),
                 memory=args.cache,
                 verbose=1,
             )
@@ -105,7 +107,9 @@ def transfer(title, clf, network, X, y, article, args) -> tuple[list[dict], floa
     """Fit on some articles, choose a threshold on others, and score it on fresh ones."""
     split = GroupShuffleSplit(n_splits=1, test_size=0.5, random_state=0)
     fit, rest = next(split.split(X, y, article))
-    tune, test = (rest[half] for half in next(split.split(X[rest], groups=article[rest])))
+    tune, test = (
+        rest[half] for half in next(split.split(X[rest], groups=article[rest]))
+    )
     clf.fit(X[fit], y[fit])
     chosen = choose(sweep(clf, X[tune], y[tune]), args.max_drop)
     rows = sweep(clf, X[test], y[test])

@@ -19,6 +19,7 @@ from .._independence import check_independence, some_samples
 from .._protocol import Extractor
 from .._tolerance import Precision
 from ._freeze import check_module, device_of_weights, frozen_copy, picklable, share
+from ._lookups import KnownIds
 from ._macs import measure, summarize
 from ._placement import evenly_spaced, exit_names, measure_plausibly, stage_ends
 from ._quantized import exact_twin
@@ -145,6 +146,7 @@ class TorchExtractor(Extractor):
             device=self.device,
         )
         # Facts about (content, shape of input), found out when first asked for.
+        self._ids: dict[torch.Size, KnownIds] = {}
         self._macs: dict[tuple[int, ...], NDArray[np.float64]] = {}
         self._rows: dict[tuple[int, ...], Tensor] = {}
         self._verified: set[str] = set()
@@ -211,9 +213,19 @@ class TorchExtractor(Extractor):
         -------
         state
             To be passed to `advance`.
+
+        Raises
+        ------
+        ValueError
+            If `X` has token ids that the network does not know, or if samples of this
+            shape cannot be computed stage by stage.
         """
         batch = self._network.batch(X)
         shape = batch.shape[1:]
+        if self._dtype == torch.int64 and len(batch):
+            if shape not in self._ids:
+                self._ids[shape] = KnownIds(self._module, batch[:1])
+            self._ids[shape].check(batch)
         if shape not in self._network.rules:
             self._network.rules[shape] = learn_keep_rules(self._exact, batch)
             self._rows[tuple(shape)] = batch[:1].clone()
@@ -262,7 +274,12 @@ class TorchExtractor(Extractor):
         output : tensor of shape (n_samples, ...)
             Valid until the next stage is computed.
         """
-        return self._network.advance_through(state, first, last)
+        try:
+            return self._network.advance_through(state, first, last)
+        except IndexError as error:  # not of the shape, which has been run before
+            raise ValueError(
+                f"X has an id that the network does not know: {error}"
+            ) from error
 
     @torch.inference_mode()
     def keep(self, state: Live, rows: NDArray[np.intp] | Tensor) -> Live:
