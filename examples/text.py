@@ -104,7 +104,7 @@ def news(n_articles: int, n_lines: int = 4):
 
 
 def transfer(title, clf, network, X, y, article, args) -> tuple[list[dict], float]:
-    """Fit on some articles, choose a threshold on others, and score it on fresh ones."""
+    """Fit on some articles, choose a threshold on others, score it on fresh ones."""
     split = GroupShuffleSplit(n_splits=1, test_size=0.5, random_state=0)
     fit, rest = next(split.split(X, y, article))
     tune, test = (

@@ -70,14 +70,12 @@ class KnownIds:
         unknown = (batch >= self._limits) | ((batch < 0) & self._is_id)
         if unknown.any():
             row, *place = unknown.nonzero()[0].tolist()
-            unknown_id, size = (
-                int(batch[(row, *place)]),
-                int(self._limits[tuple(place)]),
-            )
+            number = int(batch[(row, *place)])
+            size = int(self._limits[tuple(place)])
             raise ValueError(
-                f"X has the token id {unknown_id} in sample number {row} of its batch, "
-                f"but the network's vocabulary has {size} ids, 0 to {size - 1}. Was X "
-                "made by the tokenizer of this network?"
+                f"X has the token id {number} in sample number {row} of its batch, but "
+                f"the network's vocabulary has {size} ids, 0 to {size - 1}. Was X made "
+                "by the tokenizer of this network?"
             )
 
 
