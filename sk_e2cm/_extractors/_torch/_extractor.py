@@ -222,10 +222,7 @@ class TorchExtractor(Extractor):
         """
         batch = self._network.batch(X)
         shape = batch.shape[1:]
-        if self._dtype == torch.int64 and len(batch):
-            if shape not in self._ids:
-                self._ids[shape] = KnownIds(self._module, batch[:1])
-            self._ids[shape].check(batch)
+        self._refuse_unknown_ids(batch)
         if shape not in self._network.rules:
             self._network.rules[shape] = learn_keep_rules(self._exact, batch)
             self._rows[tuple(shape)] = batch[:1].clone()
@@ -312,13 +309,15 @@ class TorchExtractor(Extractor):
         Raises
         ------
         ValueError
-            If the network draws random numbers, keeps something between batches, or
-            mixes the samples of a batch.
+            If there are token ids that the network does not know, or if it draws random
+            numbers, keeps something between batches, or mixes the samples of a batch.
         """
         samples = some_samples(X)
         key = content_hash(samples)
         if key in self._verified:
             return
+        if self._dtype is torch.int64:  # of all, so that numbers are those in X
+            self._refuse_unknown_ids(self._network.batch(X))
         self.begin(samples)
 
         def check(network: StagedNetwork, precision: Precision) -> None:
@@ -461,6 +460,14 @@ class TorchExtractor(Extractor):
 
     def _like(self) -> Callable[..., TorchExtractor]:
         return partial(type(self), output=self._output, input_shape=self._input_shape)
+
+    def _refuse_unknown_ids(self, batch: Tensor) -> None:
+        if self._dtype is not torch.int64 or not len(batch):
+            return
+        shape = batch.shape[1:]
+        if shape not in self._ids:
+            self._ids[shape] = KnownIds(self._module, batch[:1])
+        self._ids[shape].check(batch)
 
     @property
     def _exact(self) -> StagedNetwork:

@@ -73,9 +73,9 @@ class KnownIds:
             number = int(batch[(row, *place)])
             size = int(self._limits[tuple(place)])
             raise ValueError(
-                f"X has the token id {number} in sample number {row} of its batch, but "
-                f"the network's vocabulary has {size} ids, 0 to {size - 1}. Was X made "
-                "by the tokenizer of this network?"
+                f"X has the token id {number} in sample number {row} of {len(batch)}, "
+                f"but the network's vocabulary has {size} ids, 0 to {size - 1}. Was X "
+                "made by the tokenizer of this network?"
             )
 
 

@@ -120,12 +120,13 @@ def test_what_else_stops_a_network_is_told_as_ever():
 
 
 @pytest.mark.parametrize("method", ["predict", "predict_proba", "exit_proba", "cost"])
-def test_a_classifier_names_the_sample_too(method):
+def test_a_classifier_names_the_sample(method):
     extractor = TorchExtractor(Tokens(LOOK_UPS["module"]), ["hidden"])
-    X = ids_of(60)
-    clf = E2CMClassifier(extractor, final="class_means").fit(X, X[:, 0] % 2)
-    X[11, 0] = 10
-    with pytest.raises(ValueError, match="token id 10 in sample number 11"):
+    X = ids_of(200)
+    clf = E2CMClassifier(extractor, final="class_means", batch_size=150)
+    clf.fit(X, X[:, 0] % 2)
+    X[163, 0] = 10
+    with pytest.raises(ValueError, match="token id 10 in sample number 13 of 50"):
         getattr(clf, method)(X)
-    with pytest.raises(ValueError, match="token id 10 in sample number 11"):
+    with pytest.raises(ValueError, match="token id 10 in sample number 163 of 200"):
         clf.fit(X, X[:, 0] % 2)
