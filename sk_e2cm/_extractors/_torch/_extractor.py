@@ -312,12 +312,12 @@ class TorchExtractor(Extractor):
             If there are token ids that the network does not know, or if it draws random
             numbers, keeps something between batches, or mixes the samples of a batch.
         """
+        if self._dtype is torch.int64:  # all of X, so that samples are numbered as in X
+            self._refuse_unknown_ids(self._network.batch(X))
         samples = some_samples(X)
         key = content_hash(samples)
         if key in self._verified:
             return
-        if self._dtype is torch.int64:  # of all, so that numbers are those in X
-            self._refuse_unknown_ids(self._network.batch(X))
         self.begin(samples)
 
         def check(network: StagedNetwork, precision: Precision) -> None:
