@@ -20,6 +20,7 @@ from .._protocol import Extractor
 from .._tolerance import Precision
 from ._freeze import check_module, device_of_weights, frozen_copy, picklable, share
 from ._layout import find_channel_axes
+from ._lookups import KnownIds
 from ._macs import measure, summarize
 from ._placement import evenly_spaced, exit_names, measure_plausibly, stage_ends
 from ._quantized import exact_twin
@@ -153,6 +154,7 @@ class TorchExtractor(Extractor):
             device=self.device,
         )
         # Facts about (content, shape of input), found out when first asked for.
+        self._ids: dict[torch.Size, KnownIds] = {}
         self._macs: dict[tuple[int, ...], NDArray[np.float64]] = {}
         self._channel_axes: dict[tuple[int, ...], tuple[int | None, ...]] = {}
         self._rows: dict[tuple[int, ...], Tensor] = {}
@@ -220,9 +222,16 @@ class TorchExtractor(Extractor):
         -------
         state
             To be passed to `advance`.
+
+        Raises
+        ------
+        ValueError
+            If `X` has token ids that the network does not know, or if samples of this
+            shape cannot be computed stage by stage.
         """
         batch = self._network.batch(X)
         shape = batch.shape[1:]
+        self._refuse_unknown_ids(batch)
         if shape not in self._network.rules:
             self._network.rules[shape] = learn_keep_rules(self._exact, batch)
             self._rows[tuple(shape)] = batch[:1].clone()
@@ -271,7 +280,12 @@ class TorchExtractor(Extractor):
         output : tensor of shape (n_samples, ...)
             Valid until the next stage is computed.
         """
-        return self._network.advance_through(state, first, last)
+        try:
+            return self._network.advance_through(state, first, last)
+        except IndexError as error:  # not of the shape, which has been run before
+            raise ValueError(
+                f"X has an id that the network does not know: {error}"
+            ) from error
 
     @torch.inference_mode()
     def keep(self, state: Live, rows: NDArray[np.intp] | Tensor) -> Live:
@@ -304,9 +318,11 @@ class TorchExtractor(Extractor):
         Raises
         ------
         ValueError
-            If the network draws random numbers, keeps something between batches, or
-            mixes the samples of a batch.
+            If there are token ids that the network does not know, or if it draws random
+            numbers, keeps something between batches, or mixes the samples of a batch.
         """
+        if self._dtype is torch.int64:  # all of X, so that samples are numbered as in X
+            self._refuse_unknown_ids(self._network.batch(X))
         samples = some_samples(X)
         key = content_hash(samples)
         if key in self._verified:
@@ -477,6 +493,14 @@ class TorchExtractor(Extractor):
 
     def _like(self) -> Callable[..., TorchExtractor]:
         return partial(type(self), output=self._output, input_shape=self._input_shape)
+
+    def _refuse_unknown_ids(self, batch: Tensor) -> None:
+        if self._dtype is not torch.int64 or not len(batch):
+            return
+        shape = batch.shape[1:]
+        if shape not in self._ids:
+            self._ids[shape] = KnownIds(self._module, batch[:1])
+        self._ids[shape].check(batch)
 
     @property
     def _exact(self) -> StagedNetwork:
