@@ -278,14 +278,17 @@ class E2CMClassifier(EarlyExitClassifierMixin, ClassifierMixin, BaseE2CM):
         valid_X, valid_y, weight = valid_X[used], valid_y[used], weight[used]
         classes, codes = np.unique(valid_y, return_inverse=True)
         hashes = row_hashes(valid_X)
-        check_classes(classes, codes, hashes, weight, calibrate=bool(self.calibration))
+        alone = check_classes(
+            classes, codes, hashes, weight, calibrate=bool(self.calibration)
+        )
+        folds = self._folds(hashes) if folds is None else folds
         check_thresholds(self.threshold, len(extractor.stage_names) - 1, len(classes))
 
         statistics = collect_statistics(
             self._full_pass(extractor, self.pooling),
             valid_X,
             hashes,
-            self._folds(hashes) if folds is None else folds,
+            np.where(alone, -1, folds),
             codes,
             weight,
             second=self._needs_products,
@@ -307,6 +310,7 @@ class E2CMClassifier(EarlyExitClassifierMixin, ClassifierMixin, BaseE2CM):
             self.pooling,
             heads,
             shapes=statistics.shapes,
+            rounding=statistics.rounding,
             dtypes=[features.dtype for features in statistics.features],
             labels=classes,
             input_shape=shape,

@@ -315,6 +315,7 @@ class E2CMClusterer(
             self.pooling,
             heads,
             shapes=kept.shapes,
+            rounding=kept.rounding,
             dtypes=[f.dtype for f in (*statistics.features, clusters.features)],
             labels=np.arange(len(clusters.centers)),
             input_shape=shape,

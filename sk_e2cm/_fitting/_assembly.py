@@ -15,6 +15,7 @@ from .._multi_exit._full_pass import Shape
 from .._multi_exit._heads import Head
 from .._multi_exit._network import MultiExitNetwork
 from .._multi_exit._pooling import PoolingSpec, make_pooling
+from .._utils._arrays import Floats
 from .._utils._validation import check_macs
 from ._cross_fitting import FittedHead
 from ._folding import fold_average
@@ -27,6 +28,7 @@ def build_network(
     *,
     shapes: Sequence[Shape],
     dtypes: Sequence[np.dtype[Any]],
+    rounding: Sequence[Floats],
     labels: NDArray[Any],
     input_shape: Shape,
 ) -> MultiExitNetwork:
@@ -49,6 +51,9 @@ def build_network(
     dtypes : sequence of dtype
         Of each stage's features.
 
+    rounding : sequence of ndarray of shape (n_features,)
+        How far rounding may move each stage's features.
+
     labels : ndarray of shape (n_classes,)
         What the columns of the probabilities stand for.
 
@@ -57,11 +62,12 @@ def build_network(
     """
     macs = check_macs(extractor.macs(input_shape), len(fitted))
     heads = []
-    for name, head, shape, dtype in zip(
-        extractor.stage_names, fitted, shapes, dtypes, strict=True
+    for name, of_stage, shape, dtype, moved in zip(
+        extractor.stage_names, fitted, shapes, dtypes, rounding, strict=True
     ):
         floats = torch.float32 if dtype == np.float32 else torch.float64
         pooled = make_pooling(pooling, name, shape, floats)
-        heads.append(fold_average(Head(pooled, head.logits), macs[-1]))
+        head = Head(pooled, of_stage.logits, stage_name=name, n_features=len(moved))
+        heads.append(fold_average(head, macs[-1], moved))
     costs = Costs.from_counts(macs, np.array([float(head.macs) for head in heads]))
     return MultiExitNetwork(extractor, heads, labels, costs, pooling)

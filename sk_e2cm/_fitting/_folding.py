@@ -55,7 +55,8 @@ def fold(means: Means, calibration: Calibration, features: Features) -> Logits:
     dtype = to_tensor(some).dtype
     for centred in (False, True):
         logits = _logits(means, calibration, dtype, centred=centred)
-        with torch.inference_mode():
+        # Numbers may be too large for single precision.
+        with torch.inference_mode(), np.errstate(invalid="ignore"):
             found = _less_mean(logits(to_tensor(some)).double().numpy())
         if (abs(found - exact) <= _TOLERANCE[dtype]).all():
             return logits
@@ -99,11 +100,24 @@ def _logits(
     return logits
 
 
-def fold_average(head: Head, network_macs: float) -> Head:
+def fold_average(
+    head: Head, network_macs: float, rounding: Floats | float = 0.0
+) -> Head:
     """Fold an average over a map into the linear layer after it, where that is quicker.
 
     That is so for small maps, and it is done as long as the weights of all positions
-    are few.
+    are few, and as no more digits are lost than `fold` allows.
+
+    Parameters
+    ----------
+    head : Head
+        Left as it is unless it averages, and is linear.
+
+    network_macs : float
+        Multiply-adds of the network.
+
+    rounding : ndarray of shape (n_features,) or float, default=0.0
+        How far rounding may move the averages.
     """
     pooling, logits = head.pooling, head.logits
     if not isinstance(pooling, GridAverage) or not isinstance(logits, LinearLogits):
@@ -113,5 +127,19 @@ def fold_average(head: Head, network_macs: float) -> Head:
     is_small = n_positions <= _MOST_POSITIONS_FOLDED * n_cells
     is_cheap = n_weights < min(_MOST_WEIGHTS, _MOST_OF_NETWORK * network_macs)
     if not logits.is_centred and is_small and is_cheap:
-        return FoldedHead(pooling, logits)
+        if _loss(logits, rounding) <= _TOLERANCE[logits.weight.dtype]:
+            names = {"stage_name": head.stage_name, "n_features": head.n_features}
+            return FoldedHead(pooling, logits, **names)
     return head
+
+
+def _loss(logits: LinearLogits, rounding: Floats | float) -> float:
+    """Return what logits lose in one product over all positions.
+
+    Where large values of a map cancel, each way to add them up ends elsewhere.
+    """
+    weight = _less_mean(logits.weight.double().numpy().T)
+    # Rounding is the root of this, times the size of what has cancelled.
+    eps = torch.finfo(logits.weight.dtype).eps
+    moved = np.sqrt(eps) * np.reshape(rounding, (-1, 1)) * weight
+    return float(np.sqrt((moved**2).sum(axis=0)).max())

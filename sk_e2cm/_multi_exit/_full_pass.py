@@ -11,12 +11,19 @@ import torch
 from numpy.typing import NDArray
 
 from .._extractors import Extractor, device_of, fingerprint_of
-from .._utils._arrays import Features, as_floats, to_numpy
+from .._utils._arrays import Features, Floats, as_floats, resolution, to_numpy
 from .._utils._hashing import content_hash
+from ._heads import check_width
 from ._loop import checked_output
-from ._pooling import PoolingSpec, make_pooling
+from ._pooling import Pooling, PoolingSpec, make_pooling
 
 Shape = tuple[int, ...]
+
+# Rounding errors of a network's output, in units of the last place.
+_ULPS = 4.0
+
+# Samples of a batch whose maps tell how much averages cancel.
+_LOOKED_AT = 8
 
 
 class Batch(NamedTuple):
@@ -32,33 +39,63 @@ class Batch(NamedTuple):
 
     shapes : list of tuple of int
         Of each stage's output for one sample, before it was pooled.
+
+    rounding : list of ndarray of shape (n_features,)
+        How far rounding may move each feature of each stage.
     """
 
     rows: slice
     features: list[Features]
     shapes: list[Shape]
+    rounding: list[Floats]
 
 
 def staged_features(
     extractor: Extractor, X: NDArray[Any], pooling: PoolingSpec, key: str = ""
-) -> tuple[list[Features], list[Shape]]:
-    """Run every stage over one batch; return its features and its outputs' shapes.
+) -> tuple[list[Features], list[Shape], list[Floats]]:
+    """Run every stage over one batch; return what `Batch` holds of it.
 
     `key` stands for the extractor and the pooling where results are cached.
     """
     state = extractor.begin(X)
-    features, shapes = [], []
+    features, shapes, rounding = [], [], []
     for stage, name in enumerate(extractor.stage_names):
         state, output = extractor.advance(state, stage)
         output = checked_output(extractor, output, name, len(X))
         shapes.append(tuple(np.shape(output)[1:]))
         pool = make_pooling(pooling, name, shapes[-1], as_floats(output[:0]).dtype)
+        pool = pool.to(device_of(extractor))
         with torch.inference_mode():
-            pooled = pool.to(device_of(extractor))(output)
+            pooled = pool(output)
         # A copy: the next stage may overwrite this one's output.
         features.append(to_numpy(pooled))
+        if not features[-1].shape[1]:
+            raise ValueError(
+                f"Stage {name!r} has no features: its output, or what pooling= makes "
+                f"of it, has the shape {features[-1].shape}. Choose another exit or "
+                "pooling."
+            )
         check_finite(features[-1], name, np.arange(len(X)))
-    return features, shapes
+        rounding.append(_rounding(pool, output, features[-1]))
+    return features, shapes, rounding
+
+
+@torch.inference_mode()
+def _rounding(pooling: Pooling, output: Any, features: Features) -> Floats:
+    """Return how far rounding may move each feature, (n_features,).
+
+    A few units in the last place. An average that is smaller by orders of magnitude
+    than what it is taken of has lost digits: where half are lost (the square root
+    below), as after instance normalisation, nothing but rounding is left.
+    """
+    eps, given = resolution(features), resolution(output)
+    with np.errstate(over="ignore"):  # too large, which a fit refuses
+        size = np.abs(features).mean(axis=0, dtype=np.float64)
+    varied = torch.as_tensor(pooling.variation(output[:_LOOKED_AT]))
+    averaged = to_numpy(varied).astype(np.float64)
+    averaged = averaged.mean(axis=0) if averaged.ndim else averaged
+    found: Floats = max(_ULPS * eps, given) * size + max(eps**0.5, given) * averaged
+    return found
 
 
 def check_finite(features: Features, stage_name: str, rows: NDArray[np.intp]) -> None:
@@ -129,10 +166,17 @@ class FullPass:
         return self.extractor.stage_names
 
     def __call__(self, X: NDArray[Any]) -> Iterator[Batch]:
+        widths: list[int] = []
         for start in range(0, len(X), self.batch_size):
             rows = slice(start, min(start + self.batch_size, len(X)))
             found = self.compute(self.extractor, X[rows], self.pooling, self.key)
-            yield Batch(rows, *found)
+            batch = Batch(rows, *found)
+            widths = widths or [features.shape[1] for features in batch.features]
+            for name, features, width in zip(
+                self.stage_names, batch.features, widths, strict=True
+            ):
+                check_width(name, features.shape[1], width)
+            yield batch
             if self.verbose:
                 _draw_progress(rows.stop, len(X))
 

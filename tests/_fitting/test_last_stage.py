@@ -47,6 +47,7 @@ def make_statistics(features, codes, weight=None, folds=None):
         sums=[sums],
         features=[features],
         shapes=[features.shape[1:]],
+        rounding=[np.zeros(features.shape[1])],
         kept=np.arange(n),
         hashes=hashes,
         folds=folds,

@@ -28,7 +28,9 @@ def keep(X, first=None, *, batch_size=64, widths=WIDTHS, working_memory=1024):
         for start in range(0, len(X), batch_size):
             rows = slice(start, min(start + batch_size, len(X)))
             features = [X[rows, :width] for width in widths]
-            kept.add(Batch(rows, features, [(width,) for width in widths]))
+            rounding = [np.zeros(width) for width in widths]
+            shapes = [(width,) for width in widths]
+            kept.add(Batch(rows, features, shapes, rounding))
     return kept
 
 
