@@ -18,10 +18,6 @@ _SINGULAR = 1e-11
 _LEAST = 1e-8
 
 
-# Class means that differ by less, relative to their size, differ by rounding.
-_SAME = 1e-12
-
-
 def deviations(covariance: Floats) -> Floats:
     """Return the standard deviations.
 
@@ -57,9 +53,7 @@ def with_variance_of_constants(
         Number of samples.
     """
     apart = np.ptp(means, axis=0)
-    differ = apart > np.maximum(rounding, _SAME * np.abs(means).max(axis=0))
-    variance = np.diag(covariance)
-    informative = (variance == 0) & differ
+    informative = (np.diag(covariance) == 0) & (apart > rounding)
     added = np.where(informative, apart**2 / n_samples, 0.0)
     return covariance + np.diag(added)
 

@@ -28,6 +28,9 @@ METRICS = {"euclidean", "mahalanobis"}
 # Those that need sums of products of the features.
 OF_SECOND_ORDER = {"mahalanobis"}
 
+# Class means that differ by less, relative to what was summed, differ by rounding.
+_SAME = 1e-12
+
 # Below this share of its terms a difference has lost half of its digits.
 _CANCELLED = 1e-8
 
@@ -217,10 +220,13 @@ def fit_whitened(
         n_samples,
     )
 
+    summed = np.abs(sums.shift) + np.abs(sums.means()).max(axis=0)
+    of_means = np.maximum(rounding, _SAME * summed)
+
     def whitened(without_fold: int | None) -> WhitenedMeans:
         means = sums.means(without_fold)
         covariance = with_variance_of_constants(
-            sums.covariance(without_fold, rounding), means, rounding, n_samples
+            sums.covariance(without_fold, rounding), means, of_means, n_samples
         )
         priors = sums.priors(without_fold)
         try:
