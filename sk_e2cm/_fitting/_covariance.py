@@ -36,7 +36,8 @@ def with_variance_of_constants(
     Such a feature tells classes apart without an error in any of the samples. Were it
     wrong in one sample more, by as much as the class means lie apart, this would be its
     variance: so it outweighs others, the more the more samples have been seen, in
-    whatever unit it is measured, and its scores are finite.
+    whatever unit it is measured, and its scores are finite. It is no smaller than what
+    rounding makes.
 
     Parameters
     ----------
@@ -47,15 +48,15 @@ def with_variance_of_constants(
         Class means. Where they do not differ either, the covariance stays zero.
 
     rounding : ndarray of shape (n_features,) or float
-        By how much they may differ by rounding.
+        By how much they, and features, may differ by rounding.
 
     n_samples : float
         Number of samples.
     """
     apart = np.ptp(means, axis=0)
     informative = (np.diag(covariance) == 0) & (apart > rounding)
-    added = np.where(informative, apart**2 / n_samples, 0.0)
-    return covariance + np.diag(added)
+    added = np.maximum(apart**2 / n_samples, np.square(rounding))
+    return covariance + np.diag(np.where(informative, added, 0.0))
 
 
 def intensity_of(

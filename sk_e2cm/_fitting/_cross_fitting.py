@@ -98,9 +98,7 @@ def fit_class_means(statistics: Statistics, spec: HeadSpec) -> Iterator[ClassMea
             raise ValueError(f"Stage {name!r}: {error}") from error
 
 
-def _fit_stage(
-    statistics: Statistics, spec: HeadSpec, stage: int
-) -> ClassMeansHead:
+def _fit_stage(statistics: Statistics, spec: HeadSpec, stage: int) -> ClassMeansHead:
     sums, features = statistics.sums[stage], statistics.features[stage]
     means_without = fit_means(
         spec.metric,

@@ -30,6 +30,10 @@ _TOLERANCE = {torch.float32: 2.5e-5, torch.float64: 5e-11}
 # 29 in place of 88 for 64 x 7 x 7 maps, but 98 in place of 53 for 16 x 28 x 28.
 _MOST_POSITIONS_FOLDED = 4
 
+# Averages are not folded if rounding at its worst would move logits by so much, a hundred
+# times what `fold` allows.
+_MOST_MOVED = {dtype: 100 * allowed for dtype, allowed in _TOLERANCE.items()}
+
 # Weights of all positions, in numbers and in shares of the network's multiply-adds.
 _MOST_WEIGHTS = 2_000_000
 _MOST_OF_NETWORK = 0.01
@@ -127,19 +131,17 @@ def fold_average(
     is_small = n_positions <= _MOST_POSITIONS_FOLDED * n_cells
     is_cheap = n_weights < min(_MOST_WEIGHTS, _MOST_OF_NETWORK * network_macs)
     if not logits.is_centred and is_small and is_cheap:
-        if _loss(logits, rounding) <= _TOLERANCE[logits.weight.dtype]:
+        if _moved(logits, rounding) <= _MOST_MOVED[logits.weight.dtype]:
             names = {"stage_name": head.stage_name, "n_features": head.n_features}
             return FoldedHead(pooling, logits, **names)
     return head
 
 
-def _loss(logits: LinearLogits, rounding: Floats | float) -> float:
-    """Return what logits lose in one product over all positions.
+def _moved(logits: LinearLogits, rounding: Floats | float) -> float:
+    """Return how far rounding may move logits, at the most.
 
     Where large values of a map cancel, each way to add them up ends elsewhere.
     """
     weight = _less_mean(logits.weight.double().numpy().T)
-    # Rounding is the root of this, times the size of what has cancelled.
-    eps = torch.finfo(logits.weight.dtype).eps
-    moved = np.sqrt(eps) * np.reshape(rounding, (-1, 1)) * weight
+    moved = np.reshape(rounding, (-1, 1)) * weight
     return float(np.sqrt((moved**2).sum(axis=0)).max())

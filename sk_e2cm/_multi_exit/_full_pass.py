@@ -19,8 +19,11 @@ from ._pooling import Pooling, PoolingSpec, make_pooling
 
 Shape = tuple[int, ...]
 
-# Rounding errors of a network's output, in units of the last place.
+# Rounding errors in units of the last place: of a network's output, and of an average
+# in those of what it is taken of. That may be a map less its mean (instance norm), whose
+# own errors are those of the mean.
 _ULPS = 4.0
+_ULPS_OF_AVERAGED = 100.0
 
 # Samples of a batch whose maps tell how much averages cancel.
 _LOOKED_AT = 8
@@ -84,17 +87,17 @@ def staged_features(
 def _rounding(pooling: Pooling, output: Any, features: Features) -> Floats:
     """Return how far rounding may move each feature, (n_features,).
 
-    A few units in the last place. An average that is smaller by orders of magnitude
-    than what it is taken of has lost digits: where half are lost (the square root
-    below), as after instance normalisation, nothing but rounding is left.
+    Relative to its size, and to that of the numbers that have cancelled in it.
     """
-    eps, given = resolution(features), resolution(output)
+    eps = resolution(features)
+    once = resolution(output) / 2  # an output in low precision is rounded once
     with np.errstate(over="ignore"):  # too large, which a fit refuses
         size = np.abs(features).mean(axis=0, dtype=np.float64)
     varied = torch.as_tensor(pooling.variation(output[:_LOOKED_AT]))
     averaged = to_numpy(varied).astype(np.float64)
     averaged = averaged.mean(axis=0) if averaged.ndim else averaged
-    found: Floats = max(_ULPS * eps, given) * size + max(eps**0.5, given) * averaged
+    of_output, of_averaged = max(_ULPS * eps, once), max(_ULPS_OF_AVERAGED * eps, once)
+    found: Floats = of_output * size + of_averaged * averaged
     return found
 
 

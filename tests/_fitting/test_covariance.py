@@ -69,6 +69,8 @@ def test_a_feature_that_differs_between_classes_alone_has_the_variance_of_one_er
     means = np.array([[0.0, 0.0, 7.0, 0.0], [1.0, 3.0, 7.0, 0.1], [5.0, 1.0, 7.0, 0.0]])
     found = with_variance_of_constants(covariance, means, 0.2, 90)
     assert_allclose(found, np.diag([4.0, 9 / 90, 0.0, 0.0]), rtol=1e-12)
+    found = with_variance_of_constants(covariance, means, 0.5, 90)
+    assert_allclose(found, np.diag([4.0, 0.5**2, 0.0, 0.0]), rtol=1e-12)
 
 
 # Intensity
