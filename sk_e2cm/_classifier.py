@@ -251,6 +251,11 @@ class E2CMClassifier(EarlyExitClassifierMixin, ClassifierMixin, BaseE2CM):
         ValueError
             If the data, the parameters and the network do not fit together. What
             was fitted before is left as it was.
+
+        Warns
+        -----
+        UserWarning
+            If a class has only one sample, which calibration cannot learn from.
         """
         self._cross_fit(X, y, sample_weight)
         self._warn_if_nobody_leaves()

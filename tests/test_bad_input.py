@@ -10,7 +10,7 @@ from sklearn.svm import LinearSVC
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from sk_e2cm import E2CMClassifier, TorchExtractor, TunedExitsCV
+from sk_e2cm import E2CMClassifier, E2CMClusterer, TorchExtractor, TunedExitsCV
 from sk_e2cm._utils._hashing import row_hashes
 from sk_e2cm.testing import ToyExtractor
 
@@ -92,7 +92,7 @@ def test_a_class_with_one_sample(clf):
     labels[0] = 7
     with pytest.warns(UserWarning, match=r"only one sample: \[7\]") as warned:
         clf.fit(X, labels)
-    assert len(warned) == 1
+    assert [each.filename for each in warned] == [__file__]
     assert clf.classes_.tolist() == [0, 1, 7]
     assert clf.set_params(calibration=None).fit(X, labels).classes_.tolist() == [
         0,
@@ -195,8 +195,12 @@ def test_features_whose_squares_overflow_name_x_and_the_value(metric, value):
     large = X.astype(np.float64)
     large[7, 2] = value
     message = rf"stage 'X' are as large as {abs(value):.3g}".replace("+", r"\+")
-    with pytest.raises(ValueError, match=message):
-        E2CMClassifier(metric=metric).fit(large, y)
+    for estimator in (
+        E2CMClassifier(metric=metric),
+        E2CMClusterer(n_clusters=2, metric=metric),
+    ):
+        with pytest.raises(ValueError, match=message):
+            estimator.fit(large, y)
 
 
 @pytest.mark.parametrize("metric", ["euclidean", "mahalanobis"])

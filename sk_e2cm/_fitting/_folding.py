@@ -30,8 +30,8 @@ _TOLERANCE = {torch.float32: 2.5e-5, torch.float64: 5e-11}
 # 29 in place of 88 for 64 x 7 x 7 maps, but 98 in place of 53 for 16 x 28 x 28.
 _MOST_POSITIONS_FOLDED = 4
 
-# Averages are not folded if rounding at its worst would move logits by so much, a hundred
-# times what `fold` allows.
+# Averages are not folded if rounding at its worst would move logits by more than this,
+# a hundred times what `fold` allows.
 _MOST_MOVED = {dtype: 100 * allowed for dtype, allowed in _TOLERANCE.items()}
 
 # Weights of all positions, in numbers and in shares of the network's multiply-adds.
@@ -130,11 +130,12 @@ def fold_average(
     n_weights = logits.macs // n_cells * n_positions
     is_small = n_positions <= _MOST_POSITIONS_FOLDED * n_cells
     is_cheap = n_weights < min(_MOST_WEIGHTS, _MOST_OF_NETWORK * network_macs)
-    if not logits.is_centred and is_small and is_cheap:
-        if _moved(logits, rounding) <= _MOST_MOVED[logits.weight.dtype]:
-            names = {"stage_name": head.stage_name, "n_features": head.n_features}
-            return FoldedHead(pooling, logits, **names)
-    return head
+    if logits.is_centred or not (is_small and is_cheap):
+        return head
+    if _moved(logits, rounding) > _MOST_MOVED[logits.weight.dtype]:
+        return head
+    names = {"stage_name": head.stage_name, "n_features": head.n_features}
+    return FoldedHead(pooling, logits, **names)
 
 
 def _moved(logits: LinearLogits, rounding: Floats | float) -> float:

@@ -19,9 +19,9 @@ from ._pooling import Pooling, PoolingSpec, make_pooling
 
 Shape = tuple[int, ...]
 
-# Rounding errors in units of the last place: of a network's output, and of an average
-# in those of what it is taken of. That may be a map less its mean (instance norm), whose
-# own errors are those of the mean.
+# Rounding errors in units of the last place: of a network's output, and of an average,
+# in those of what it is taken of. That may be a map less its mean, as after instance
+# normalisation, and then has the errors of the mean.
 _ULPS = 4.0
 _ULPS_OF_AVERAGED = 100.0
 

@@ -327,8 +327,9 @@ class NetworkLogits(Logits):
         if self.normalized:
             logits = logits.clamp(min=torch.finfo(logits.dtype).tiny).log()
         elif self.separate:
-            least = torch.finfo(logits.dtype).tiny
-            logits = logits.clamp(min=least).log() - (1 - logits).clamp(min=least).log()
+            info = torch.finfo(logits.dtype)
+            against = (1 - logits).clamp(min=info.eps / 2)
+            logits = logits.clamp(min=info.tiny).log() - against.log()
         finite = features.isfinite().all(dim=1, keepdim=True)  # in whichever column
         return logits.masked_fill(~finite, torch.nan)
 

@@ -156,16 +156,16 @@ def check_classes(
     alone = (np.bincount(codes_of_distinct) == 1) & (np.bincount(codes, weight) <= 1)
     if alone.all():
         raise ValueError(
-            "Calibration needs a class of at least two distinct samples, and each class "
-            f"in y has only one sample: {classes[:5].tolist()}. Add samples, or use "
-            "calibration=None."
+            "Calibration needs a class of at least two distinct samples, and each of "
+            f"those in y has only one sample: {classes[:5].tolist()}. Add samples, or "
+            "use calibration=None."
         )
     if alone.any():
         warnings.warn(
             f"These classes have only one sample: {classes[alone][:5].tolist()}. It is "
             "their mean, and says nothing of how sure of them one may be: they are "
             "left out of the calibration.",
-            stacklevel=6,
+            stacklevel=5,
         )
     return alone[codes]
 
