@@ -118,7 +118,7 @@ def test_the_only_sample_of_a_class_has_no_part_in_the_calibration():
     assert_allclose(1 / clf.temperature_[0], expected, rtol=1e-4)
 
 
-@pytest.mark.filterwarnings("ignore:The least populated class")
+@pytest.mark.filterwarnings("ignore:The (least populated class|thresholds chosen)")
 def test_the_only_sample_of_a_class_is_not_held_out_to_tune_on(clf):
     labels = y.copy()
     labels[0] = 7

@@ -89,14 +89,15 @@ def _rounding(pooling: Pooling, output: Any, features: Features) -> Floats:
 
     Relative to its size, and to that of the numbers that have cancelled in it.
     """
-    eps = resolution(features)
-    once = resolution(output) / 2  # an output in low precision is rounded once
+    eps, given = resolution(features), resolution(output)
     with np.errstate(over="ignore"):  # too large, which a fit refuses
         size = np.abs(features).mean(axis=0, dtype=np.float64)
     varied = torch.as_tensor(pooling.variation(output[:_LOOKED_AT]))
     averaged = to_numpy(varied).astype(np.float64)
     averaged = averaged.mean(axis=0) if averaged.ndim else averaged
-    of_output, of_averaged = max(_ULPS * eps, once), max(_ULPS_OF_AVERAGED * eps, once)
+    # An output in low precision has been rounded once, by half of its last place.
+    of_output = max(_ULPS * eps, given / 2)
+    of_averaged = max(_ULPS_OF_AVERAGED * eps, given)
     found: Floats = of_output * size + of_averaged * averaged
     return found
 
