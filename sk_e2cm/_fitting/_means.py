@@ -177,9 +177,12 @@ def fit_euclidean(
     """Return a function from a fold to the class means without it (None: of all).
 
     The scale s_k is the mean over the samples given, and the same for all. Features
-    that deviate by no more than `rounding` have the same mean in every class.
+    that deviate by no more than `rounding`, and class means that differ by no more, are
+    taken to be constant: their mean is the same in every class.
     """
     constant = features.std(axis=0, dtype=np.float64) <= rounding
+    # The means are those of all samples, of which these may be some.
+    constant &= np.ptp(sums.means(), axis=0) <= rounding
 
     def means(without_fold: int | None) -> Floats:
         found = sums.means(without_fold)
