@@ -251,6 +251,11 @@ class E2CMClassifier(EarlyExitClassifierMixin, ClassifierMixin, BaseE2CM):
         ValueError
             If the data, the parameters and the network do not fit together. What
             was fitted before is left as it was.
+
+        Warns
+        -----
+        UserWarning
+            If a class has only one sample, which calibration cannot learn from.
         """
         self._cross_fit(X, y, sample_weight)
         self._warn_if_nobody_leaves()
@@ -279,14 +284,17 @@ class E2CMClassifier(EarlyExitClassifierMixin, ClassifierMixin, BaseE2CM):
         classes, codes = np.unique(valid_y, return_inverse=True)
         verify(on_device(extractor, self.device), valid_X)
         hashes = row_hashes(valid_X)
-        check_classes(classes, codes, hashes, weight, calibrate=bool(self.calibration))
+        alone = check_classes(
+            classes, codes, hashes, weight, calibrate=bool(self.calibration)
+        )
+        folds = self._folds(hashes) if folds is None else folds
         check_thresholds(self.threshold, len(extractor.stage_names) - 1, len(classes))
 
         statistics = collect_statistics(
             self._full_pass(extractor, self.pooling),
             valid_X,
             hashes,
-            self._folds(hashes) if folds is None else folds,
+            np.where(alone, -1, folds),
             codes,
             weight,
             second=self._needs_products,
@@ -308,6 +316,7 @@ class E2CMClassifier(EarlyExitClassifierMixin, ClassifierMixin, BaseE2CM):
             self.pooling,
             heads,
             shapes=statistics.shapes,
+            rounding=statistics.rounding,
             dtypes=[features.dtype for features in statistics.features],
             labels=classes,
             input_shape=shape,

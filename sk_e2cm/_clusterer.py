@@ -28,7 +28,12 @@ from ._fitting._clusters import (
 )
 from ._fitting._cross_fitting import CrossFit, fit_class_means
 from ._fitting._means import ClassMeans
-from ._fitting._statistics import KeptFeatures, check_widths, sum_kept
+from ._fitting._statistics import (
+    KeptFeatures,
+    check_squares,
+    check_widths,
+    sum_kept,
+)
 from ._multi_exit._thresholds import check_thresholds
 from ._utils._arrays import Floats
 from ._utils._compat import HasMethods, Interval, _fit_context
@@ -316,6 +321,7 @@ class E2CMClusterer(
             self.pooling,
             heads,
             shapes=kept.shapes,
+            rounding=kept.rounding,
             dtypes=[f.dtype for f in (*statistics.features, clusters.features)],
             labels=np.arange(len(clusters.centers)),
             input_shape=shape,
@@ -346,6 +352,7 @@ class E2CMClusterer(
         last = np.empty((0, 0))
         for batch in self._full_pass(extractor, self.pooling)(X):
             *of_exits, of_last = batch.features
+            check_squares(extractor.stage_names[-1], of_last)
             if batch.rows.start == 0:
                 last = np.empty((len(X), of_last.shape[1]), of_last.dtype)
                 if self._needs_products:

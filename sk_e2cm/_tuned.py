@@ -21,7 +21,7 @@ from sklearn.utils.validation import check_is_fitted
 from ._delegation import DelegatesToEstimator
 from ._early_exit import EarlyExitMixin
 from ._multi_exit._thresholds import is_closed
-from ._tuning._folds import check_folds, folds_of, set_aside
+from ._tuning._folds import check_folds, folds_of, set_aside, spare_singletons
 from ._tuning._held_out import (
     Data,
     HeldOutPredictions,
@@ -320,6 +320,7 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
         data, folds = data.take(used), folds[used]
         if isinstance(self.cv, str):
             return predict_held_out(estimator, data), aside
+        folds = spare_singletons(folds, data.y)
         check_folds(folds, data.y)
         if self.refit:
             return cross_predict(estimator, data, folds), aside

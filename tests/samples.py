@@ -52,6 +52,7 @@ def make_statistics(samples, kept=None, hashes=None, shift=None):
         sums=[sums],
         features=[features[kept]],
         shapes=[features.shape[1:]],
+        rounding=[np.zeros(features.shape[1])],
         kept=kept,
         hashes=hashes[kept],
         folds=folds[kept],

@@ -3,13 +3,18 @@
 import numpy as np
 import pytest
 import torch
+from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.exceptions import NotFittedError
+from sklearn.naive_bayes import GaussianNB
 from sklearn.svm import LinearSVC
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from sk_e2cm import E2CMClassifier, TorchExtractor
+from sk_e2cm import E2CMClassifier, E2CMClusterer, TorchExtractor, TunedExitsCV
+from sk_e2cm._utils._hashing import row_hashes
 from sk_e2cm.testing import ToyExtractor
+
+from .references import minimise
 
 X = np.random.default_rng(0).normal(size=(40, 4)).astype(np.float32)
 y = np.arange(40) % 2
@@ -85,13 +90,152 @@ def test_nan_at_an_exit_names_the_stage_and_the_sample():
 def test_a_class_with_one_sample(clf):
     labels = y.copy()
     labels[0] = 7
-    with pytest.raises(ValueError, match=r"only one sample: \[7\]"):
+    with pytest.warns(UserWarning, match=r"only one sample: \[7\]") as warned:
         clf.fit(X, labels)
+    assert [each.filename for each in warned] == [__file__]
+    assert clf.classes_.tolist() == [0, 1, 7]
     assert clf.set_params(calibration=None).fit(X, labels).classes_.tolist() == [
         0,
         1,
         7,
     ]
+
+
+def test_the_only_sample_of_a_class_has_no_part_in_the_calibration():
+    labels = y.copy()
+    labels[0] = 7
+    with pytest.warns(UserWarning, match=r"only one sample: \[7\]"):
+        clf = E2CMClassifier(metric="euclidean").fit(X, labels)
+    assert_allclose(clf.class_means_[0][2], X[0], rtol=1e-6)
+    folds = row_hashes(X) % 5
+    scores = np.zeros((40, 3))
+    for i in range(1, 40):
+        seen = (folds != folds[i]) | (labels == 7)
+        for k, label in enumerate(clf.classes_):
+            mean = X[seen & (labels == label)].mean(axis=0)
+            scores[i, k] = -np.linalg.norm(X[i] - mean) / clf.distance_scale_[0][k]
+    expected = minimise(scores[1:], labels[1:], np.ones(39))
+    assert_allclose(1 / clf.temperature_[0], expected, rtol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:The (least populated class|thresholds chosen)")
+def test_the_only_sample_of_a_class_is_not_held_out_to_tune_on(clf):
+    labels = y.copy()
+    labels[0] = 7
+    search = TunedExitsCV(clf, max_cost=2.0)
+    with pytest.warns(UserWarning, match=r"only one sample: \[7\]"):
+        search.fit(X, labels)
+    assert search.estimator_.classes_.tolist() == [0, 1, 7]
+
+
+def test_where_each_class_has_one_sample_there_is_nothing_to_calibrate_on(clf):
+    with pytest.raises(ValueError, match="calibration=None"):
+        clf.fit(X[:3], [0, 1, 2])
+    clf.set_params(calibration=None).fit(X[:3], [0, 1, 2])
+    assert_array_equal(clf.predict(X[:3]), [0, 1, 2])
+
+
+class Width(ToyExtractor):
+    """An exit that has other features for samples that begin with a large number."""
+
+    def __init__(self, other):
+        super().__init__(n_stages=2)
+        self.other = other
+
+    def advance(self, state, stage):
+        state, output = super().advance(state, stage)
+        if stage == 0 and len(state) and (state[:, 0] > 50).any():
+            output = self.other(output)
+        return state, output
+
+
+OTHER_WIDTHS = {
+    "one": (lambda x: x[:, :1], 1),
+    "fewer": (lambda x: x[:, :-1], 3),
+    "more": (lambda x: np.hstack([x, x]), 8),
+}
+
+
+@pytest.mark.parametrize(
+    ("other", "width"), OTHER_WIDTHS.values(), ids=list(OTHER_WIDTHS)
+)
+@pytest.mark.parametrize("metric", ["euclidean", "mahalanobis"])
+def test_features_of_another_width_name_the_stage_and_the_widths(metric, other, width):
+    wide = np.hstack([X, X])
+    changed = wide.copy()
+    changed[32:, 0] = 100.0
+    extractor = Width(other)
+    params = {"metric": metric, "batch_size": 8, "final": "class_means"}
+    message = f"'part1' has {width} features for some samples and 4 for others"
+    clf = E2CMClassifier(extractor, **params)
+    with pytest.raises(ValueError, match=message):
+        clf.fit(changed, y)
+    clf.fit(wide, y)
+    for ask in (clf.predict, clf.predict_proba, clf.exit_proba, clf.predict_exit):
+        with pytest.raises(ValueError, match=message):
+            ask(changed)
+        with pytest.raises(ValueError, match=message):
+            ask(changed[32:])
+
+
+@pytest.mark.parametrize("pooling", ["none", lambda x: x[:, :, :0].reshape(len(x), 0)])
+def test_a_stage_without_features_is_named(pooling):
+    class Empty(ToyExtractor):
+        def advance(self, state, stage):
+            state, output = super().advance(state, stage)
+            return state, np.zeros((len(output), 3, 0 if pooling == "none" else 2))
+
+    with pytest.raises(ValueError, match=r"'part1' has no features.*\(40, 0\)"):
+        E2CMClassifier(Empty(2), pooling=pooling).fit(X, y)
+
+
+@pytest.mark.parametrize("value", [1e151, -1e200, 1e308])
+@pytest.mark.parametrize("metric", ["euclidean", "mahalanobis"])
+def test_features_whose_squares_overflow_name_x_and_the_value(metric, value):
+    large = X.astype(np.float64)
+    large[7, 2] = value
+    message = rf"stage 'X' are as large as {abs(value):.3g}".replace("+", r"\+")
+    for estimator in (
+        E2CMClassifier(metric=metric),
+        E2CMClusterer(n_clusters=2, metric=metric),
+    ):
+        with pytest.raises(ValueError, match=message):
+            estimator.fit(large, y)
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "mahalanobis"])
+@pytest.mark.parametrize(
+    ("dtype", "unit"), [(np.float32, 1e25), (np.float32, 1e-15), (np.float64, 1e120)]
+)
+def test_features_of_any_size_that_can_be_squared_are_answered(dtype, unit, metric):
+    labels = (X[:, 0] > 0).astype(int)
+    clf = E2CMClassifier(metric=metric, calibration=None)
+    expected = clf.fit(X.astype(np.float64), labels).predict_proba(X)
+    given = (X * np.float64(unit)).astype(dtype)
+    clf.fit(given, labels)
+    for found in (clf.predict_proba(given), clf.exit_proba(given)[:, 0]):
+        assert_allclose(found, expected, rtol=0, atol=1e-4)
+
+
+class Hopeless(GaussianNB):
+    def predict_proba(self, X):
+        proba = super().predict_proba(X)
+        proba[X[:, 0] > 0] = np.nan
+        return proba
+
+
+def test_a_classifier_that_gives_nan_is_named():
+    clf = E2CMClassifier(final=Hopeless(), threshold=np.inf).fit(X, y)
+    n_bad = (X[:, 0] > 0).sum()
+    message = rf"final=Hopeless\(\) returns NaN .* {n_bad} of 40 samples"
+    for ask in (clf.predict, clf.exit_proba):
+        with pytest.raises(ValueError, match=message):
+            ask(X)
+    search = TunedExitsCV(
+        E2CMClassifier(ToyExtractor(2), final=Hopeless()), max_drop=0.1
+    )
+    with pytest.raises(ValueError, match=r"final=Hopeless\(\) returns NaN"):
+        search.fit(X, y)
 
 
 def test_one_class_only(clf):

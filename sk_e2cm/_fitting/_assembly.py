@@ -16,6 +16,7 @@ from .._multi_exit._full_pass import Shape
 from .._multi_exit._heads import Head
 from .._multi_exit._network import MultiExitNetwork
 from .._multi_exit._pooling import MapPooling, PoolingSpec, make_pooling
+from .._utils._arrays import Floats
 from .._utils._validation import check_macs
 from ._cross_fitting import FittedHead
 from ._folding import fold_average
@@ -28,6 +29,7 @@ def build_network(
     *,
     shapes: Sequence[Shape],
     dtypes: Sequence[np.dtype[Any]],
+    rounding: Sequence[Floats],
     labels: NDArray[Any],
     input_shape: Shape,
 ) -> MultiExitNetwork:
@@ -50,6 +52,9 @@ def build_network(
     dtypes : sequence of dtype
         Of each stage's features.
 
+    rounding : sequence of ndarray of shape (n_features,)
+        How far rounding may move each stage's features.
+
     labels : ndarray of shape (n_classes,)
         What the columns of the probabilities stand for.
 
@@ -59,14 +64,15 @@ def build_network(
     macs = check_macs(extractor.macs(input_shape), len(fitted))
     heads, guesses = [], []
     axes = channel_axes_of(extractor, input_shape)
-    for name, head, shape, dtype, axis in zip(
-        extractor.stage_names, fitted, shapes, dtypes, axes, strict=True
+    for name, of_stage, shape, dtype, moved, axis in zip(
+        extractor.stage_names, fitted, shapes, dtypes, rounding, axes, strict=True
     ):
         floats = torch.float32 if dtype == np.float32 else torch.float64
         pooled = make_pooling(pooling, name, shape, floats, axis)
         if axis is None and isinstance(pooled, MapPooling):
             guesses.append(f"{name!r}, {pooled.channels} channels in {shape}")
-        heads.append(fold_average(Head(pooled, head.logits), macs[-1]))
+        head = Head(pooled, of_stage.logits, stage_name=name, n_features=len(moved))
+        heads.append(fold_average(head, macs[-1], moved))
     if guesses:
         _warn_of_guesses(guesses)
     costs = Costs.from_counts(macs, np.array([float(head.macs) for head in heads]))

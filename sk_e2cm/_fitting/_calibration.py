@@ -171,7 +171,11 @@ def fit_dirichlet(
 
     start = np.zeros(inputs.shape[1] * n_classes)
     found = minimize(
-        loss, start, jac=True, method="L-BFGS-B", options={"gtol": 1e-5, "maxiter": 500}
+        loss,
+        start,
+        jac=True,
+        method="L-BFGS-B",
+        options={"gtol": 1e-9, "ftol": 1e-16, "maxiter": 5000},
     )
     coef = found.x.reshape(-1, n_classes)
     linear = whitening @ coef[1:]

@@ -19,9 +19,44 @@ _LEAST = 1e-8
 
 
 def deviations(covariance: Floats) -> Floats:
-    """Return the standard deviations, 1 for features that are constant."""
+    """Return the standard deviations.
+
+    Infinite for features that are constant: in such units nothing is left of them, and
+    they have no influence.
+    """
     variance = np.diag(covariance)
-    return np.sqrt(np.where(variance > 0, variance, 1.0))
+    return np.sqrt(np.where(variance > 0, variance, np.inf))
+
+
+def with_variance_of_constants(
+    covariance: Floats, means: Floats, rounding: Floats | float, n_samples: float
+) -> Floats:
+    """Give a variance to features that differ between the classes, but not within them.
+
+    Such a feature tells classes apart without an error in any of the samples. Were it
+    wrong in one sample more, by as much as the class means lie apart, this would be its
+    variance: so it outweighs others, the more the more samples have been seen, in
+    whatever unit it is measured, and its scores are finite. It is no smaller than what
+    rounding makes.
+
+    Parameters
+    ----------
+    covariance : ndarray of shape (n_features, n_features)
+        Within the classes; zero where features are constant.
+
+    means : ndarray of shape (n_classes, n_features)
+        Class means. Where they do not differ either, the covariance stays zero.
+
+    rounding : ndarray of shape (n_features,) or float
+        By how much they, and features, may differ by rounding.
+
+    n_samples : float
+        Number of samples.
+    """
+    apart = np.ptp(means, axis=0)
+    informative = (np.diag(covariance) == 0) & (apart > rounding)
+    added = np.maximum(apart**2 / n_samples, np.square(rounding))
+    return covariance + np.diag(np.where(informative, added, 0.0))
 
 
 def intensity_of(
@@ -78,7 +113,8 @@ def whiten(covariance: Floats, intensity: float, offsets: Floats) -> Floats:
     Parameters
     ----------
     covariance : ndarray of shape (n_features, n_features)
-        Before it is shrunk; symmetric, and zero where features are constant.
+        Before it is shrunk; symmetric, and zero where features are constant: these
+        have no influence.
 
     intensity : float
         See `intensity_of`.
@@ -91,11 +127,8 @@ def whiten(covariance: Floats, intensity: float, offsets: Floats) -> Floats:
     LinAlgError
         If the shrunk covariance is singular.
     """
-    if not covariance.any():
-        return offsets  # nothing varies within classes: no direction is special
     scale = deviations(covariance)
     shrunk = (1.0 - intensity) * covariance / np.outer(scale, scale)
-    # Constant features have unit variance too: classes rarely differ in them.
     shrunk[np.diag_indices_from(shrunk)] = 1.0
     factor, lower = cho_factor(shrunk, lower=True, overwrite_a=True)
     if (np.diag(factor) ** 2).min() < _SINGULAR:

@@ -12,13 +12,12 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 
 from .._multi_exit._heads import Logits
-from .._utils._arrays import Features, Floats
+from .._utils._arrays import Floats
 from ._calibration import Calibration, Temperature, fit_calibration
 from ._covariance import Shrinkage
 from ._folding import fold
 from ._means import Means, fit_means
 from ._statistics import Statistics, folds_by_hash
-from ._sums import ClassSums
 
 
 class HeadSpec(NamedTuple):
@@ -92,18 +91,15 @@ class CrossFit(NamedTuple):
 
 def fit_class_means(statistics: Statistics, spec: HeadSpec) -> Iterator[ClassMeansHead]:
     """Fit the class means of every stage, one after the other."""
-    for name, sums, features in zip(
-        statistics.stage_names, statistics.sums, statistics.features, strict=True
-    ):
+    for stage, name in enumerate(statistics.stage_names):
         try:
-            yield _fit_stage(statistics, spec, sums, features)
+            yield _fit_stage(statistics, spec, stage)
         except ValueError as error:
             raise ValueError(f"Stage {name!r}: {error}") from error
 
 
-def _fit_stage(
-    statistics: Statistics, spec: HeadSpec, sums: ClassSums, features: Features
-) -> ClassMeansHead:
+def _fit_stage(statistics: Statistics, spec: HeadSpec, stage: int) -> ClassMeansHead:
+    sums, features = statistics.sums[stage], statistics.features[stage]
     means_without = fit_means(
         spec.metric,
         sums,
@@ -112,6 +108,7 @@ def _fit_stage(
         statistics.sample_weight,
         shrinkage=spec.shrinkage,
         n_samples=statistics.n_distinct,
+        rounding=statistics.rounding[stage],
     )
     held_out = statistics.held_out
     scores = np.empty((len(held_out), sums.weight.shape[1]))

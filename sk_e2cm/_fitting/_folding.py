@@ -30,6 +30,10 @@ _TOLERANCE = {torch.float32: 2.5e-5, torch.float64: 5e-11}
 # 29 in place of 88 for 64 x 7 x 7 maps, but 98 in place of 53 for 16 x 28 x 28.
 _MOST_POSITIONS_FOLDED = 4
 
+# Averages are not folded if rounding at its worst would move logits by more than this,
+# a hundred times what `fold` allows.
+_MOST_MOVED = {dtype: 100 * allowed for dtype, allowed in _TOLERANCE.items()}
+
 # Weights of all positions, in numbers and in shares of the network's multiply-adds.
 _MOST_WEIGHTS = 2_000_000
 _MOST_OF_NETWORK = 0.01
@@ -55,7 +59,8 @@ def fold(means: Means, calibration: Calibration, features: Features) -> Logits:
     dtype = to_tensor(some).dtype
     for centred in (False, True):
         logits = _logits(means, calibration, dtype, centred=centred)
-        with torch.inference_mode():
+        # Numbers may be too large for single precision.
+        with torch.inference_mode(), np.errstate(invalid="ignore"):
             found = _less_mean(logits(to_tensor(some)).double().numpy())
         if (abs(found - exact) <= _TOLERANCE[dtype]).all():
             return logits
@@ -99,11 +104,24 @@ def _logits(
     return logits
 
 
-def fold_average(head: Head, network_macs: float) -> Head:
+def fold_average(
+    head: Head, network_macs: float, rounding: Floats | float = 0.0
+) -> Head:
     """Fold an average over a map into the linear layer after it, where that is quicker.
 
     That is so for small maps, and it is done as long as the weights of all positions
-    are few.
+    are few, and as no more digits are lost than `fold` allows.
+
+    Parameters
+    ----------
+    head : Head
+        Left as it is unless it averages, and is linear.
+
+    network_macs : float
+        Multiply-adds of the network.
+
+    rounding : ndarray of shape (n_features,) or float, default=0.0
+        How far rounding may move the averages.
     """
     pooling, logits = head.pooling, head.logits
     if not isinstance(pooling, GridAverage) or not isinstance(logits, LinearLogits):
@@ -112,6 +130,19 @@ def fold_average(head: Head, network_macs: float) -> Head:
     n_weights = logits.macs // n_cells * n_positions
     is_small = n_positions <= _MOST_POSITIONS_FOLDED * n_cells
     is_cheap = n_weights < min(_MOST_WEIGHTS, _MOST_OF_NETWORK * network_macs)
-    if not logits.is_centred and is_small and is_cheap:
-        return FoldedHead(pooling, logits)
-    return head
+    if logits.is_centred or not (is_small and is_cheap):
+        return head
+    if _moved(logits, rounding) > _MOST_MOVED[logits.weight.dtype]:
+        return head
+    names = {"stage_name": head.stage_name, "n_features": head.n_features}
+    return FoldedHead(pooling, logits, **names)
+
+
+def _moved(logits: LinearLogits, rounding: Floats | float) -> float:
+    """Return how far rounding may move logits, at the most.
+
+    Where large values of a map cancel, each way to add them up ends elsewhere.
+    """
+    weight = _less_mean(logits.weight.double().numpy().T)
+    moved = np.reshape(rounding, (-1, 1)) * weight
+    return float(np.sqrt((moved**2).sum(axis=0)).max())

@@ -63,7 +63,9 @@ def choose_last_head(
         return by_means
     names = classes if head_classes is None else np.asarray(head_classes)
     columns = np.array([np.flatnonzero(names == label)[0] for label in classes])
-    logits = NetworkLogits(columns, _is_normalized(features))
+    normalized = _is_normalized(features)
+    separate = not normalized and _are_probabilities(features)
+    logits = NetworkLogits(columns, normalized, separate)
     held_out = features[statistics.held_out]
     by_network = FittedHead("network", logits, partial(predict_proba, logits, held_out))
     worse = _accuracy(by_network, statistics) < _accuracy(by_means, statistics)
@@ -111,9 +113,19 @@ def _mismatch(
 
 
 def _is_normalized(features: Features) -> bool:
-    return bool(
-        (features >= 0).all() and np.allclose(features.sum(axis=1), 1, atol=1e-3)
-    )
+    # Sums of probabilities of which bfloat16 has kept eight bits.
+    sums = features.sum(axis=1, dtype=np.float64)
+    return bool((features >= 0).all() and np.allclose(sums, 1, rtol=0, atol=1e-2))
+
+
+def _are_probabilities(features: Features) -> bool:
+    """Tell what a sigmoid gives: numbers that fill the range from 0 to 1, and no more.
+
+    Logits of a network that is hardly sure of anything may lie there, too, but hardly
+    near both ends.
+    """
+    low, high = features.min(), features.max()
+    return bool(0 <= low < 0.1 and 0.9 < high <= 1)
 
 
 def _accuracy(head: FittedHead, statistics: Statistics) -> float:

@@ -15,13 +15,21 @@ from numpy.typing import NDArray
 from scipy.linalg import LinAlgError
 
 from .._utils._arrays import Floats, matmul
-from ._covariance import Shrinkage, intensity_of, whiten
+from ._covariance import (
+    Shrinkage,
+    intensity_of,
+    whiten,
+    with_variance_of_constants,
+)
 from ._sums import ClassSums
 
 METRICS = {"euclidean", "mahalanobis"}
 
 # Those that need sums of products of the features.
 OF_SECOND_ORDER = {"mahalanobis"}
+
+# Class means that differ by less, relative to what was summed, differ by rounding.
+_SAME = 1e-12
 
 # Below this share of its terms a difference has lost half of its digits.
 _CANCELLED = 1e-8
@@ -147,28 +155,47 @@ def fit_means(
     *,
     shrinkage: Shrinkage,
     n_samples: float | None = None,
+    rounding: Floats | float = 0.0,
 ) -> Callable[[int | None], Means]:
     """Return a function from a fold to the class means without it (None: of all).
 
     `metric` is one of `METRICS`; the other parameters are those of `fit_whitened`.
     """
     if metric == "euclidean":
-        return fit_euclidean(sums, features, sample_weight)
-    return fit_whitened(sums, features, codes, sample_weight, shrinkage, n_samples)
+        return fit_euclidean(sums, features, sample_weight, rounding)
+    return fit_whitened(
+        sums, features, codes, sample_weight, shrinkage, n_samples, rounding
+    )
 
 
 def fit_euclidean(
-    sums: ClassSums, features: NDArray[np.floating], sample_weight: Floats
+    sums: ClassSums,
+    features: NDArray[np.floating],
+    sample_weight: Floats,
+    rounding: Floats | float = 0.0,
 ) -> Callable[[int | None], ClassMeans]:
     """Return a function from a fold to the class means without it (None: of all).
 
-    The scale s_k is the mean over the samples given, and the same for all.
+    The scale s_k is the mean over the samples given, and the same for all. Features
+    that deviate by no more than `rounding`, and class means that differ by no more, are
+    taken to be constant: their mean is the same in every class.
     """
-    distances = ClassMeans(sums.means()).distances(features)
+    constant = features.std(axis=0, dtype=np.float64) <= rounding
+    # The means are those of all samples, of which these may be some.
+    constant &= np.ptp(sums.means(), axis=0) <= rounding
+
+    def means(without_fold: int | None) -> Floats:
+        found = sums.means(without_fold)
+        found[:, constant] = found[:, constant].mean(axis=0)
+        return found
+
+    distances = ClassMeans(means(None)).distances(features)
     mean_distances = np.average(distances, axis=0, weights=sample_weight)
-    # All distances are 0 if the features are constant: any scale will do.
-    scale = np.where(mean_distances > 0, mean_distances, 1.0)
-    return lambda without_fold: ClassMeans(sums.means(without_fold), scale)
+    # If all features are constant, all distances are 0 but for rounding, and the same:
+    # any scale will do.
+    usable = (mean_distances > 0) & (not constant.all())
+    scale = np.where(usable, mean_distances, 1.0)
+    return lambda without_fold: ClassMeans(means(without_fold), scale)
 
 
 def fit_whitened(
@@ -178,30 +205,35 @@ def fit_whitened(
     sample_weight: Floats,
     shrinkage: Shrinkage,
     n_samples: float | None = None,
+    rounding: Floats | float = 0.0,
 ) -> Callable[[int | None], WhitenedMeans]:
     """Return a function from a fold to the whitened means without it (None: of all).
 
     Ledoit and Wolf's formula takes the fourth powers of the samples given, and the
     intensity is the same for all. `n_samples` says of how many samples the sums are;
-    by default their weights add up to it.
+    by default their weights add up to it. What deviates by no more than `rounding`,
+    of shape (n_features,), is taken to be constant.
     """
     n_samples = n_samples or float(sums.weight.sum())
     intensity = intensity_of(
         shrinkage,
-        sums.covariance(),
+        sums.covariance(rounding=rounding),
         features - sums.means()[codes],
         sample_weight,
         n_samples,
     )
 
+    summed = np.abs(sums.shift) + np.abs(sums.means()).max(axis=0)
+    of_means = np.maximum(rounding, _SAME * summed)
+
     def whitened(without_fold: int | None) -> WhitenedMeans:
+        means = sums.means(without_fold)
+        covariance = with_variance_of_constants(
+            sums.covariance(without_fold, rounding), means, of_means, n_samples
+        )
+        priors = sums.priors(without_fold)
         try:
-            return WhitenedMeans(
-                sums.means(without_fold),
-                sums.priors(without_fold),
-                sums.covariance(without_fold),
-                intensity,
-            )
+            return WhitenedMeans(means, priors, covariance, intensity)
         except LinAlgError:
             raise ValueError(
                 f"The covariance of {features.shape[1]} features is singular: some of "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,9 @@ _CHUNK_BYTES = 2**27
 
 # However small the working memory is.
 _FEWEST_KEPT = 100
+
+# Sums of squares of larger features may overflow double precision.
+_LARGEST = 1e150
 
 # Covariances of more features would need gigabytes.
 _MOST_FEATURES = 4096
@@ -50,6 +53,9 @@ class Statistics:
     shapes : list of tuple of int
         Of the output of each stage for one sample, before it was pooled.
 
+    rounding : list of ndarray of shape (n_features,)
+        How far rounding may move each feature of each stage.
+
     kept : ndarray of shape (n_kept,)
         The rows of these samples.
 
@@ -65,6 +71,7 @@ class Statistics:
     sums: list[ClassSums]
     features: list[Features]
     shapes: list[Shape]
+    rounding: list[Floats]
     kept: NDArray[np.intp]
     hashes: NDArray[np.uint64]
     folds: NDArray[np.intp]
@@ -146,7 +153,7 @@ def sum_kept(
     summed = StageSums(stage_names, kept_folds, kept_codes, kept_weight, second=second)
     for rows in gen_batches(len(kept.rows), _CHUNK):
         features = [features[rows] for features in kept.features]
-        summed.add(Batch(rows, features, kept.shapes))
+        summed.add(Batch(rows, features, kept.shapes, kept.rounding))
     n_distinct = len(np.unique(kept.hashes[kept.rows]))
     return _statistics_of(summed, kept, folds, codes, sample_weight, n_distinct)
 
@@ -164,6 +171,7 @@ def _statistics_of(
         sums=summed.sums,
         features=kept.features,
         shapes=kept.shapes,
+        rounding=kept.rounding,
         kept=kept.rows,
         hashes=kept.hashes[kept.rows],
         folds=folds[kept.rows],
@@ -211,7 +219,10 @@ class StageSums:
         if rows.start == 0:
             self.sums = self._empty_sums(batch.features)
         of_rows = self.slots[rows], self.codes[rows], self.sample_weight[rows]
-        for summed, features in zip(self.sums, batch.features, strict=True):
+        for name, summed, features in zip(
+            self.stage_names, self.sums, batch.features, strict=True
+        ):
+            check_squares(name, features)
             summed.add(features, *of_rows)
 
     def _empty_sums(self, features: list[Features]) -> list[ClassSums]:
@@ -244,6 +255,9 @@ class KeptFeatures:
     shapes : list of tuple of int
         Of the outputs that they were pooled from.
 
+    rounding : list of ndarray of shape (n_features,)
+        How far rounding may move each feature, in any batch.
+
     rows : ndarray of shape (n_kept,)
         Which samples these are.
     """
@@ -255,6 +269,7 @@ class KeptFeatures:
         self.first = np.zeros(len(hashes), dtype=bool) if first is None else first
         self.features: list[Features] = []
         self.shapes: list[Shape] = []
+        self.rounding: list[Floats] = []
         self.rows = np.empty(0, dtype=np.intp)
 
     def add(self, batch: Batch) -> None:
@@ -264,6 +279,7 @@ class KeptFeatures:
             n_bytes_each = sum(features[0].nbytes for features in batch.features)
             self.rows = _affordable(self.hashes, self.first, n_bytes_each)
             self.shapes = batch.shapes
+            self.rounding = batch.rounding
             self.features = [
                 np.empty((len(self.rows), features.shape[1]), features.dtype)
                 for features in batch.features
@@ -271,6 +287,7 @@ class KeptFeatures:
         here = (self.rows >= rows.start) & (self.rows < rows.stop)
         for stored, features in zip(self.features, batch.features, strict=True):
             stored[here] = features[self.rows[here] - rows.start]
+        self.rounding = _largest(self.rounding, batch.rounding)
 
 
 def _in_chunks(batches: Iterator[Batch]) -> Iterator[Batch]:
@@ -290,7 +307,13 @@ def _in_chunks(batches: Iterator[Batch]) -> Iterator[Batch]:
 def _joined(batches: list[Batch]) -> Batch:
     rows = slice(batches[0].rows.start, batches[-1].rows.stop)
     stages = zip(*(batch.features for batch in batches), strict=True)
-    return Batch(rows, [np.concatenate(stage) for stage in stages], batches[0].shapes)
+    features = [np.concatenate(stage) for stage in stages]
+    rounding = reduce(_largest, (batch.rounding for batch in batches))
+    return Batch(rows, features, batches[0].shapes, rounding)
+
+
+def _largest(one: list[Floats], other: list[Floats]) -> list[Floats]:
+    return [np.maximum(*each) for each in zip(one, other, strict=True)]
 
 
 def check_widths(stage_names: Sequence[str], features: list[Features]) -> None:
@@ -304,6 +327,17 @@ def check_widths(stage_names: Sequence[str], features: list[Features]) -> None:
                 "are allowed. Use a coarser pooling, such as pooling='auto' or "
                 "pooling=1."
             )
+
+
+def check_squares(stage_name: str, features: Features) -> None:
+    """Refuse features so large that sums of their squares overflow."""
+    largest = max(float(features.max()), -float(features.min()))
+    if largest > _LARGEST:
+        raise ValueError(
+            f"The features of stage {stage_name!r} are as large as {largest:.3g}, and "
+            f"sums of their squares overflow; at most {_LARGEST:g} is allowed. Rescale "
+            "X, or that stage's output."
+        )
 
 
 def _affordable(

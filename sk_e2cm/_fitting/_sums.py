@@ -105,10 +105,13 @@ class ClassSums:
             weight = np.where(left > 0, left, weight)
         return weight / weight.sum()
 
-    def covariance(self, without_fold: int | None = None) -> Floats:
+    def covariance(
+        self, without_fold: int | None = None, rounding: Floats | float = 0.0
+    ) -> Floats:
         """Return the pooled within-class covariance, (n_features, n_features).
 
-        If all samples lie in `without_fold`, it is that of all.
+        If all samples lie in `without_fold`, it is that of all. Zero for features that
+        deviate within the classes by no more than `rounding`, of shape (n_features,).
         """
         if self.second is None:
             raise ValueError("covariance needs ClassSums(..., second=True).")
@@ -120,8 +123,11 @@ class ClassSums:
         weight, first = weight[present], first[present]
         second = self.second[rest].sum(axis=0)
         within = second - (first / weight[:, None]).T @ first
-        # What rounding has left of a feature that is constant within the classes.
-        constant = np.diag(within) <= _ROUNDING * np.diag(second)
+        # What rounding has left of a feature that is constant within the classes: that
+        # of these sums, or that of the features.
+        of_sums = _ROUNDING * np.diag(second)
+        of_features = weight.sum() * np.square(rounding)
+        constant = np.diag(within) <= np.maximum(of_sums, of_features)
         within[constant] = within[:, constant] = 0.0
         return within / weight.sum()
 

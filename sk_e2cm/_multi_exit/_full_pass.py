@@ -11,12 +11,22 @@ import torch
 from numpy.typing import NDArray
 
 from .._extractors import Extractor, channel_axes_of, device_of, fingerprint_of
-from .._utils._arrays import Features, as_floats, to_numpy
+from .._utils._arrays import Features, Floats, as_floats, resolution, to_numpy
 from .._utils._hashing import content_hash
+from ._heads import check_width
 from ._loop import checked_output
-from ._pooling import PoolingSpec, make_pooling
+from ._pooling import Pooling, PoolingSpec, make_pooling
 
 Shape = tuple[int, ...]
+
+# Rounding errors in units of the last place: of a network's output, and of an average,
+# in those of what it is taken of. That may be a map less its mean, as after instance
+# normalisation, and then has the errors of the mean.
+_ULPS = 4.0
+_ULPS_OF_AVERAGED = 100.0
+
+# Samples of a batch whose maps tell how much averages cancel.
+_LOOKED_AT = 8
 
 
 class Batch(NamedTuple):
@@ -32,11 +42,15 @@ class Batch(NamedTuple):
 
     shapes : list of tuple of int
         Of each stage's output for one sample, before it was pooled.
+
+    rounding : list of ndarray of shape (n_features,)
+        How far rounding may move each feature of each stage.
     """
 
     rows: slice
     features: list[Features]
     shapes: list[Shape]
+    rounding: list[Floats]
 
 
 def staged_features(
@@ -45,26 +59,53 @@ def staged_features(
     pooling: PoolingSpec,
     channel_axes: Sequence[int | None],
     key: str = "",
-) -> tuple[list[Features], list[Shape]]:
-    """Run every stage over one batch; return its features and its outputs' shapes.
+) -> tuple[list[Features], list[Shape], list[Floats]]:
+    """Run every stage over one batch; return what `Batch` holds of it.
 
     `channel_axes` are those of the stages. `key` stands for the extractor and the
     pooling where results are cached.
     """
     state = extractor.begin(X)
-    features, shapes = [], []
+    features, shapes, rounding = [], [], []
     for stage, name in enumerate(extractor.stage_names):
         state, output = extractor.advance(state, stage)
         output = checked_output(extractor, output, name, len(X))
         shapes.append(tuple(np.shape(output)[1:]))
         dtype = as_floats(output[:0]).dtype
         pool = make_pooling(pooling, name, shapes[-1], dtype, channel_axes[stage])
+        pool = pool.to(device_of(extractor))
         with torch.inference_mode():
-            pooled = pool.to(device_of(extractor))(output)
+            pooled = pool(output)
         # A copy: the next stage may overwrite this one's output.
         features.append(to_numpy(pooled))
+        if not features[-1].shape[1]:
+            raise ValueError(
+                f"Stage {name!r} has no features: its output, or what pooling= makes "
+                f"of it, has the shape {features[-1].shape}. Choose another exit or "
+                "pooling."
+            )
         check_finite(features[-1], name, np.arange(len(X)))
-    return features, shapes
+        rounding.append(_rounding(pool, output, features[-1]))
+    return features, shapes, rounding
+
+
+@torch.inference_mode()
+def _rounding(pooling: Pooling, output: Any, features: Features) -> Floats:
+    """Return how far rounding may move each feature, (n_features,).
+
+    Relative to its size, and to that of the numbers that have cancelled in it.
+    """
+    eps, given = resolution(features), resolution(output)
+    with np.errstate(over="ignore"):  # too large, which a fit refuses
+        size = np.abs(features).mean(axis=0, dtype=np.float64)
+    varied = torch.as_tensor(pooling.variation(output[:_LOOKED_AT]))
+    averaged = to_numpy(varied).astype(np.float64)
+    averaged = averaged.mean(axis=0) if averaged.ndim else averaged
+    # An output in low precision has been rounded once, by half of its last place.
+    of_output = max(_ULPS * eps, given / 2)
+    of_averaged = max(_ULPS_OF_AVERAGED * eps, given)
+    found: Floats = of_output * size + of_averaged * averaged
+    return found
 
 
 def check_finite(features: Features, stage_name: str, rows: NDArray[np.intp]) -> None:
@@ -136,10 +177,17 @@ class FullPass:
 
     def __call__(self, X: NDArray[Any]) -> Iterator[Batch]:
         axes = channel_axes_of(self.extractor, X.shape[1:])
+        widths: list[int] = []
         for start in range(0, len(X), self.batch_size):
             rows = slice(start, min(start + self.batch_size, len(X)))
             found = self.compute(self.extractor, X[rows], self.pooling, axes, self.key)
-            yield Batch(rows, *found)
+            batch = Batch(rows, *found)
+            widths = widths or [features.shape[1] for features in batch.features]
+            for name, features, width in zip(
+                self.stage_names, batch.features, widths, strict=True
+            ):
+                check_width(name, features.shape[1], width)
+            yield batch
             if self.verbose:
                 _draw_progress(rows.stop, len(X))
 

@@ -47,15 +47,30 @@ class Head(nn.Module):
 
     logits : Logits
         From the features to logits.
+
+    stage_name : str, default=""
+        For the messages.
+
+    n_features : int, default=None
+        How many there must be; None where that does not matter.
     """
 
     pooling: Pooling
     logits: Logits
 
-    def __init__(self, pooling: Pooling, logits: Logits) -> None:
+    def __init__(
+        self,
+        pooling: Pooling,
+        logits: Logits,
+        *,
+        stage_name: str = "",
+        n_features: int | None = None,
+    ) -> None:
         super().__init__()
         self.pooling = pooling
         self.logits = logits
+        self.stage_name = stage_name
+        self.n_features = n_features
 
     @property
     def macs(self) -> int:
@@ -64,7 +79,19 @@ class Head(nn.Module):
 
     def forward(self, output: Any) -> Tensor:
         """Return logits, shape (n_samples, n_classes)."""
-        logits: Tensor = self.logits(self.pooling(output))
+        return self.logits_of(self.pooling(output))
+
+    def logits_of(self, features: Tensor) -> Tensor:
+        """Return the logits of features.
+
+        Raises
+        ------
+        ValueError
+            If they are not as many as those that were fitted.
+        """
+        if self.n_features is not None:
+            check_width(self.stage_name, features.shape[1], self.n_features)
+        logits: Tensor = self.logits(features)
         return logits
 
     def proba(self, output: Any) -> Tensor:
@@ -82,6 +109,9 @@ class FoldedHead(Head):
 
     logits : LinearLogits
         The layer.
+
+    **named
+        As of `Head`.
     """
 
     pooling: GridAverage
@@ -89,8 +119,10 @@ class FoldedHead(Head):
     weight: Tensor
     channels_last: Tensor
 
-    def __init__(self, pooling: GridAverage, logits: LinearLogits) -> None:
-        super().__init__(pooling, logits)
+    def __init__(
+        self, pooling: GridAverage, logits: LinearLogits, **named: Any
+    ) -> None:
+        super().__init__(pooling, logits, **named)
         weight = pooling.spread(logits.weight)  # (n_classes, channels, *sizes)
         self.shape = weight.shape[1:]
         self.register_buffer("weight", weight.flatten(1))
@@ -111,6 +143,16 @@ class FoldedHead(Head):
             return F.linear(x.flatten(1), self.weight, self.logits.bias)
         return F.linear(
             x.movedim(1, -1).flatten(1), self.channels_last, self.logits.bias
+        )
+
+
+def check_width(stage_name: str, found: int, expected: int) -> None:
+    """Refuse features that are not as many as in the first batch, or in the fit."""
+    if found != expected:
+        raise ValueError(
+            f"Stage {stage_name!r} has {found} features for some samples and "
+            f"{expected} for others, or for those of the fit. Pad its output to one "
+            "length, or choose a pooling= that returns as many for each batch."
         )
 
 
@@ -263,19 +305,31 @@ class NetworkLogits(Logits):
 
     normalized : bool
         Whether the network ends in a softmax already.
+
+    separate : bool, default=False
+        Whether it ends in a sigmoid: a probability for each class by itself. Given
+        that a sample is of one class, those of the classes are to one another as the
+        odds.
     """
 
     columns: Tensor
 
-    def __init__(self, columns: NDArray[np.intp], normalized: bool) -> None:
+    def __init__(
+        self, columns: NDArray[np.intp], normalized: bool, separate: bool = False
+    ) -> None:
         super().__init__()
         self.register_buffer("columns", torch.from_numpy(columns))
         self.normalized = normalized
+        self.separate = separate
 
     def forward(self, features: Tensor) -> Tensor:
         logits = features.index_select(1, self.columns)
         if self.normalized:
             logits = logits.clamp(min=torch.finfo(logits.dtype).tiny).log()
+        elif self.separate:
+            info = torch.finfo(logits.dtype)
+            against = (1 - logits).clamp(min=info.eps / 2)
+            logits = logits.clamp(min=info.tiny).log() - against.log()
         finite = features.isfinite().all(dim=1, keepdim=True)  # in whichever column
         return logits.masked_fill(~finite, torch.nan)
 
@@ -327,7 +381,15 @@ class ClassifierLogits(_EstimatorLogits):
     def proba(self, features: Features) -> Floats:
         """Return probabilities, shape (n_samples, n_classes)."""
         proba = np.zeros((len(features), self.n_classes))
-        proba[:, self.classifier.classes_] = self.classifier.predict_proba(features)
+        found = np.asarray(self.classifier.predict_proba(features))
+        bad = ~np.isfinite(found).all(axis=-1)
+        if bad.any():
+            raise ValueError(
+                f"final={self.classifier!r} returns NaN or infinity from predict_proba "
+                f"for {bad.sum()} of {len(features)} samples. Choose another "
+                "classifier, or scale the features before it."
+            )
+        proba[:, self.classifier.classes_] = found
         return proba
 
 

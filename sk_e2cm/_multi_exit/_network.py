@@ -229,7 +229,7 @@ class MultiExitNetwork:
             self.stage_names, self.heads, batch.features, strict=True
         ):
             given = to_tensor(features).to(device)
-            found = head.logits.to_proba(head.logits(given))
+            found = head.logits.to_proba(head.logits_of(given))
             if found.isnan().any():
                 logits = in_double(head).logits
                 found = logits.to_proba(logits(given))

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from .._utils._arrays import as_floats
 from ._grid import Cells, finest_grid
@@ -109,6 +110,13 @@ class Pooling(nn.Module):
         """
         return 0
 
+    def variation(self, output: Any) -> Tensor | float:
+        """Return how much the numbers vary that each feature is the average of.
+
+        Shape (n_samples, n_features), or 0 where features are no averages.
+        """
+        return 0.0
+
 
 class Flatten(Pooling):
     """All numbers of a sample in one row."""
@@ -208,6 +216,9 @@ class GridAverage(MapPooling):
             return self.cells.average(x)
         return (x.flatten(2) @ shares.to(x.dtype)).flatten(1)
 
+    def variation(self, output: Any) -> Tensor:
+        return _variation(self.as_map(output), self.cells)
+
     def spread(self, weight: Tensor) -> Tensor:
         """Return the weights of all positions, given those of the averages.
 
@@ -285,6 +296,13 @@ class SecondOrder(MapPooling):
             return self._pooled(x)
         return torch.cat([self._pooled(part) for part in x.split(at_once)])
 
+    def variation(self, output: Any) -> Tensor:
+        of_means = _variation(self.as_map(output), self.means)
+        n_others = self.pairs.numel()
+        if self.maxima is not None:
+            n_others += self.channels * self.maxima.number
+        return F.pad(of_means, (0, n_others))
+
     def _pooled(self, x: Tensor) -> Tensor:
         parts = [self.means.average(x)]
         if self.maxima is not None:
@@ -333,6 +351,12 @@ def _seem_last(shape: Sequence[int]) -> bool:
     if len(shape) == 3:
         return shape[0] == shape[1] != shape[2]
     return len(shape) == 2
+
+
+def _variation(x: Tensor, cells: Cells) -> Tensor:
+    """Average over the cells how far a map is from its mean in each channel."""
+    mean = x.mean(dim=tuple(range(2, x.dim())), keepdim=True)
+    return cells.average((x - mean).abs())
 
 
 def _signs(channels: int) -> Tensor:

@@ -77,6 +77,14 @@ def _splitter(cv: Any, y: NDArray[Any] | None, rng: np.random.RandomState) -> An
     return splitter
 
 
+def spare_singletons(folds: NDArray[np.intp], y: Any) -> NDArray[np.intp]:
+    """Hold no sample out that is the only one of its class."""
+    if y is None:
+        return folds
+    _, codes, counts = np.unique(y, return_inverse=True, return_counts=True)
+    return np.where(counts[codes] == 1, -1, folds)
+
+
 def check_folds(folds: NDArray[np.intp], y: NDArray[Any] | None) -> None:
     """Refuse folds that hold out nothing, or all that is known of a class.
 

@@ -55,6 +55,17 @@ def _tensor_as_floats(tensor: Tensor) -> Tensor:
     return tensor.double() if needs_double else tensor.float()
 
 
+def resolution(values: Any) -> float:
+    """Return how far apart neighbouring numbers of a type are, relative to their size.
+
+    Zero for whole numbers, which do not round.
+    """
+    dtype = values.dtype
+    if isinstance(dtype, torch.dtype):
+        return torch.finfo(dtype).eps if dtype.is_floating_point else 0.0
+    return float(np.finfo(dtype).eps) if dtype.kind == "f" else 0.0
+
+
 def convert(tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
     """Copy a tensor to a device and type; refuse to lose more than rounding does."""
     if tensor.is_complex():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -128,24 +129,45 @@ def check_classes(
     weight: NDArray[np.float64],
     *,
     calibrate: bool,
-) -> None:
-    """Refuse a single class, and classes too small to be calibrated."""
+) -> NDArray[np.bool_]:
+    """Return which samples are their class's only one, and cannot be held out.
+
+    None, if nothing is calibrated.
+
+    Raises
+    ------
+    ValueError
+        If there is a single class, or nothing to calibrate on.
+
+    Warns
+    -----
+    UserWarning
+        If some are, with their classes.
+    """
     if len(classes) < 2:
         raise ValueError(
             f"y has {len(classes)} class, {classes.tolist()}, and at least two are "
             "needed. Samples of weight zero do not count."
         )
     if not calibrate:
-        return
+        return np.zeros(len(codes), dtype=bool)
     # Equal rows are one sample with the sum of their weights.
     codes_of_distinct, _ = np.unique(np.stack([codes, hashes.view(np.int64)]), axis=1)
     alone = (np.bincount(codes_of_distinct) == 1) & (np.bincount(codes, weight) <= 1)
-    if alone.any():
+    if alone.all():
         raise ValueError(
-            "Calibration needs at least two distinct samples per class, and these "
-            f"classes have only one sample: {classes[alone][:5].tolist()}. Add "
-            "samples, leave the classes out, or use calibration=None."
+            "Calibration needs a class of at least two distinct samples, and each of "
+            f"those in y has only one sample: {classes[:5].tolist()}. Add samples, or "
+            "use calibration=None."
         )
+    if alone.any():
+        warnings.warn(
+            f"These classes have only one sample: {classes[alone][:5].tolist()}. It is "
+            "their mean, and says nothing of how sure of them one may be: they are "
+            "left out of the calibration.",
+            stacklevel=5,
+        )
+    return alone[codes]
 
 
 def check_n_clusters(n_clusters: int, n_samples: int) -> None:

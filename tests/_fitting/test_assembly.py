@@ -258,6 +258,7 @@ def build(pooling=2, extractor=None, dtype=np.float32, **params):
         [fitted(each) for each in logits],
         shapes=[(4, 4, 4), (64, 4, 4), (3,)],
         dtypes=[np.dtype(dtype)] * 3,
+        rounding=[np.zeros(n) for n in (4 * pooling**2, 64 * pooling**2, 3)],
         labels=np.array(["bird", "cat", "dog"]),
         input_shape=(1, 8, 8),
     )

@@ -6,7 +6,12 @@ from numpy.testing import assert_allclose
 from scipy.linalg import LinAlgError
 from sklearn.covariance import ledoit_wolf, ledoit_wolf_shrinkage, oas
 
-from sk_e2cm._fitting._covariance import deviations, intensity_of, whiten
+from sk_e2cm._fitting._covariance import (
+    deviations,
+    intensity_of,
+    whiten,
+    with_variance_of_constants,
+)
 
 FORMULAS = {"ledoit_wolf": ledoit_wolf, "oas": oas}
 
@@ -46,17 +51,26 @@ def test_deviations_are_the_roots_of_the_diagonal():
     assert_allclose(found, residuals.std(axis=0), rtol=1e-12)
 
 
-def test_the_deviation_of_a_constant_feature_counts_as_one():
+def test_in_units_of_its_deviation_nothing_is_left_of_a_constant_feature():
     residuals = make_residuals()
     residuals[:, [2, 5]] = 0
     found = deviations(covariance_of(residuals))
-    assert found[[2, 5]].tolist() == [1.0, 1.0]
+    assert found[[2, 5]].tolist() == [np.inf, np.inf]
     assert_allclose(found[3], residuals[:, 3].std(), rtol=1e-12)
 
 
 @pytest.mark.parametrize("noise", [0.0, -1e-17])
 def test_a_variance_that_rounding_has_left_is_none(noise):
-    assert deviations(np.diag([4.0, noise])).tolist() == [2.0, 1.0]
+    assert deviations(np.diag([4.0, noise])).tolist() == [2.0, np.inf]
+
+
+def test_a_feature_that_differs_between_classes_alone_has_the_variance_of_one_error():
+    covariance = np.diag([4.0, 0.0, 0.0, 0.0])
+    means = np.array([[0.0, 0.0, 7.0, 0.0], [1.0, 3.0, 7.0, 0.1], [5.0, 1.0, 7.0, 0.0]])
+    found = with_variance_of_constants(covariance, means, 0.2, 90)
+    assert_allclose(found, np.diag([4.0, 9 / 90, 0.0, 0.0]), rtol=1e-12)
+    found = with_variance_of_constants(covariance, means, 0.5, 90)
+    assert_allclose(found, np.diag([4.0, 0.5**2, 0.0, 0.0]), rtol=1e-12)
 
 
 # Intensity
@@ -93,6 +107,17 @@ def test_a_constant_feature_counts_as_one_that_is_zero(name):
     residuals[:, 4] = 0
     _, expected = FORMULAS[name](residuals / scale, assume_centered=True)
     assert_allclose(intensity_by_us(name, residuals), expected, rtol=1e-9)
+
+
+def test_what_rounding_leaves_of_a_constant_feature_does_not_count():
+    residuals = make_residuals()
+    residuals[:, 4] = 0
+    covariance = covariance_of(residuals)
+    weight = np.ones(len(residuals))
+    expected = intensity_of("ledoit_wolf", covariance, residuals, weight, 60)
+    residuals[:, 4] = 1e6  # in its own unit a rounding error
+    found = intensity_of("ledoit_wolf", covariance, residuals, weight, 60)
+    assert found == expected
 
 
 @pytest.mark.parametrize("name", FORMULAS)
@@ -165,20 +190,20 @@ def test_without_shrinkage_whitening_is_by_the_inverse():
     assert_allclose(whiten(covariance_of(residuals), 0.0, offsets), expected)
 
 
-def test_where_nothing_varies_no_direction_is_special():
+@pytest.mark.parametrize("intensity", [0.0, 0.3])
+def test_where_nothing_varies_nothing_has_influence(intensity):
     offsets = np.random.default_rng(0).normal(size=(8, 3))
-    assert_allclose(whiten(np.zeros((8, 8)), 0.3, offsets), offsets)
-    assert_allclose(whiten(np.zeros((8, 8)), 0.0, offsets), offsets)
+    assert not whiten(np.zeros((8, 8)), intensity, offsets).any()
 
 
 @pytest.mark.parametrize("intensity", [0.0, 0.3])
-def test_constant_features_are_left_as_they_are(intensity):
+def test_constant_features_have_no_influence(intensity):
     rng = np.random.default_rng(0)
     residuals, offsets = rng.normal(size=(60, 8)), rng.normal(size=(8, 3))
     residuals[:, [2, 5]] = 0
     varies = np.array([0, 1, 3, 4, 6, 7])
     found = whiten(covariance_of(residuals), intensity, offsets)
-    assert_allclose(found[[2, 5]], offsets[[2, 5]], rtol=1e-12)
+    assert not found[[2, 5]].any()
     expected = whiten(covariance_of(residuals[:, varies]), intensity, offsets[varies])
     assert_allclose(found[varies], expected, rtol=1e-9)
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from numpy.testing import assert_allclose
 from scipy.special import log_softmax, softmax
 from sklearn.linear_model import LogisticRegression
@@ -47,6 +48,7 @@ def make_statistics(features, codes, weight=None, folds=None):
         sums=[sums],
         features=[features],
         shapes=[features.shape[1:]],
+        rounding=[np.zeros(features.shape[1])],
         kept=np.arange(n),
         hashes=hashes,
         folds=folds,
@@ -160,6 +162,57 @@ def test_columns_of_labels_that_do_not_occur_are_left_out(normalized):
     head = choose("network", codes, outputs, head_classes=[7, 0, 8, 1, 2])
     expected = softmax(logits[:, [1, 3, 4]], axis=1)
     assert_allclose(proba_by(head.logits, outputs), expected, rtol=1e-10)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("width", [3, 40])
+def test_probabilities_of_few_digits_are_taken_for_probabilities(width, dtype):
+    rng = np.random.default_rng(0)
+    codes = np.arange(200) % width
+    logits = rng.normal(size=(200, width))
+    logits[np.arange(200), codes] += 8
+    given = torch.tensor(logits).softmax(dim=1).to(dtype).float().numpy()
+    head = choose("network", codes, given, classes=np.arange(width))
+    expected = softmax(logits, axis=1)
+    error = np.abs(proba_by(head.logits, given) - expected).max()
+    assert error < torch.finfo(dtype).eps
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_log_probabilities_give_their_probabilities(dtype):
+    codes, logits = make_outputs()
+    given = torch.tensor(logits).log_softmax(dim=1).to(dtype).float().numpy()
+    head = choose("network", codes, given)
+    found = proba_by(head.logits, given)
+    atol = 4 * torch.finfo(dtype).eps
+    assert_allclose(found, softmax(logits, axis=1), rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_of_a_sigmoid_the_odds_are_spread_over_the_classes(dtype):
+    codes, logits = make_outputs(noise=2.0)
+    given = torch.tensor(logits).sigmoid().to(dtype).float().numpy()
+    head = choose("network", codes, given)
+    found = proba_by(head.logits, given)
+    atol = 20 * torch.finfo(dtype).eps
+    assert_allclose(found, softmax(logits, axis=1), rtol=0, atol=atol)
+
+
+def test_a_sigmoid_that_is_sure_of_a_class_is_finite():
+    codes = np.arange(N) % N_CLASSES
+    given = np.eye(N_CLASSES, dtype=np.float32)[codes]
+    given[:5] = 1.0
+    head = choose("network", codes, given)
+    found = proba_by(head.logits, given)
+    expected = given / given.sum(axis=1, keepdims=True)
+    assert_allclose(found, expected, rtol=0, atol=1e-6)
+
+
+def test_small_logits_are_no_probabilities():
+    codes, logits = make_outputs()
+    given = 0.4 + 0.05 * logits
+    head = choose("network", codes, given)
+    assert_allclose(proba_by(head.logits, given), softmax(given, axis=1), rtol=1e-12)
 
 
 def test_labels_may_be_any_numbers():

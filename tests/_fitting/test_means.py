@@ -322,7 +322,7 @@ def test_a_singular_covariance_asks_for_shrinkage_or_a_coarser_pooling(samples):
     "decimals",
     [0, None],
 )
-def test_classes_that_are_points_are_told_apart_by_euclidean_distance(
+def test_classes_that_are_points_are_told_apart_in_units_of_how_far_they_lie_apart(
     decimals, shrinkage
 ):
     _, folds, classes, weight = make_correlated()
@@ -332,10 +332,72 @@ def test_classes_that_are_points_are_told_apart_by_euclidean_distance(
     samples = centres[classes], folds, classes, weight
     new = np.random.default_rng(1).normal(size=(20, N_FEATURES))
     prior = np.bincount(classes, weight) / weight.sum()
-    expected = less_the_first(np.log(prior) - cdist(new, centres) ** 2 / 2)
+    unit = np.ptp(centres, axis=0) / np.sqrt(weight.sum())
+    distances = cdist(new / unit, centres / unit)
+    expected = less_the_first(np.log(prior) - distances**2 / 2)
     shift = np.zeros(N_FEATURES)
     found = whitened(samples, shrinkage, sums=make_sums(samples, shift))
-    assert_allclose(less_the_first(found.scores(new)), expected, rtol=0, atol=1e-9)
+    assert_allclose(less_the_first(found.scores(new)), expected, rtol=1e-9)
+
+
+def with_rounding(samples, metric, rounding, without_fold=None):
+    features, _, classes, weight = samples
+    return fit_means(
+        metric,
+        make_sums(samples),
+        features,
+        classes,
+        weight,
+        shrinkage="ledoit_wolf",
+        rounding=rounding,
+    )(without_fold)
+
+
+@pytest.mark.parametrize("fold", [None, 1])
+def test_features_that_deviate_by_rounding_say_nothing(fold):
+    samples = make_correlated()
+    noise = 1e-3 * np.random.default_rng(0).normal(size=(200, 3))
+    noisy, dead = with_columns(samples, 1e3 + noise), with_columns(samples, 0 * noise)
+    rounding = np.repeat([0.0, 5e-3], [N_FEATURES, 3])
+    found = with_rounding(noisy, "mahalanobis", rounding, fold)
+    expected = with_rounding(dead, "mahalanobis", rounding, fold)
+    scores = found.scores(noisy[0]), expected.scores(dead[0])
+    assert_allclose(*map(less_the_first, scores), rtol=0, atol=1e-9)
+    means = with_rounding(noisy, "euclidean", rounding, fold)
+    assert np.ptp(means.means[:, -3:], axis=0).max() == 0
+    assert_allclose(means.means[0, -3:], 1e3, rtol=1e-6)
+
+
+@pytest.mark.parametrize("metric", sorted(METRICS))
+def test_if_all_features_deviate_by_rounding_the_priors_answer(metric):
+    _, folds, classes, weight = make_samples(n=90)
+    noise = 1e-9 * np.random.default_rng(0).normal(size=(90, N_FEATURES))
+    samples = noise, folds, classes, weight
+    found = with_rounding(samples, metric, np.full(N_FEATURES, 5e-9))
+    assert found.scale.tolist() == [1.0] * N_CLASSES
+    prior = np.bincount(classes, weight) / weight.sum()
+    expected = np.log(prior) if metric == "mahalanobis" else np.zeros(N_CLASSES)
+    scores = less_the_first(found.scores(noise))
+    assert_allclose(
+        scores, np.tile(expected - expected[0], (90, 1)), rtol=0, atol=1e-12
+    )
+
+
+@pytest.mark.parametrize("unit", [1e-6, 1.0, 1e6])
+@pytest.mark.parametrize("shift", [0.0, 1e4])
+@pytest.mark.parametrize("noise", [0.0, 1e-11], ids=["exact", "rounded"])
+def test_a_feature_that_is_constant_within_the_classes_decides_in_any_unit(
+    noise, shift, unit
+):
+    samples = make_correlated()
+    drawn = noise * np.random.default_rng(0).normal(size=200)
+    plain = with_columns(samples, samples[2] % 2)
+    expected = with_rounding(plain, "mahalanobis", 0.0).scores(plain[0])
+    moved = with_columns(samples, unit * (samples[2] % 2 + shift + drawn))
+    rounding = np.append(np.zeros(N_FEATURES), 1e-10 * unit)
+    found = with_rounding(moved, "mahalanobis", rounding).scores(moved[0])
+    assert_allclose(*map(less_the_first, (found, expected)), rtol=1e-6, atol=1e-6)
+    assert (found.argmax(axis=1) % 2 == samples[2] % 2).all()
 
 
 @pytest.mark.parametrize("shrinkage", [0.0, 0.3, "ledoit_wolf", "oas"])

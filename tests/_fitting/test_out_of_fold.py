@@ -148,6 +148,7 @@ def test_every_stage_predicts_every_sample_held_out(final):
         stage_names=("first", "last"),
         sums=[*first.sums, *last.sums],
         features=[*first.features, *last.features],
+        rounding=[*first.rounding, *last.rounding],
     )
     *exits, by_means = fit_class_means(statistics, SPEC)
     chosen = choose_last_head(final, None, by_means, statistics, CLASSES)

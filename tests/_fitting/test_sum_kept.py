@@ -28,7 +28,9 @@ def keep(X, first=None, *, batch_size=64, widths=WIDTHS, working_memory=1024):
         for start in range(0, len(X), batch_size):
             rows = slice(start, min(start + batch_size, len(X)))
             features = [X[rows, :width] for width in widths]
-            kept.add(Batch(rows, features, [(width,) for width in widths]))
+            rounding = [np.zeros(width) for width in widths]
+            shapes = [(width,) for width in widths]
+            kept.add(Batch(rows, features, shapes, rounding))
     return kept
 
 
@@ -48,7 +50,8 @@ def test_sums_after_the_pass_are_those_of_the_pass(n, share, second):
     found = sum_up(keep(X), classes, weight, folds, second=second)
     assert_sums_over_all(found, *data, folds)
     assert (found.sums[0].second is not None) == second
-    for name in vars(expected).keys() - {"sums", "n_distinct", "stage_names"}:
+    others = {"sums", "n_distinct", "stage_names", "rounding"}
+    for name in vars(expected).keys() - others:
         np.testing.assert_equal(getattr(found, name), getattr(expected, name))
     assert found.stage_names == expected.stage_names
     assert found.n_distinct == expected.n_distinct == n

@@ -275,6 +275,7 @@ def test_every_stage_has_the_costs_of_its_own_output(pooling, macs):
         [head] * 3,
         shapes=[(16, 8, 8), (100, 5, 5), (10,)],
         dtypes=[np.dtype(np.float64)] * 3,
+        rounding=[np.zeros(2)] * 3,
         labels=np.arange(2),
         input_shape=(3,),
     )
