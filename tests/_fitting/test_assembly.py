@@ -341,6 +341,7 @@ def build_of_maps(axes, pooling=2):
         [fitted(NetworkLogits(np.arange(2), normalized=False))] * 2,
         shapes=[(4, 4, 6)] * 2,
         dtypes=[np.dtype(np.float32)] * 2,
+        rounding=[np.zeros(6)] * 2,
         labels=np.arange(2),
         input_shape=(4, 4, 6),
     )
