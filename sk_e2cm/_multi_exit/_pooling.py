@@ -49,8 +49,8 @@ def make_pooling(
         For the messages.
 
     shape : sequence of int
-        Of the output for one sample: (d,), taken as it is, (length, channels),
-        (channels, *sizes), or (side, side, channels).
+        Of the output for one sample: (), one number, or (d,), taken as they are,
+        (length, channels), (channels, *sizes), or (side, side, channels).
 
     dtype : torch.dtype
         Of the features.
@@ -66,9 +66,7 @@ def make_pooling(
     ValueError
         If such outputs cannot be pooled.
     """
-    if len(shape) == 0:
-        raise ValueError(_no_rows(stage_name, "(n_samples,)", "n_samples"))
-    if len(shape) == 1:
+    if len(shape) <= 1:
         return Flatten()
     if callable(pooling):
         return FunctionPooling(pooling, stage_name)
@@ -101,6 +99,8 @@ class Flatten(Pooling):
 
     def forward(self, output: Any) -> Tensor:
         x = as_floats(output)
+        if x.dim() == 1:
+            return x.unsqueeze(1)
         return x if x.dim() == 2 else x.flatten(1)
 
 
