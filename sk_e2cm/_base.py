@@ -16,7 +16,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import Tags
 from sklearn.utils.validation import validate_data
 
-from ._early_exit import EarlyExitMixin
+from ._early_exit import EarlyExitMixin, largest
 from ._extractors import Extractor, RawFeatures, check_columns, check_extractor
 from ._fitting._cross_fitting import ClassMeansHead, HeadSpec
 from ._fitting._means import METRICS, metric_for
@@ -86,6 +86,7 @@ class BaseE2CM(EarlyExitMixin, BaseEstimator):
         validate_data(self, X, skip_check_array=True)
         self.network_ = network
         self.input_shape_ = valid_X.shape[1:]
+        self._fitted_numbers = valid_X.dtype, largest(valid_X)
         self.metric_ = [head.means.metric for head in by_means]
         self.metric_reason_ = too_few or self._too_wide()
         self.distance_scale_ = [head.means.scale for head in by_means]
@@ -95,7 +96,9 @@ class BaseE2CM(EarlyExitMixin, BaseEstimator):
         """Say which stages have too many features for a covariance, if some have."""
         names = [
             name
-            for name, metric in zip(self.network_.stage_names, self.metric_)
+            for name, metric in zip(
+                self.network_.stage_names, self.metric_, strict=False
+            )
             if metric != self.metric
         ]
         if not names:

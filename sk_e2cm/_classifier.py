@@ -354,8 +354,8 @@ class E2CMClassifier(EarlyExitClassifierMixin, ClassifierMixin, BaseE2CM):
         found = np.unique(answers[weight > 0])
         if len(found) == 1:
             raise ValueError(
-                f"Without y the answers of the network's own head are taken for labels, "
-                f"and it answers {names[found[0]]!r} for every sample. Is X prepared as "
-                "the network's training data were?"
+                "Without y the answers of the network's own head are taken for labels, "
+                f"and they are {names.tolist()[found[0]]!r} for every sample. Is X "
+                "prepared as the network's training data were?"
             )
         return names[answers], names

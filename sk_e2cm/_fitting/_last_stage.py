@@ -188,10 +188,10 @@ def _are_scores(numbers: NDArray[np.intp], statistics: Statistics) -> bool:
 
 def _is_normalized(features: Features) -> bool:
     """Tell whether the outputs are probabilities; a single one is of a sigmoid."""
-    total = features.sum(axis=1)
+    if features.shape[1] == 1:
+        return bool(((features >= 0) & (features <= 1)).all())
     return bool(
-        (features >= 0).all()
-        and ((total <= 1) if features.shape[1] == 1 else abs(total - 1) <= 1e-3).all()
+        (features >= 0).all() and np.allclose(features.sum(axis=1), 1, atol=1e-3)
     )
 
 

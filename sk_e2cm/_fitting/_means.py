@@ -23,9 +23,9 @@ METRICS = {"euclidean", "mahalanobis"}
 # Those that need sums of products of the features.
 OF_SECOND_ORDER = {"mahalanobis"}
 
-# Distinct samples per class, on average, below which means are not whitened. Measured on
-# four tables and on eight exits of two ResNet-20s, whitened ones were more accurate from
-# 2 to 10 on, with the better log loss mostly from 20 on. Thanks to the shrinkage this
+# Distinct samples per class, on average, below which means are not whitened. On four
+# tables and at eight exits of two ResNet-20s whitened ones were more accurate from 2 to
+# 10 on, and had the better log loss mostly from 20 on. Thanks to the shrinkage this
 # hardly depends on the number of features, which were 4 to 1,024. (After the last block
 # Euclidean means were better at 100, too; but there the network's head answers.)
 _FEWEST_PER_CLASS = 10
