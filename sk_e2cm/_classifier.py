@@ -316,6 +316,7 @@ class E2CMClassifier(EarlyExitClassifierMixin, ClassifierMixin, BaseE2CM):
             by_means[-1],
             statistics,
             classes,
+            is_network=hasattr(extractor, "device"),
         )
         heads = [*by_means[:-1], last]
         network = build_network(

@@ -24,6 +24,8 @@ def choose_last_head(
     by_means: FittedHead,
     statistics: Statistics,
     classes: NDArray[Any],
+    *,
+    is_network: bool = True,
 ) -> FittedHead:
     """Return the head that `final` asks for, see `E2CMClassifier`.
 
@@ -40,6 +42,9 @@ def choose_last_head(
 
     classes : ndarray of shape (n_classes,)
         The labels.
+
+    is_network : bool, default=True
+        Whether the last stage is that of a network, of which a head may be expected.
 
     Raises
     ------
@@ -74,6 +79,8 @@ def choose_last_head(
     of_means = _accuracy(by_means, statistics)
     if of_network >= of_means:
         return by_network
+    if not is_network:  # features that happen to be as many as the classes
+        return by_means
     warnings.warn(
         "final='auto' takes the class means of the last stage, which are right for "
         f"{of_means:.2%} of the samples, in place of the network's own head, right for "
