@@ -39,8 +39,8 @@ def load(spec: str, weights: str, side: int | None = None) -> Prepared:
     """Make ``torchvision:NAME`` or ``timm:NAME``, or call a function of a Python file.
 
     `weights` is DEFAULT (downloaded), NONE, or a file with a state_dict, alone or as
-    "state_dict" or "model" in a checkpoint; what a function returns has weights already.
-    `side` is that of the scaled images.
+    "state_dict" or "model" in a checkpoint; what a function returns has its weights
+    already. `side` is that of the scaled images.
     """
     if spec.partition(":")[0] not in LIBRARIES:
         network = own(spec, side)

@@ -63,7 +63,7 @@ def measure(network, search, X, y) -> list[dict]:
     full = partial(run, network)
     rows = []
     for drop in [*DROPS, np.inf]:
-        # By rising cost: the first is the cheapest. Last, for comparison, nobody leaves.
+        # By rising cost: the first is the cheapest. At last nobody leaves.
         enough = frontier["score"] >= search.full_score_ - drop - 1e-9
         threshold = frontier["threshold"][enough.argmax()] if drop < np.inf else np.inf
         clf.set_params(threshold=threshold)
