@@ -191,7 +191,8 @@ def test_head_classes_say_which_column_is_which_label(
 
 def test_a_head_in_another_order_is_not_trusted(extractor, digits):
     X, y = digits
-    clf = E2CMClassifier(extractor).fit(X[:1000], 9 - y[:1000])
+    with pytest.warns(UserWarning, match=r"own head, right for .*head_classes="):
+        clf = E2CMClassifier(extractor).fit(X[:1000], 9 - y[:1000])
     assert clf.final_ == "class_means"
 
 
