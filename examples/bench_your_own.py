@@ -4,7 +4,9 @@ r"""Early exits for your own network on your own data, the whole story.
         --weights DEFAULT --data imagefolder:PATH
 
 The class means come from the first part of the data, thresholds from half of the
-second part, and everything that is reported from the other half. Features are cached
+second part, and everything that is reported from the other half. --network may also be
+mymodule:make or path/to/my.py:make, a function without parameters that returns a
+network: `own` in networks.py says of which images. Features are cached
 batch by batch: a run that was interrupted goes on where it stopped, and a second run
 with the same exits, but another --final or --max-drop, is quick.
 """
@@ -50,6 +52,7 @@ def main(arguments=None) -> None:
     extractor.summary()
     clf = E2CMClassifier(
         extractor,
+        metric=args.metric,
         final=FINAL[args.final],
         batch_size=args.batch_size,
         device=args.device,
@@ -57,6 +60,8 @@ def main(arguments=None) -> None:
         verbose=1,
     ).fit(X, y)
     print(f"The last stage is answered by: {clf.final_}.")
+    if clf.metric_reason_:
+        print(f"Some exits are Euclidean: {clf.metric_reason_}")
 
     chosen = choose(sweep(clf, *tune), args.max_drop)
     rows = sweep(clf, *test)
@@ -75,12 +80,18 @@ def parse(arguments) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--network", required=True, help="torchvision:NAME or timm:NAME")
+    add("--network", required=True, help=networks.KINDS)
     add("--weights", default="DEFAULT", help="DEFAULT, NONE or a file")
     add("--side", type=int, help="of the scaled images; default: the network's")
     add("--data", required=True, help=f"{datasets.KINDS}; see datasets.py")
     add("--exits", default="6", help="how many, or names with commas in between")
     add("--output", help="the last module run, such as avgpool; default: all")
+    add(
+        "--metric",
+        default="mahalanobis",
+        choices=("mahalanobis", "euclidean"),
+        help="of the distances to the class means",
+    )
     add("--final", default="auto", choices=FINAL, help="what answers at the last stage")
     add("--max-drop", type=float, default=0.01, help="of accuracy, for the threshold")
     add("--fit-samples", type=int, default=20_000, help="for the class means")

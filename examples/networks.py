@@ -1,5 +1,8 @@
 """Networks by name, with the preparation of their input built in."""
 
+import importlib
+import importlib.util
+import sys
 from pathlib import Path
 
 import torch
@@ -8,6 +11,8 @@ from torch.nn import functional as F
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+LIBRARIES = ("torchvision", "timm")
+KINDS = "torchvision:NAME, timm:NAME, FILE.py:FUNCTION or MODULE:FUNCTION"
 
 
 class Prepared(nn.Module):
@@ -31,22 +36,75 @@ class Prepared(nn.Module):
 
 
 def load(spec: str, weights: str, side: int | None = None) -> Prepared:
-    """Make ``torchvision:NAME`` or ``timm:NAME``.
+    """Make ``torchvision:NAME`` or ``timm:NAME``, or call a function of a Python file.
 
     `weights` is DEFAULT (downloaded), NONE, or a file with a state_dict, alone or as
-    "state_dict" or "model" in a checkpoint. `side` is that of the scaled images.
+    "state_dict" or "model" in a checkpoint; what a function returns has its weights
+    already. `side` is that of the scaled images.
     """
+    if spec.partition(":")[0] not in LIBRARIES:
+        network = own(spec, side)
+        if weights.upper() not in ("DEFAULT", "NONE"):
+            network.network.load_state_dict(state_dict(weights)[0])
+        return network
     if weights.upper() in ("DEFAULT", "NONE"):
         network = make(spec, pretrained=weights.upper() == "DEFAULT")
     else:
-        saved = torch.load(Path(weights), map_location="cpu", weights_only=True)
-        state = saved.get("state_dict", saved.get("model", saved))
+        state, saved_side = state_dict(weights)
         n_classes = [len(value) for value in state.values() if value.dim() == 2][-1]
         network = make(spec, num_classes=n_classes)
         network.network.load_state_dict(state)
-        side = side or saved.get("side")
+        side = side or saved_side
     network.side = side or network.side
     return network
+
+
+def state_dict(path: str) -> tuple[dict[str, Tensor], int | None]:
+    """Return the weights in a file, and the side of the images if it says so."""
+    saved = torch.load(Path(path), map_location="cpu", weights_only=True)
+    return saved.get("state_dict", saved.get("model", saved)), saved.get("side")
+
+
+def own(spec: str, side: int | None = None) -> Prepared:
+    """Call the function of ``FILE.py:FUNCTION`` or ``MODULE:FUNCTION``.
+
+    It returns a network that takes images of bytes, 0..255, of the side that is given;
+    or, for one that takes scaled and normalised images, `Prepared(network, ...)`.
+    """
+    where, _, name = spec.rpartition(":")
+    try:
+        network = getattr(imported(where), name)()
+    except (
+        ValueError,
+        ModuleNotFoundError,
+        FileNotFoundError,
+        AttributeError,
+    ) as error:
+        raise ValueError(f"{spec!r} is none of {KINDS}: {error}") from error
+    if not isinstance(network, nn.Module):
+        raise TypeError(f"{spec!r} returned a {type(network).__name__}, no nn.Module.")
+    if not isinstance(network, Prepared):
+        if side is None:
+            raise ValueError(
+                f"{spec!r} does not say the side of its images: pass --side."
+            )
+        network = Prepared(network, side=side, mean=(0.0,), std=(1 / 255,))
+    network.side = side or network.side
+    return network.eval()
+
+
+def imported(where: str):
+    """Import a module by its name, the working directory included, or by its file."""
+    if not where.endswith(".py"):
+        sys.path.append(str(Path.cwd()))
+        return importlib.import_module(where)
+    path = Path(where).resolve(strict=True)
+    sys.path.append(str(path.parent))
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module  # where pickle looks for its classes
+    spec.loader.exec_module(module)
+    return module
 
 
 def save(network: Prepared, path: str) -> None:

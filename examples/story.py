@@ -77,12 +77,12 @@ def time_ratio(early, full, X, *, size: int, n_batches: int, repeats: int = 5) -
     return statistics.median(ratios)
 
 
-def show(title: str, rows: list[dict], chosen) -> None:
-    """Print a table; the chosen threshold has a star."""
+def show(title: str, rows: list[dict], chosen, label: str = "threshold") -> None:
+    """Print a table; the chosen threshold, or what `label` calls it, has a star."""
     numbers = [key for key in rows[0] if key not in ("threshold", "leaves")]
-    print(f"\n{title}; * is the chosen threshold.")
+    print(f"\n{title}; * is the chosen {label}.")
     header = "  ".join(f"{key:>8}" for key in numbers)
-    print(f"threshold   {header}  % leaving at each exit and the last stage")
+    print(f"{label:<9}   {header}  % leaving at each exit and the last stage")
     for row in rows:
         star = "*" if row["threshold"] == chosen else " "
         cells = "  ".join(f"{row[key]:8.3f}" for key in numbers)

@@ -16,11 +16,11 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import Tags
 from sklearn.utils.validation import validate_data
 
-from ._early_exit import EarlyExitMixin
+from ._early_exit import EarlyExitMixin, largest
 from ._extractors import Extractor, RawFeatures, check_columns, check_extractor
 from ._fitting._cross_fitting import ClassMeansHead, HeadSpec
-from ._fitting._means import METRICS, OF_SECOND_ORDER
-from ._fitting._statistics import N_FOLDS, folds_by_hash
+from ._fitting._means import METRICS, metric_for
+from ._fitting._statistics import MOST_FEATURES, N_FOLDS, folds_by_hash
 from ._multi_exit._network import MultiExitNetwork
 from ._utils._compat import Interval, StrOptions
 
@@ -54,13 +54,13 @@ class BaseE2CM(EarlyExitMixin, BaseEstimator):
     shrinkage: str | float
     calibration: str | None
 
-    @property
-    def _head_spec(self) -> HeadSpec:
-        return HeadSpec(self.metric, self.shrinkage, self.calibration)
-
-    @property
-    def _needs_products(self) -> bool:
-        return self.metric in OF_SECOND_ORDER
+    def _head_spec(
+        self, hashes: NDArray[np.uint64], n_classes: int
+    ) -> tuple[HeadSpec, str | None]:
+        """Say how class means are fitted, and why under another metric than asked."""
+        n_distinct = len(np.unique(hashes))
+        metric, reason = metric_for(self.metric, n_distinct, n_classes)
+        return HeadSpec(metric, self.shrinkage, self.calibration), reason
 
     def _checked_extractor(self, X: ArrayLike) -> Extractor:
         extractor: Extractor = (
@@ -70,23 +70,43 @@ class BaseE2CM(EarlyExitMixin, BaseEstimator):
         check_columns(extractor, X)
         return extractor
 
-    def _folds(self, hashes: NDArray[np.uint64]) -> NDArray[np.intp]:
+    def _folds(self, hashes: NDArray[np.uint64], spec: HeadSpec) -> NDArray[np.intp]:
         # Uncalibrated Euclidean class means need no out-of-fold scores.
-        plain = not self._needs_products and self.calibration is None
+        plain = not spec.needs_products and spec.calibration is None
         return folds_by_hash(hashes, 1 if plain else N_FOLDS)
 
     def _set_network(
         self,
         X: Any,
-        input_shape: tuple[int, ...],
+        valid_X: NDArray[Any],
         network: MultiExitNetwork,
         by_means: Sequence[ClassMeansHead],
+        too_few: str | None,
     ) -> None:
         validate_data(self, X, skip_check_array=True)
         self.network_ = network
-        self.input_shape_ = input_shape
+        self.input_shape_ = valid_X.shape[1:]
+        self._fitted_numbers = valid_X.dtype, largest(valid_X)
+        self.metric_ = [head.means.metric for head in by_means]
+        self.metric_reason_ = too_few or self._too_wide()
         self.distance_scale_ = [head.means.scale for head in by_means]
         self.temperature_ = np.array([head.temperature for head in by_means])
+
+    def _too_wide(self) -> str | None:
+        """Say which stages have too many features for a covariance, if some have."""
+        names = [
+            name
+            for name, metric in zip(
+                self.network_.stage_names, self.metric_, strict=False
+            )
+            if metric != self.metric
+        ]
+        if not names:
+            return None
+        return (
+            f"metric={self.metric!r} takes at most {MOST_FEATURES} features, and these "
+            f"stages have more: {names}. A coarser pooling, such as 'auto', has fewer."
+        )
 
     def _warn_if_nobody_leaves(self) -> None:
         thresholds = self.network_.thresholds(self.threshold)

@@ -15,9 +15,10 @@ from ._early_exit import EarlyExitClassifierMixin
 from ._extractors import Extractor, on_device, verify
 from ._fitting._assembly import build_network
 from ._fitting._cross_fitting import CrossFit, fit_class_means
-from ._fitting._last_stage import choose_last_head, head_labels
+from ._fitting._last_stage import choose_last_head, head_labels, own_answers
 from ._fitting._statistics import collect_statistics
 from ._multi_exit._thresholds import check_thresholds
+from ._utils._arrays import Floats
 from ._utils._compat import HasMethods, StrOptions, _fit_context
 from ._utils._hashing import row_hashes
 from ._utils._validation import as_array, check_classes, check_samples, with_weight
@@ -36,11 +37,13 @@ class E2CMClassifier(EarlyExitClassifierMixin, ClassifierMixin, BaseE2CM):
         A frozen network in stages, such as `TorchExtractor`. By default the
         features themselves are the only stage: a nearest class mean classifier.
 
-    metric : {"euclidean", "mahalanobis"}, default="euclidean"
-        The distance to the class means. "euclidean" is the paper's. "mahalanobis"
-        whitens by the pooled covariance within the classes, which is linear
-        discriminant analysis: given more samples than features far more accurate, at
-        about the same cost.
+    metric : {"euclidean", "mahalanobis"}, default="mahalanobis"
+        The distance to the class means. "mahalanobis" whitens by the pooled, shrunk
+        covariance within the classes, which is linear discriminant analysis: far more
+        accurate than "euclidean", the paper's, at about the same cost. It takes ten
+        distinct samples for each class, on average, and at most 4,096 features; all
+        stages of a fit on fewer samples, and stages with more features, have the
+        Euclidean distance instead, and `metric_reason_` says so.
 
     pooling : {"auto", "none", "second_order"}, int or callable, default="auto"
         How a feature map of shape (n, channels, height, width) becomes one row per
@@ -49,7 +52,7 @@ class E2CMClassifier(EarlyExitClassifierMixin, ClassifierMixin, BaseE2CM):
         "none" flattens the map, as in the paper. "second_order" takes means and
         maxima over grids, and the mean products of pairs of channels (of 32 mixtures
         where there are more): about 1,000 features, or as many as there are channels.
-        Its multiply-adds are counted; it needs ``metric="mahalanobis"`` to be of use.
+        Its multiply-adds are counted; with ``metric="euclidean"`` it is of no use.
         A callable takes the stage's output
         and returns an array or tensor of shape (n, n_features). Which axis holds the
         channels follows from the layers of a `TorchExtractor`. Where nothing tells,
@@ -75,12 +78,16 @@ class E2CMClassifier(EarlyExitClassifierMixin, ClassifierMixin, BaseE2CM):
         What predicts samples that took no exit: the network's own output, the class
         means of the last stage, or a scikit-learn classifier fitted on its features
         (its multiply-adds are counted if it is linear). "auto" is the network if it
-        has one output per class and is no less accurate on the data of the fit than
-        the class means, out of fold where exits are calibrated or whitened.
+        has an output for each class and is no less accurate on the data of the fit than
+        the class means, out of fold where exits are calibrated or whitened; if it has
+        the outputs and is less accurate, a warning says by how much.
 
     head_classes : array-like of shape (n_outputs,), default=None
-        The label that each output of the network stands for. By default the outputs
-        are the sorted labels of `y`. Required for text labels if ``final="network"``.
+        The label that each output of the network stands for; those that do not occur in
+        `y` are left out. By default the outputs are the sorted labels of `y` if they
+        are as many. If they are more, whole numbers from 0 on in `y` are numbers of
+        outputs. A single output is the logit, or the probability, of the second of two
+        classes: pass both, if at all. Required for text labels if ``final="network"``.
 
     shrinkage : {"ledoit_wolf", "oas"} or float, default="ledoit_wolf"
         For ``metric="mahalanobis"``: the share, from 0 to 1, of the identity in the
@@ -114,6 +121,12 @@ class E2CMClassifier(EarlyExitClassifierMixin, ClassifierMixin, BaseE2CM):
     distance_scale_ : list of ndarray of shape (n_classes,)
         For each stage, the mean distance of all training samples to each class mean.
         Whitened distances have no such scale: it is 1.
+
+    metric_ : list of str
+        For each stage, the metric used.
+
+    metric_reason_ : str or None
+        Why some stages have another than `metric`; None if none have.
 
     temperature_ : ndarray of shape (n_exits + 1,)
         For each stage; 1 is the paper's.
@@ -149,10 +162,13 @@ class E2CMClassifier(EarlyExitClassifierMixin, ClassifierMixin, BaseE2CM):
 
     Notes
     -----
-    With c_k the mean of class k at one stage, d_k(x) = ||f(x) - c_k|| and s_k the
-    mean of d_k over all training samples, the probability of class k is
-    softmax_k(-beta d_k(x) / s_k). beta = 1 is the paper's [1]_; "temperature"
-    fits it.
+    With c_k the mean of class k at one stage, S the covariance within the classes and
+    pi_k their shares, the probability of class k is
+    softmax_k(beta (log pi_k - (f(x) - c_k)' S^-1 (f(x) - c_k) / 2)); "temperature"
+    fits beta, which is 1 otherwise. Under the Euclidean metric it is
+    softmax_k(-beta d_k(x) / s_k), with d_k(x) = ||f(x) - c_k|| and s_k the mean of d_k
+    over all training samples. The paper's method [1]_, exactly, is
+    ``E2CMClassifier(extractor, metric="euclidean", calibration=None, pooling="none")``.
 
     The class means may come from the data that the network was trained on.
     Thresholds, temperatures and reported accuracies should not: a network is
@@ -200,7 +216,7 @@ class E2CMClassifier(EarlyExitClassifierMixin, ClassifierMixin, BaseE2CM):
         self,
         extractor: Extractor | None = None,
         *,
-        metric: str = "euclidean",
+        metric: str = "mahalanobis",
         pooling: Any = "auto",
         threshold: ArrayLike = 0.9,
         calibration: str | None = "temperature",
@@ -287,8 +303,9 @@ class E2CMClassifier(EarlyExitClassifierMixin, ClassifierMixin, BaseE2CM):
         alone = check_classes(
             classes, codes, hashes, weight, calibrate=bool(self.calibration)
         )
-        folds = self._folds(hashes) if folds is None else folds
         check_thresholds(self.threshold, len(extractor.stage_names) - 1, len(classes))
+        spec, too_few = self._head_spec(hashes, len(classes))
+        folds = self._folds(hashes, spec) if folds is None else folds
 
         statistics = collect_statistics(
             self._full_pass(extractor, self.pooling),
@@ -297,9 +314,9 @@ class E2CMClassifier(EarlyExitClassifierMixin, ClassifierMixin, BaseE2CM):
             np.where(alone, -1, folds),
             codes,
             weight,
-            second=self._needs_products,
+            second=spec.needs_products,
         )
-        by_means = list(fit_class_means(statistics, self._head_spec))
+        by_means = list(fit_class_means(statistics, spec))
         # Raw features that happen to be as many as the classes are no head.
         no_head = self.extractor is None and self.final == "auto"
         last = choose_last_head(
@@ -308,9 +325,9 @@ class E2CMClassifier(EarlyExitClassifierMixin, ClassifierMixin, BaseE2CM):
             by_means[-1],
             statistics,
             classes,
+            is_network=hasattr(extractor, "device"),
         )
         heads = [*by_means[:-1], last]
-        shape = valid_X.shape[1:]
         network = build_network(
             extractor,
             self.pooling,
@@ -319,17 +336,19 @@ class E2CMClassifier(EarlyExitClassifierMixin, ClassifierMixin, BaseE2CM):
             rounding=statistics.rounding,
             dtypes=[features.dtype for features in statistics.features],
             labels=classes,
-            input_shape=shape,
+            input_shape=valid_X.shape[1:],
         )
 
         # Nothing is set before this point, so that a failed fit leaves no trace.
-        self._set_network(X, shape, network, by_means)
+        self._set_network(X, valid_X, network, by_means, too_few)
         self.classes_ = classes
         self.class_means_ = [head.means.means for head in by_means]
         self.final_ = last.kind
         return CrossFit(statistics, heads)
 
-    def _own_labels(self, X: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:
+    def _own_labels(
+        self, X: ArrayLike, weight: Floats
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
         """Return what the network's own head predicts, and the label of each column."""
         if self.extractor is None or self.final not in ("auto", "network"):
             raise ValueError(
@@ -341,6 +360,13 @@ class E2CMClassifier(EarlyExitClassifierMixin, ClassifierMixin, BaseE2CM):
         valid_X = check_array(as_array(X), allow_nd=True, estimator=self)
         full_pass = self._full_pass(extractor, self.pooling)
         outputs = [batch.features[-1] for batch in full_pass(valid_X)]
-        logits = np.concatenate(outputs)
-        names = head_labels(self.head_classes, logits.shape[1])
-        return names[logits.argmax(axis=1)], names
+        answers, width = own_answers(np.concatenate(outputs))
+        names = head_labels(self.head_classes, width)
+        found = np.unique(answers[weight > 0])
+        if len(found) == 1:
+            raise ValueError(
+                "Without y the answers of the network's own head are taken for labels, "
+                f"and they are {names.tolist()[found[0]]!r} for every sample. Is X "
+                "prepared as the network's training data were?"
+            )
+        return names[answers], names

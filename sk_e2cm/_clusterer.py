@@ -28,12 +28,7 @@ from ._fitting._clusters import (
 )
 from ._fitting._cross_fitting import CrossFit, fit_class_means
 from ._fitting._means import ClassMeans
-from ._fitting._statistics import (
-    KeptFeatures,
-    check_squares,
-    check_widths,
-    sum_kept,
-)
+from ._fitting._statistics import KeptFeatures, check_squares, sum_kept
 from ._multi_exit._thresholds import check_thresholds
 from ._utils._arrays import Floats
 from ._utils._compat import HasMethods, Interval, _fit_context
@@ -66,11 +61,12 @@ class E2CMClusterer(
         ``KMeans(n_clusters, random_state=random_state)``. One that is fitted already is
         taken as it is in a `sklearn.frozen.FrozenEstimator`.
 
-    metric : {"euclidean", "mahalanobis"}, default="euclidean"
-        The distance to the centroids of the exits. "euclidean" is the paper's.
-        "mahalanobis" whitens by the pooled covariance within the clusters: given more
-        samples than features far more accurate, at about the same cost. The clusters of
-        the last stage are those of the clusterer either way.
+    metric : {"euclidean", "mahalanobis"}, default="mahalanobis"
+        The distance to the centroids of the exits. "mahalanobis" whitens by the pooled,
+        shrunk covariance within the clusters: far more accurate than "euclidean", the
+        paper's, at about the same cost. Few samples and many features have the
+        Euclidean distance instead, see `E2CMClassifier`. The clusters of the last stage
+        are those of the clusterer either way.
 
     pooling : {"auto", "none", "second_order"}, int or callable, default="auto"
         How a feature map becomes one row per sample, see `E2CMClassifier`.
@@ -130,6 +126,12 @@ class E2CMClusterer(
     distance_scale_ : list of ndarray of shape (n_clusters,)
         For each exit, the mean distance of all training samples to each centroid.
         Whitened distances have no such scale: it is 1.
+
+    metric_ : list of str
+        For each exit, the metric used.
+
+    metric_reason_ : str or None
+        Why some exits have another than `metric`; None if none have.
 
     temperature_ : ndarray of shape (n_exits,)
         For each exit; 1 is the paper's.
@@ -209,7 +211,7 @@ class E2CMClusterer(
         n_clusters: int = 8,
         *,
         clusterer: Any = None,
-        metric: str = "euclidean",
+        metric: str = "mahalanobis",
         pooling: Any = "auto",
         threshold: ArrayLike = 0.9,
         calibration: str | None = "temperature",
@@ -293,8 +295,9 @@ class E2CMClusterer(
         hashes = row_hashes(valid_X)
         kept = KeptFeatures(hashes)
         clusters = self._cluster(extractor, valid_X, weight, kept)
+        spec, too_few = self._head_spec(hashes[kept.rows], len(clusters.centers))
         folds = (
-            self._folds(hashes)
+            self._folds(hashes, spec)
             if folds is None
             else spare_whole_clusters(folds, clusters.codes)
         )
@@ -306,16 +309,15 @@ class E2CMClusterer(
             folds,
             clusters.codes,
             weight,
-            second=self._needs_products,
+            second=spec.needs_products,
         )
-        by_means = list(fit_class_means(statistics, self._head_spec))
+        by_means = list(fit_class_means(statistics, spec))
         heads = [*by_means, clusterer_head(clusters, statistics)]
         labels = np.empty(len(all_X), dtype=np.intp)
         labels[used] = clusters.codes
         unused = np.flatnonzero(all_weight == 0)
         if len(unused):
             labels[unused] = self._assign(extractor, all_X[unused], clusters)
-        shape = valid_X.shape[1:]
         network = build_network(
             extractor,
             self.pooling,
@@ -324,11 +326,11 @@ class E2CMClusterer(
             rounding=kept.rounding,
             dtypes=[f.dtype for f in (*statistics.features, clusters.features)],
             labels=np.arange(len(clusters.centers)),
-            input_shape=shape,
+            input_shape=valid_X.shape[1:],
         )
 
         # Nothing is set before this point, so that a failed fit leaves no trace.
-        self._set_network(X, shape, network, by_means)
+        self._set_network(X, valid_X, network, by_means, too_few)
         self.clusterer_ = clusters.logits.clusterer
         self.labels_ = labels
         self.inertia_ = clusters.inertia
@@ -355,8 +357,6 @@ class E2CMClusterer(
             check_squares(extractor.stage_names[-1], of_last)
             if batch.rows.start == 0:
                 last = np.empty((len(X), of_last.shape[1]), of_last.dtype)
-                if self._needs_products:
-                    check_widths(extractor.stage_names[:-1], of_exits)
             last[batch.rows] = of_last
             kept.add(batch._replace(features=of_exits))
         clusters = find_clusters(clusterer, last, sample_weight)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from os import PathLike, fspath
 from typing import Any
@@ -19,6 +20,9 @@ from ._multi_exit._thresholds import first_exit
 from ._utils._arrays import Floats
 from ._utils._validation import as_array, is_valid
 
+# What is so many times as large is on another scale.
+_OTHER_SCALE = 10
+
 
 class EarlyExitMixin:
     """Prediction with early exits.
@@ -30,6 +34,7 @@ class EarlyExitMixin:
 
     network_: MultiExitNetwork
     input_shape_: tuple[int, ...]
+    _fitted_numbers: tuple[np.dtype[Any], float]
 
     threshold: ArrayLike
     batch_size: int
@@ -166,6 +171,7 @@ class EarlyExitMixin:
         check_is_fitted(self, "network_")
         # scikit-learn's checks take as long as a small network does on one sample.
         if not hasattr(self, "feature_names_in_") and is_valid(X, self.input_shape_):
+            self._warn_of_other_numbers(X)
             return X
         check_columns(self.network_.extractor, X)
         X = as_array(X)
@@ -178,7 +184,34 @@ class EarlyExitMixin:
                 f"on samples of shape {fitted}. A single sample x is X = x[None]."
             )
         valid: NDArray[Any] = validate_data(self, X, reset=False, allow_nd=True)
+        self._warn_of_other_numbers(valid)
         return valid
+
+    def _warn_of_other_numbers(self, X: NDArray[Any]) -> None:
+        """Warn of bytes in place of scaled pictures, or the other way round.
+
+        Whole numbers of whichever type are usual among floats of their size, in tables
+        above all, and say nothing.
+        """
+        dtype, fitted = self._fitted_numbers
+        if X.dtype.kind == dtype.kind:
+            return
+        given = largest(X)
+        is_fraction = X.dtype.kind == "f" and (X % 1).any()
+        if given > _OTHER_SCALE * fitted or (
+            is_fraction and fitted > _OTHER_SCALE * given
+        ):
+            warnings.warn(
+                f"X holds {X.dtype} of size up to {given:.3g}, but "
+                f"{type(self).__name__} was fitted on {dtype} of size up to "
+                f"{fitted:.3g}. Prepare X as the samples of the fit were.",
+                stacklevel=6,
+            )
+
+
+def largest(X: NDArray[Any]) -> float:
+    """Return the largest absolute value."""
+    return max(float(X.max()), -float(X.min()))
 
 
 class EarlyExitClassifierMixin(EarlyExitMixin):

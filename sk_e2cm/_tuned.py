@@ -302,7 +302,7 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
             return copy(self.estimator), data, folds
         estimator = clone(self.estimator)
         if data.y is None and not is_clusterer(estimator):
-            y, head_classes = estimator._own_labels(data.X)
+            y, head_classes = estimator._own_labels(data.X, data.weight)
             estimator.set_params(head_classes=head_classes)
             data = Data(data.X, y, data.weight)
         return estimator, data, folds_of(self.cv, data.X, data.y, rng)

@@ -42,7 +42,7 @@ def X_new(digits):
 
 def test_without_an_extractor_it_is_the_nearest_class_mean():
     X, y = load_iris(return_X_y=True)
-    ours = E2CMClassifier().fit(X, y)
+    ours = E2CMClassifier(metric="euclidean").fit(X, y)
     theirs = NearestCentroid().fit(X, y)
     # Each distance is divided by its scale, so the two agree up to that.
     distances = np.linalg.norm(X[:, None] - theirs.centroids_, axis=2)
@@ -161,7 +161,7 @@ def test_calibrated_confidence_is_the_share_of_right_answers(fitted, digits, X_n
     confidence = proba.max(axis=2).mean(axis=0)
     accuracy = (proba.argmax(axis=2) == y[:, None]).mean(axis=0)
     np.testing.assert_allclose(confidence, accuracy, atol=0.08)
-    uncalibrated = clone(fitted).set_params(calibration=None)
+    uncalibrated = clone(fitted).set_params(metric="euclidean", calibration=None)
     uncalibrated.fit(digits[0][:1000], digits[1][:1000])
     paper = uncalibrated.exit_proba(X_new)[:, :3].max(axis=2).mean(axis=0)
     assert (paper < 0.25).all()
@@ -191,7 +191,8 @@ def test_head_classes_say_which_column_is_which_label(
 
 def test_a_head_in_another_order_is_not_trusted(extractor, digits):
     X, y = digits
-    clf = E2CMClassifier(extractor).fit(X[:1000], 9 - y[:1000])
+    with pytest.warns(UserWarning, match=r"own head, right for .*head_classes="):
+        clf = E2CMClassifier(extractor).fit(X[:1000], 9 - y[:1000])
     assert clf.final_ == "class_means"
 
 

@@ -79,7 +79,8 @@ def test_a_torch_networks_outputs_are_clustered_and_its_exits_are_the_papers(
 ):
     old, new = digits[0][:1000], digits[0][1000:]
     extractor = TorchExtractor(network, EXITS)
-    ours = make(extractor, 10, pooling="none", calibration=None).fit(old)
+    paper = {"metric": "euclidean", "pooling": "none", "calibration": None}
+    ours = make(extractor, 10, **paper).fit(old)
     maps, outputs = features_of(network, old)
     new_maps, new_outputs = features_of(network, new)
     theirs = k_means(outputs.astype(np.float32), 10)
@@ -123,7 +124,7 @@ def test_it_follows_a_transformer_in_a_pipeline():
 @pytest.mark.parametrize("weight", [None, WEIGHT], ids=["plain", "weighted"])
 @pytest.mark.parametrize("clusterer", [None, FrozenEstimator(clone(MIXTURE).fit(X))])
 def test_centroids_are_weighted_means_of_the_members_at_each_exit(weight, clusterer):
-    ours = make(clusterer=clusterer).fit(X, sample_weight=weight)
+    ours = make(metric="euclidean", clusterer=clusterer).fit(X, sample_weight=weight)
     for j, width in enumerate(WIDTHS):
         expected = weighted_means(X[:, :width], ours.labels_, weight)
         # Those of k-means are means too, once it has converged.
@@ -136,7 +137,8 @@ def test_centroids_are_weighted_means_of_the_members_at_each_exit(weight, cluste
 
 
 def test_uncalibrated_exits_are_the_papers_and_the_last_stage_is_sure():
-    ours, theirs = make(calibration=None).fit(X), k_means(X)
+    ours = make(metric="euclidean", calibration=None).fit(X)
+    theirs = k_means(X)
     proba = ours.exit_proba(X_NEW)
     for j, width in enumerate(WIDTHS[:-1]):
         expected = paper_probabilities(X[:, :width], theirs.labels_, X_NEW[:, :width])

@@ -178,7 +178,8 @@ def test_calibrated_probabilities_err_less(data):
     X, y = data
     errors = {}
     for calibration in (None, "temperature"):
-        clf = E2CMClassifier(ToyExtractor(3), calibration=calibration)
+        params = {"metric": "euclidean", "calibration": calibration}
+        clf = E2CMClassifier(ToyExtractor(3), **params)
         proba = clf.fit(X[:200], y[:200]).exit_proba(X[200:])
         errors[calibration] = calibration_error(y[200:], proba[:, 0], n_bins=5)
     assert errors["temperature"] < errors[None]

@@ -62,6 +62,7 @@ def clf(network, digits):
     X, y = digits
     clf = E2CMClassifier(
         TorchExtractor(network, EXITS),
+        metric="euclidean",
         pooling="none",
         calibration=None,
         final="network",

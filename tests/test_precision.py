@@ -32,7 +32,8 @@ def low(network, request):
 def test_a_network_in_low_precision_is_judged_in_full_precision(low, digits):
     X, y = digits[0][:200], digits[1][:200]
     extractor = TorchExtractor(low, ["stem", "down"])
-    clf = E2CMClassifier(extractor, pooling="none", calibration=None, batch_size=200)
+    paper = {"metric": "euclidean", "pooling": "none", "calibration": None}
+    clf = E2CMClassifier(extractor, batch_size=200, **paper)
     proba = clf.fit(X, y).exit_proba(X)
     for stage, outputs in enumerate(low_precision_outputs(low, X)):
         expected = paper_probabilities(outputs, y, outputs)

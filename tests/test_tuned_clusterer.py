@@ -140,7 +140,8 @@ def test_scores_are_those_of_centroids_without_the_fold(X, cv):
             e = np.exp(-distances(train)[test] / scale)
             proba[test, stage] = e / e.sum(axis=1, keepdims=True)
             held_out[test] = True
-    search = tuned(make_clusterer(calibration=None), max_drop=0.05, cv=cv).fit(X)
+    paper = make_clusterer(metric="euclidean", calibration=None)
+    search = tuned(paper, max_drop=0.05, cv=cv).fit(X)
     # Those who leave at a threshold are as sure as it says, but for the last bits.
     search.frontier_["threshold"] -= 1e-12
     assert_frontier_is_that_of(search, proba[held_out])

@@ -16,7 +16,7 @@ from .._utils._arrays import Floats
 from ._calibration import Calibration, Temperature, fit_calibration
 from ._covariance import Shrinkage
 from ._folding import fold
-from ._means import Means, fit_means
+from ._means import OF_SECOND_ORDER, Means, fit_means
 from ._statistics import Statistics, folds_by_hash
 
 
@@ -26,6 +26,11 @@ class HeadSpec(NamedTuple):
     metric: str
     shrinkage: Shrinkage
     calibration: str | None
+
+    @property
+    def needs_products(self) -> bool:
+        """Whether class means take sums of products of the features."""
+        return self.metric in OF_SECOND_ORDER
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from functools import partial
 from typing import Any
 
@@ -23,6 +24,8 @@ def choose_last_head(
     by_means: FittedHead,
     statistics: Statistics,
     classes: NDArray[Any],
+    *,
+    is_network: bool = True,
 ) -> FittedHead:
     """Return the head that `final` asks for, see `E2CMClassifier`.
 
@@ -40,11 +43,19 @@ def choose_last_head(
     classes : ndarray of shape (n_classes,)
         The labels.
 
+    is_network : bool, default=True
+        Whether the last stage is that of a network, of which a head may be expected.
+
     Raises
     ------
     ValueError
         If the head cannot be matched with the classes, or if a classifier has no
         probabilities.
+
+    Warns
+    -----
+    UserWarning
+        If "auto" takes the class means though the network has a column for each class.
     """
     if final not in ("auto", "network", "class_means"):
         return _fit_classifier(final, statistics, len(classes))
@@ -56,20 +67,39 @@ def choose_last_head(
             "head_classes= with one label for each output."
         )
     features = statistics.features[-1]
-    mismatch = _mismatch(features.shape[1], head_classes, classes)
-    if mismatch and (final == "network" or head_classes is not None):
-        raise ValueError(mismatch)
-    if mismatch:
+    columns = _columns(final, head_classes, statistics, classes)
+    if columns is None:
         return by_means
-    names = classes if head_classes is None else np.asarray(head_classes)
-    columns = np.array([np.flatnonzero(names == label)[0] for label in classes])
     normalized = _is_normalized(features)
     separate = not normalized and _are_probabilities(features)
     logits = NetworkLogits(columns, normalized, separate)
     held_out = features[statistics.held_out]
     by_network = FittedHead("network", logits, partial(predict_proba, logits, held_out))
-    worse = _accuracy(by_network, statistics) < _accuracy(by_means, statistics)
-    return by_means if final == "auto" and worse else by_network
+    if final == "network":
+        return by_network
+    of_network = _accuracy(by_network, statistics)
+    of_means = _accuracy(by_means, statistics)
+    if of_network >= of_means:
+        return by_network
+    if not is_network:  # features that happen to be as many as the classes
+        return by_means
+    warnings.warn(
+        "final='auto' takes the class means of the last stage, which are right for "
+        f"{of_means:.2%} of the samples, in place of the network's own head, right for "
+        f"{of_network:.2%}. Where that is a surprise: are the labels in another order "
+        "than the network's outputs (pass head_classes=), does X hold pictures of "
+        "0..255 in place of normalised ones, or was the network trained on something "
+        "else? final='class_means' and 'network' are taken without a comparison.",
+        stacklevel=5,
+    )
+    return by_means
+
+
+def own_answers(features: Features) -> tuple[NDArray[np.intp], int]:
+    """Return which column the network's own head answers, and how many it has."""
+    width = _n_columns(features)
+    logits = NetworkLogits(np.arange(width), _is_normalized(features))
+    return predict_proba(logits, features).argmax(axis=1), width
 
 
 def head_labels(head_classes: ArrayLike | None, width: int) -> NDArray[Any]:
@@ -84,35 +114,91 @@ def head_labels(head_classes: ArrayLike | None, width: int) -> NDArray[Any]:
     if names.shape != (width,):
         raise ValueError(
             f"head_classes has the shape {names.shape}, but the network's output has "
-            f"{width} columns: give one label for each."
+            f"{width} columns: give one label for each. A single output has two, for "
+            "low and for high."
         )
     return names
 
 
-def _mismatch(
-    width: int, head_classes: ArrayLike | None, classes: NDArray[Any]
-) -> str | None:
-    """Say why the network's columns cannot stand for the classes, if they cannot."""
+def _columns(
+    final: str,
+    head_classes: ArrayLike | None,
+    statistics: Statistics,
+    classes: NDArray[Any],
+) -> NDArray[np.intp] | None:
+    """Return the column of the network's output of each class.
+
+    None if it has no such columns, and "auto" may do without.
+
+    Raises
+    ------
+    ValueError
+        If `head_classes` do not fit, or if there are no such columns.
+    """
+    features = statistics.features[-1]
+    width = _n_columns(features)
     if head_classes is not None:
         names = head_labels(head_classes, width)
-        counts = {label: (names == label).sum() for label in classes.tolist()}
-        twice = [label for label, count in counts.items() if count > 1]
-        if twice:
-            return f"head_classes names the labels {twice[:5]} more than once."
-        missing = [label for label, count in counts.items() if count == 0]
-        if missing:
-            return f"head_classes lacks the labels {missing[:5]} that occur in y."
-        return None
-    if width != len(classes):
-        return (
-            f"The network's output has {width} columns, but y has {len(classes)} "
-            "classes. Use final='class_means', a scikit-learn classifier, or "
-            "head_classes= with one label for each column."
+        _check_names(names, classes)
+        return np.array([np.flatnonzero(names == label)[0] for label in classes])
+    if width == len(classes):
+        return np.arange(width)
+    numbers = _column_numbers(classes, width)
+    if numbers is not None and _are_scores(numbers, statistics):
+        return numbers
+    if final == "network":
+        raise ValueError(
+            f"The network's output has {features.shape[1]} columns, but y has "
+            f"{len(classes)} classes. Use final='class_means', a scikit-learn "
+            "classifier, or head_classes= with one label for each column."
         )
     return None
 
 
+def _n_columns(features: Features) -> int:
+    """Return the number of classes that the network's outputs tell apart."""
+    return max(features.shape[1], 2)
+
+
+def _check_names(names: NDArray[Any], classes: NDArray[Any]) -> None:
+    """Refuse names of columns that do not name each class once."""
+    counts = {label: (names == label).sum() for label in classes.tolist()}
+    twice = [label for label, count in counts.items() if count > 1]
+    if twice:
+        raise ValueError(f"head_classes names the labels {twice[:5]} more than once.")
+    missing = [label for label, count in counts.items() if count == 0]
+    if missing:
+        raise ValueError(
+            f"head_classes lacks the labels {missing[:5]} that occur in y."
+        )
+
+
+def _column_numbers(classes: NDArray[Any], width: int) -> NDArray[np.intp] | None:
+    """Return labels that are whole numbers and may be those of columns, if they are."""
+    labels = np.asarray(classes.tolist())  # of objects, what they are
+    if labels.dtype.kind not in "iuf" or labels.min() < 0 or labels.max() >= width:
+        return None
+    numbers = labels.astype(np.intp)
+    return numbers if (numbers == labels).all() else None
+
+
+def _are_scores(numbers: NDArray[np.intp], statistics: Statistics) -> bool:
+    """Tell scores of classes, some of which do not occur in y, from other features.
+
+    Most of the columns have samples, or their maxima are right more often than one
+    answer for all.
+    """
+    features, weight = statistics.features[-1], statistics.sample_weight
+    if 2 * len(numbers) > features.shape[1]:
+        return True
+    right = features.argmax(axis=1) == numbers[statistics.codes]
+    return bool(weight @ right > np.bincount(statistics.codes, weight).max())
+
+
 def _is_normalized(features: Features) -> bool:
+    """Tell whether the outputs are probabilities; a single one is of a sigmoid."""
+    if features.shape[1] == 1:
+        return bool(((features >= 0) & (features <= 1)).all())
     # Sums of probabilities of which bfloat16 has kept eight bits.
     sums = features.sum(axis=1, dtype=np.float64)
     return bool((features >= 0).all() and np.allclose(sums, 1, rtol=0, atol=1e-2))

@@ -29,7 +29,7 @@ _FEWEST_KEPT = 100
 _LARGEST = 1e150
 
 # Covariances of more features would need gigabytes.
-_MOST_FEATURES = 4096
+MOST_FEATURES = 4096
 
 
 @dataclass(frozen=True)
@@ -104,10 +104,7 @@ def collect_statistics(
 ) -> Statistics:
     """Run the network once; sum over all samples and keep the features of some.
 
-    Raises
-    ------
-    ValueError
-        If `second` is asked of too many features.
+    `second` is whether to sum products too, of stages that are not too wide for it.
     """
     stage_names = full_pass.stage_names
     summed = StageSums(stage_names, folds, codes, sample_weight, second=second)
@@ -193,7 +190,7 @@ class StageSums:
         Of all samples, see `Statistics`.
 
     second : bool
-        Whether to sum products too.
+        Whether to sum products too, of stages of at most `MOST_FEATURES`.
     """
 
     def __init__(
@@ -226,11 +223,12 @@ class StageSums:
             summed.add(features, *of_rows)
 
     def _empty_sums(self, features: list[Features]) -> list[ClassSums]:
-        if self.second:
-            check_widths(self.stage_names, features)
         shape = int(self.slots.max()) + 1, int(self.codes.max()) + 1
         shifts = [of_stage.mean(axis=0, dtype=np.float64) for of_stage in features]
-        return [ClassSums(*shape, shift, second=self.second) for shift in shifts]
+        return [
+            ClassSums(*shape, shift, second=self.second and len(shift) <= MOST_FEATURES)
+            for shift in shifts
+        ]
 
 
 class KeptFeatures:
@@ -314,19 +312,6 @@ def _joined(batches: list[Batch]) -> Batch:
 
 def _largest(one: list[Floats], other: list[Floats]) -> list[Floats]:
     return [np.maximum(*each) for each in zip(one, other, strict=True)]
-
-
-def check_widths(stage_names: Sequence[str], features: list[Features]) -> None:
-    """Refuse to sum the products of too many features."""
-    for name, of_stage in zip(stage_names, features, strict=True):
-        d = of_stage.shape[1]
-        if d > _MOST_FEATURES:
-            raise ValueError(
-                f"Stage {name!r} has {d} features, and their covariance would take "
-                f"{d * d * 8 / 2**30:.1f} GiB for each fold; at most {_MOST_FEATURES} "
-                "are allowed. Use a coarser pooling, such as pooling='auto' or "
-                "pooling=1."
-            )
 
 
 def check_squares(stage_name: str, features: Features) -> None:

@@ -298,13 +298,16 @@ class DirichletLogits(Logits):
 class NetworkLogits(Logits):
     """The network's own head: its last stage gives one logit per column.
 
+    A network of one output has two columns: its output is the logit of the second
+    against the first.
+
     Parameters
     ----------
     columns : ndarray of shape (n_classes,)
         Where each class is found.
 
     normalized : bool
-        Whether the network ends in a softmax already.
+        Whether the network ends in a softmax already, or in the sigmoid of one output.
 
     separate : bool, default=False
         Whether it ends in a sigmoid: a probability for each class by itself. Given
@@ -323,7 +326,11 @@ class NetworkLogits(Logits):
         self.separate = separate
 
     def forward(self, features: Tensor) -> Tensor:
-        logits = features.index_select(1, self.columns)
+        outputs = features
+        if features.shape[1] == 1:
+            first = 1 - features if self.normalized else torch.zeros_like(features)
+            outputs = torch.cat([first, features], dim=1)
+        logits = outputs.index_select(1, self.columns)
         if self.normalized:
             logits = logits.clamp(min=torch.finfo(logits.dtype).tiny).log()
         elif self.separate:

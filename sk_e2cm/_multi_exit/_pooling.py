@@ -54,7 +54,7 @@ def make_pooling(
         For the messages.
 
     shape : sequence of int
-        Of the output for one sample. One axis is taken as it is.
+        Of the output for one sample. One axis, or none, is taken as it is.
 
     dtype : torch.dtype
         Of the features.
@@ -75,9 +75,7 @@ def make_pooling(
     ValueError
         If such outputs cannot be pooled, or have no such axis.
     """
-    if len(shape) == 0:
-        raise ValueError(_no_rows(stage_name, "(n_samples,)", "n_samples"))
-    if len(shape) == 1:
+    if len(shape) <= 1:
         return Flatten()
     if callable(pooling):
         return FunctionPooling(pooling, stage_name)
@@ -123,6 +121,8 @@ class Flatten(Pooling):
 
     def forward(self, output: Any) -> Tensor:
         x = as_floats(output)
+        if x.dim() == 1:
+            return x.unsqueeze(1)
         return x if x.dim() == 2 else x.flatten(1)
 
 

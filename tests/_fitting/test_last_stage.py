@@ -1,9 +1,11 @@
 """Which head the last stage gets."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
-from numpy.testing import assert_allclose
+from numpy.testing import assert_allclose, assert_array_equal
 from scipy.special import log_softmax, softmax
 from sklearn.linear_model import LogisticRegression
 from sklearn.naive_bayes import GaussianNB
@@ -13,7 +15,7 @@ from sklearn.svm import LinearSVC
 from sk_e2cm._fitting._calibration import Temperature
 from sk_e2cm._fitting._cross_fitting import ClassMeansHead
 from sk_e2cm._fitting._folding import fold
-from sk_e2cm._fitting._last_stage import choose_last_head
+from sk_e2cm._fitting._last_stage import choose_last_head, own_answers
 from sk_e2cm._fitting._means import ClassMeans
 from sk_e2cm._fitting._statistics import Statistics
 from sk_e2cm._fitting._sums import ClassSums
@@ -75,11 +77,22 @@ def nearest_mean(features, codes):
     return head_by(np.stack(means), features)
 
 
-def choose(final, codes, features, *, classes=None, head_classes=None, weight=None):
+def choose(
+    final,
+    codes,
+    features,
+    *,
+    classes=None,
+    head_classes=None,
+    weight=None,
+    is_network=True,
+):
     classes = np.arange(N_CLASSES) if classes is None else classes
     by_means = nearest_mean(features, codes)
     statistics = make_statistics(features, codes, weight)
-    return choose_last_head(final, head_classes, by_means, statistics, classes)
+    return choose_last_head(
+        final, head_classes, by_means, statistics, classes, is_network=is_network
+    )
 
 
 def right(head, features, codes):
@@ -265,7 +278,7 @@ def test_head_classes_with_a_label_twice_are_refused(final):
         choose(final, codes, logits, head_classes=[0, 0, 1, 2])
 
 
-@pytest.mark.parametrize("width", [1, 2, 4])
+@pytest.mark.parametrize("width", [1, 2, 40])
 def test_a_network_of_another_width_is_refused(width):
     features = np.zeros((N, width))
     with pytest.raises(ValueError, match=f"has {width} columns, but y has 3 classes"):
@@ -309,7 +322,17 @@ def test_auto_takes_the_head_if_both_are_right():
 
 def test_auto_drops_a_head_whose_columns_are_in_another_order():
     codes, logits = make_outputs(noise=0.5)
-    head = choose("auto", codes, logits[:, [1, 2, 0]], classes=LABELS)
+    with pytest.warns(UserWarning, match="final='auto'") as warned:
+        head = choose("auto", codes, logits[:, [1, 2, 0]], classes=LABELS)
+    (message,) = (str(each.message) for each in warned)
+    by_means = nearest_mean(logits[:, [1, 2, 0]], codes)
+    for accuracy in (
+        (by_means.out_of_fold().argmax(axis=1) == codes).mean(),
+        (logits[:, [1, 2, 0]].argmax(axis=1) == codes).mean(),
+    ):
+        assert f"{accuracy:.2%}" in message
+    for cause in ("head_classes=", "0..255", "trained on something else"):
+        assert cause in message
     assert head.kind == "class_means"
     assert right(head, logits[:, [1, 2, 0]], codes) > 0.9
 
@@ -334,6 +357,129 @@ def test_auto_takes_the_class_means_if_the_width_is_another(width):
     head = choose("auto", codes, features)
     assert head.kind == "class_means"
     assert isinstance(head.logits, DistanceLogits)
+
+
+@pytest.mark.parametrize("width", [N_CLASSES, 4, 60])
+def test_features_of_no_network_are_dropped_without_a_word(width):
+    codes, _ = make_outputs()
+    features = np.random.default_rng(0).normal(size=(N, width))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        head = choose("auto", codes, features, is_network=False)
+    assert head.kind == "class_means"
+
+
+# Labels that are numbers of columns
+
+
+# Of the columns 1, 2 and 4, and of some that no label of y stands for.
+NUMBERS = np.array([1, 2, 4])
+
+
+def make_wide(width, noise=1.0):
+    codes, logits = make_outputs(noise)
+    wide = np.full((N, width), -5.0)
+    wide[:, NUMBERS] = logits
+    return codes, logits, wide
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.uint8, np.float64, object])
+@pytest.mark.parametrize("final", ["network", "auto"])
+@pytest.mark.parametrize("width", [5, 50])
+def test_labels_that_are_numbers_of_columns_select_them(final, width, dtype):
+    codes, logits, wide = make_wide(width, noise=0.1)
+    if dtype is object and final == "network":
+        pytest.skip("asks for head_classes, as of text")
+    head = choose(final, codes, wide, classes=NUMBERS.astype(dtype))
+    assert head.kind == "network"
+    expected = softmax(logits, axis=1)
+    assert_allclose(proba_by(head.logits, wide), expected, rtol=1e-12)
+
+
+def test_probabilities_of_columns_without_samples_go_to_the_others():
+    codes, logits, wide = make_wide(5)
+    head = choose("network", codes, softmax(wide, axis=1), classes=NUMBERS)
+    found = proba_by(head.logits, softmax(wide, axis=1))
+    assert_allclose(found, softmax(logits, axis=1), rtol=1e-10)
+
+
+@pytest.mark.parametrize(
+    "classes",
+    [[-1, 0, 2], [0, 2, 6], [0, 0.5, 2], ["0", "2", "4"]],
+    ids=str,
+)
+def test_other_labels_are_no_numbers_of_columns(classes):
+    codes, _, wide = make_wide(6)
+    assert choose("auto", codes, wide, classes=np.array(classes)).kind == "class_means"
+
+
+def test_as_many_columns_as_labels_are_those_in_their_order():
+    codes, logits = make_outputs()
+    head = choose("network", codes, logits, classes=np.array([0, 1, 9]))
+    assert_allclose(proba_by(head.logits, logits), softmax(logits, axis=1), rtol=1e-12)
+
+
+@pytest.mark.parametrize("width", [5, 50])
+def test_a_head_with_more_columns_that_is_worse_is_named(width):
+    codes, _, wide = make_wide(width)
+    wide[::2] = wide[::2, ::-1]  # half of the samples, as if they were prepared wrongly
+    with pytest.warns(UserWarning, match=r"class means.*\d%.*own head.*\d%"):
+        head = choose("auto", codes, wide, classes=NUMBERS)
+    assert head.kind == "class_means"
+
+
+def test_many_features_that_are_no_scores_are_dropped_without_a_word():
+    codes, _ = make_outputs()
+    features = np.random.default_rng(0).normal(size=(N, 64))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert choose("auto", codes, features).kind == "class_means"
+    with pytest.raises(ValueError, match="has 64 columns, but y has 3 classes"):
+        choose("network", codes, features)
+
+
+# A single output
+
+
+def make_single():
+    rng = np.random.default_rng(0)
+    codes = np.arange(N) % 2
+    logits = 4.0 * codes - 2 + rng.normal(size=N)
+    by_means = head_by(np.array([[-2.0], [2.0]]), logits[:, None])
+    return codes, logits[:, None], by_means
+
+
+@pytest.mark.parametrize("ends_in_sigmoid", [False, True])
+@pytest.mark.parametrize(
+    ("classes", "head_classes"),
+    [([0, 1], None), ([3, 7], None), (["no", "yes"], ["no", "yes"])],
+    ids=str,
+)
+def test_a_single_output_is_of_the_second_class(classes, head_classes, ends_in_sigmoid):
+    codes, logits, by_means = make_single()
+    proba = 1 / (1 + np.exp(-logits))
+    features = proba if ends_in_sigmoid else logits
+    statistics = make_statistics(features, codes)
+    classes = np.array(classes)
+    head = choose_last_head("network", head_classes, by_means, statistics, classes)
+    found = proba_by(head.logits, features)
+    assert_allclose(found, np.hstack([1 - proba, proba]), rtol=1e-12)
+    codes_found, width = own_answers(features)
+    assert_array_equal(codes_found, found.argmax(axis=1))
+    assert width == 2
+
+
+def test_head_classes_of_a_single_output_are_of_low_and_high():
+    codes, logits, _ = make_single()
+    statistics, classes = make_statistics(logits, 1 - codes), np.array(["high", "low"])
+    by_means = head_by(np.array([[2.0], [-2.0]]), logits)
+    with pytest.warns(UserWarning, match="final='auto'"):
+        choose_last_head("auto", None, by_means, statistics, classes)
+    head = choose_last_head("network", ["low", "high"], by_means, statistics, classes)
+    proba = 1 / (1 + np.exp(-logits))
+    assert_allclose(proba_by(head.logits, logits)[:, :1], proba, rtol=1e-12)
+    with pytest.raises(ValueError, match=r"\(1,\).*single output has two"):
+        choose_last_head("network", ["high"], by_means, statistics, classes)
 
 
 # A classifier

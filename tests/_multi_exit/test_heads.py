@@ -280,6 +280,22 @@ def test_probabilities_of_the_network_are_spread_over_the_columns_used(dtype, at
     assert_allclose(proba_by(logits, proba), expected, rtol=0, atol=atol)
 
 
+@pytest.mark.parametrize("columns", [[0, 1], [1, 0]], ids=str)
+@pytest.mark.parametrize("normalized", [False, True])
+def test_a_single_output_is_of_the_second_column_against_the_first(columns, normalized):
+    logits = np.array([[-3.0], [0.0], [0.5]])
+    second = 1 / (1 + np.exp(-logits))
+    head = NetworkLogits(np.array(columns), normalized)
+    found = proba_by(head, second if normalized else logits)
+    assert_allclose(found, np.hstack([1 - second, second])[:, columns], rtol=1e-12)
+
+
+@pytest.mark.parametrize("normalized", [False, True])
+def test_a_single_output_that_is_not_finite_gives_nan(normalized):
+    head = NetworkLogits(np.arange(2), normalized)
+    assert np.isnan(proba_by(head, np.array([[np.nan], [np.inf]]))).all()
+
+
 def test_log_probabilities_are_logits():
     _, features = make_features()
     logits = NetworkLogits(np.arange(N_FEATURES), normalized=False)

@@ -202,9 +202,10 @@ def test_a_function_that_does_not_return_one_row_per_sample_is_refused(wrong):
         pool(make_output(5, 3, 4, 4), wrong, "layer1")
 
 
-def test_an_output_of_one_axis_is_refused():
-    with pytest.raises(ValueError, match=r"'layer1'.*\(n_samples,\).*one row"):
-        pool(make_output(5), "auto", "layer1")
+@pytest.mark.parametrize("pooling", ["auto", "none", "second_order", 2, np.sin])
+def test_an_output_of_one_axis_is_one_feature(pooling):
+    output = make_output(5)
+    assert_allclose(pool(output, pooling, "layer1"), output[:, None])
 
 
 def test_an_output_of_six_axes_is_refused():

@@ -137,7 +137,8 @@ def test_predictions_are_those_of_an_estimator_that_has_not_seen_the_fold(data, 
 
 @pytest.mark.parametrize("cv", SPLITTERS.values(), ids=SPLITTERS)
 def test_euclidean_predictions_follow_the_papers_formula(data, cv):
-    clf = E2CMClassifier(ToyExtractor(), calibration=None, final="class_means")
+    paper = {"metric": "euclidean", "calibration": None}
+    clf = E2CMClassifier(ToyExtractor(), final="class_means", **paper)
     found = cross_predict(clf, data, folds_by(cv, data))
     X, y, weight = data.X, data.y, data.weight
     held_out = np.zeros(len(X), dtype=bool)
@@ -290,7 +291,8 @@ def clusterer(**params):
 def test_exits_that_have_not_seen_the_fold_predict_clusters_found_in_all(data, cv):
     X, weight = data.X, data.weight
     unlabelled = Data(X, None, weight)
-    found = cross_predict(clusterer(calibration=None), unlabelled, folds_by(cv, data))
+    paper = clusterer(metric="euclidean", calibration=None)
+    found = cross_predict(paper, unlabelled, folds_by(cv, data))
     codes = KMeans(3, random_state=0).fit(X, sample_weight=weight).labels_
     expected, held_out = np.empty((2, len(X), 3)), np.zeros(len(X), dtype=bool)
     for stage, n_seen in enumerate([4, 8]):
