@@ -42,11 +42,15 @@ class Extractor(ABC):
     -----
     More members are used where they are there: `advance_through`, for extractors that
     run several stages quicker at once; ``fingerprint``, a string that names the
-    content, under which ``memory=`` stores features (otherwise a hash of what would be
-    pickled); ``device``, where outputs are tensors on that device, which are computed
-    in inference mode, and `keep` is to get tensors of rows there; ``to(device)``, the
-    extractor on another device; and ``feature_names_in_``, the columns that X must have
-    if it is a data frame.
+    content, under which ``memory=`` stores features; ``device``, where outputs are
+    tensors on that device, which are computed in inference mode, and `keep` is to get
+    tensors of rows there; ``to(device)``, the extractor on another device; and
+    ``feature_names_in_``, the columns that X must have if it is a data frame.
+
+    Without a ``fingerprint``, features are stored under a hash of the attributes, of
+    the extractor's code and of all that this refers to; packages that are installed
+    count by name and version. If the extractor changes its attributes as it is used
+    (counts its calls, say), it finds nothing again: give it a ``fingerprint``.
 
     Examples
     --------
