@@ -22,7 +22,12 @@ from ._delegation import DelegatesToEstimator
 from ._early_exit import EarlyExitMixin
 from ._multi_exit._thresholds import is_closed
 from ._tuning._choice import check_drop, choose
-from ._tuning._confidence import TEST_SIZE, DropTest, check_confidence
+from ._tuning._confidence import (
+    TEST_SIZE,
+    DropTest,
+    check_confidence,
+    with_cautious,
+)
 from ._tuning._folds import check_folds, folds_of, set_aside
 from ._tuning._held_out import (
     Data,
@@ -276,7 +281,7 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
         if self.confidence is not None and self.max_drop is not None:
             tested = predict_held_out(held_out.estimator, aside)
             test = DropTest(tested, self.max_drop, self.confidence)
-            points = test.passed(points)
+            points = test.passed(with_cautious(problem, points))
         points = rescored(self.scoring, points, problem, network.labels, held_out.codes)
         full_loss = float(points.loss[-1])
         self._set_best(held_out.estimator, pareto(points), full_loss, test)

@@ -12,13 +12,17 @@ from scipy.stats import binom
 from .._multi_exit._thresholds import is_closed
 from .._utils._arrays import Floats
 from ._held_out import HeldOutPredictions
-from ._search import Points
+from ._problem import ThresholdProblem
+from ._search import Points, concatenate, evaluate
 
 # Share of the samples held out that thresholds are tested on, and not found on.
 TEST_SIZE = 0.5
 
 # Candidates that are tested.
 _MOST_TESTED = 200
+
+# The part of those leaving at an exit that may still leave, with more caution.
+_SHARES = np.array([0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.03])
 
 # Probability that is left out of sums.
 _NEGLIGIBLE = 1e-12
@@ -54,6 +58,36 @@ def check_confidence(
             "confidence= counts samples that count alike, and does not take "
             "sample_weight."
         )
+
+
+def with_cautious(problem: ThresholdProblem, points: Points) -> Points:
+    """Insert thresholds between the most accurate ones and the full network.
+
+    What is most accurate on few samples may well fail the test. Of those that leave at
+    an exit only the most confident part may leave there now, a smaller one each time.
+
+    Parameters
+    ----------
+    problem : ThresholdProblem
+        For which the points were found.
+
+    points : Points
+        The cheapest first; the last is the full network.
+    """
+    *others, accurate, full = range(len(points.loss))
+    thresholds = points.thresholds[accurate]
+    stage = problem.exits(thresholds)
+    cautious = np.full((len(_SHARES), *thresholds.shape), np.inf)
+    for exit_, group in np.argwhere(thresholds < np.inf).tolist():
+        leave = (stage == exit_) & (problem.group[exit_] == group)
+        if leave.any():
+            confidence = problem.confidence[exit_, leave]
+            cautious[:, exit_, group] = np.quantile(confidence, 1 - _SHARES)
+    return concatenate(
+        points.take(np.array([*others, accurate])),
+        evaluate(problem, cautious),
+        points.take(np.array([full])),
+    )
 
 
 @dataclass(frozen=True)
@@ -145,7 +179,7 @@ def p_value(lost: int, gained: int, n_samples: int, drop: float) -> float:
     linear = lost + gained + drop * (lost - gained - 2 * n_samples)
     square = linear**2 + 8 * n_samples * gained * drop * (1 - drop)
     gain = max(linear + np.sqrt(max(square, 0.0)), 0.0) / (4 * n_samples)
-    loss = min(gain + drop, 1.0)
+    loss = min(max(gain + drop, 0.0), 1.0)
     fewest, most = binom.interval(1 - _NEGLIGIBLE, n_samples, gain)
     gains = np.arange(fewest, most + 1)
     at_most = lost - gained + gains
