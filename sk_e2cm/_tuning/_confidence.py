@@ -139,18 +139,18 @@ class DropTest:
 
 
 def upper_bound(lost: int, gained: int, n_samples: int, confidence: float) -> float:
-    """Return the largest drop that a test at this level does not rule out.
+    """Return the upper confidence bound of the drop: the largest one not ruled out.
 
     Parameters
     ----------
     lost, gained : int
-        Samples that only the full network, and only the early exits have right.
+        Number of samples that only the full network, and only early exits, have right.
 
     n_samples : int
-        Of all samples.
+        Number of all samples.
 
     confidence : float
-        How often the true drop is at most the bound.
+        As in `TunedExitsCV`.
     """
 
     def excess(drop: float) -> float:
@@ -183,5 +183,6 @@ def p_value(lost: int, gained: int, n_samples: int, drop: float) -> float:
     fewest, most = binom.interval(1 - _NEGLIGIBLE, n_samples, gain)
     gains = np.arange(fewest, most + 1)
     at_most = lost - gained + gains
-    below = binom.cdf(at_most, n_samples - gains, min(loss / (1 - gain), 1.0))
+    of_others = min(loss / (1 - gain), 1.0) if gain < 1 else 0.0
+    below = binom.cdf(at_most, n_samples - gains, of_others)
     return float(binom.pmf(gains, n_samples, gain) @ below)

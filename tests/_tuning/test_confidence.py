@@ -87,7 +87,9 @@ def test_the_bound_falls_with_gains_and_with_samples():
 
 
 @pytest.mark.parametrize("confidence", [0.5, 0.8, 0.95, 0.999])
-@pytest.mark.parametrize("counts", [(0, 0), (3, 0), (0, 4), (5, 5), (40, 60), (100, 0)])
+@pytest.mark.parametrize(
+    "counts", [(0, 0), (3, 0), (0, 4), (5, 5), (40, 60), (100, 0), (0, 100)]
+)
 def test_bound_and_test_say_the_same(counts, confidence):
     bound = upper_bound(*counts, 100, confidence)
     assert (counts[0] - counts[1]) / 100 <= bound <= 1
