@@ -298,7 +298,6 @@ class E2CMClassifier(EarlyExitClassifierMixin, ClassifierMixin, BaseE2CM):
         used = with_weight(weight)
         valid_X, valid_y, weight = valid_X[used], valid_y[used], weight[used]
         classes, codes = np.unique(valid_y, return_inverse=True)
-        verify(on_device(extractor, self.device), valid_X)
         hashes = row_hashes(valid_X)
         alone = check_classes(
             classes, codes, hashes, weight, calibrate=bool(self.calibration)
@@ -307,6 +306,7 @@ class E2CMClassifier(EarlyExitClassifierMixin, ClassifierMixin, BaseE2CM):
         spec, too_few = self._head_spec(hashes, len(classes))
         folds = self._folds(hashes, spec) if folds is None else folds
 
+        verify(on_device(extractor, self.device), valid_X)
         statistics = collect_statistics(
             self._full_pass(extractor, self.pooling),
             valid_X,

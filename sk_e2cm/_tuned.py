@@ -21,6 +21,13 @@ from sklearn.utils.validation import check_is_fitted
 from ._delegation import DelegatesToEstimator
 from ._early_exit import EarlyExitMixin
 from ._multi_exit._thresholds import is_closed
+from ._tuning._choice import check_drop, choose
+from ._tuning._confidence import (
+    TEST_SIZE,
+    DropTest,
+    check_confidence,
+    with_cautious,
+)
 from ._tuning._folds import check_folds, folds_of, set_aside, spare_singletons
 from ._tuning._held_out import (
     Data,
@@ -28,22 +35,18 @@ from ._tuning._held_out import (
     cross_predict,
     predict_held_out,
 )
-from ._tuning._problem import StagePredictions
 from ._tuning._risk import RiskControl, promised
 from ._tuning._scoring import rescored
 from ._tuning._search import (
     Points,
-    class_based_thresholds,
     concatenate,
     evaluate,
     pareto,
     search,
+    starts,
 )
-from ._utils._arrays import Floats
 from ._utils._compat import Interval, StrOptions, _fit_context
 from ._utils._validation import check_samples
-
-_ROUNDING = 1e-9
 
 
 class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
@@ -64,8 +67,15 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
         the network's multiply-adds.
 
     max_drop : float, default=None
-        Choose the cheapest thresholds that lose at most so much of the score that
-        the full network has; 0.01 is one point of accuracy.
+        Choose the cheapest thresholds that lose at most this much of the full network's
+        score on the samples held out, which promises nothing of new ones: see
+        `confidence`. A share: 0.01 is one point of accuracy.
+
+    confidence : float, default=None
+        Allow only thresholds whose drop on new samples stays within `max_drop`, too,
+        with at least this probability over the samples held out; 0.95 is usual. Half of
+        these are set aside to test that, and seen by nothing else. For accuracy only,
+        and without weights.
 
     scoring : str or scorer, default="accuracy"
         A name that scikit-learn knows, or what `make_scorer` returns, of predicted
@@ -94,7 +104,7 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
 
     random_state : int, RandomState instance or None, default=None
         Draws the random candidates, a `cv` given as a float or without labels, and
-        the samples set aside for `risk`.
+        the samples set aside for `confidence` or `risk`.
 
     Attributes
     ----------
@@ -110,6 +120,10 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
 
     full_score_ : float
         Score on these samples if nobody leaves early.
+
+    drop_upper_ : float or None
+        The upper confidence bound of the drop, from the samples set aside; None
+        without `confidence`.
 
     frontier_ : dict of ndarray
         The Pareto set by rising cost: "cost" and "score", of shape (n_points,), and
@@ -130,7 +144,12 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
     fitted to: only centroids leave folds out, which are shuffled if `cv` is an int.
 
     `best_score_` is that of the best among many, and so a little too good: judge the
-    choice on samples of its own.
+    choice on samples of its own. With `confidence`, thresholds are found on some of the
+    samples held out and tested on the others, from the most expensive to the cheapest
+    up to the first that fails [2]_: is the drop significantly less than `max_drop`,
+    given the samples that only the full network or only the early exits have right?
+    At least ``log(1 - confidence) / log(1 - max_drop)`` samples must be set aside, 299
+    for 0.95 and 0.01, and several times as many make good use of it.
 
     Memory: what the estimator's `fit` takes (features of up to scikit-learn's
     ``working_memory``, and with whitening a covariance for each fold and stage), 8
@@ -142,6 +161,8 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
     ----------
     .. [1] A. Görmez, E. Koyuncu, "Class Based Thresholding in Early Exit Semantic
        Segmentation Networks", 2022, arXiv 2210.15621.
+    .. [2] A. N. Angelopoulos et al., "Learn then Test: Calibrating Predictive
+       Algorithms to Achieve Risk Control", 2021, arXiv 2110.01052.
 
     Examples
     --------
@@ -158,6 +179,7 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
         "estimator": "no_validation",  # by fit, whose messages say more
         "max_cost": [Interval(Real, 0, None, closed="neither"), None],
         "max_drop": [Interval(Real, 0, None, closed="left"), None],
+        "confidence": [Interval(Real, 0.5, 1, closed="left"), None],
         "scoring": [str, callable],
         "per_class": ["boolean"],
         "risk": [RiskControl, None],
@@ -176,6 +198,7 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
         *,
         max_cost: float | None = None,
         max_drop: float | None = None,
+        confidence: float | None = None,
         scoring: Any = "accuracy",
         per_class: bool = False,
         risk: RiskControl | None = None,
@@ -186,6 +209,7 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
         self.estimator = estimator
         self.max_cost = max_cost
         self.max_drop = max_drop
+        self.confidence = confidence
         self.scoring = scoring
         self.per_class = per_class
         self.risk = risk
@@ -245,7 +269,7 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
         if self.risk is not None:
             # What is promised is what candidates have to be good at.
             goal = held_out.problem(held_out.spoilt(), n_groups)
-        points = search(goal, self._starts(held_out.predictions), rng)
+        points = search(goal, starts(goal, held_out.predictions.class_proba), rng)
         nobody = np.full((1, *points.thresholds.shape[1:]), np.inf)
         # Always a candidate, and the last, though others may be better.
         points = concatenate(points, evaluate(goal, nobody))
@@ -253,9 +277,14 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
             calibration = predict_held_out(held_out.estimator, aside)
             points = promised(self.risk, points, calibration)
             points = evaluate(problem, points.thresholds)
+        test = None
+        if self.confidence is not None and self.max_drop is not None:
+            tested = predict_held_out(held_out.estimator, aside)
+            test = DropTest(tested, self.max_drop, self.confidence)
+            points = test.passed(with_cautious(problem, points))
         points = rescored(self.scoring, points, problem, network.labels, held_out.codes)
         full_loss = float(points.loss[-1])
-        self._set_best(held_out.estimator, pareto(points), full_loss)
+        self._set_best(held_out.estimator, pareto(points), full_loss, test)
         return self
 
     def _check_estimator(self) -> None:
@@ -282,6 +311,9 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
                 "use scoring='accuracy', which is agreement with the full network."
             )
         get_scorer(self.scoring)  # refuses what it does not know
+        check_drop(self.max_drop, self.scoring)
+        if self.confidence is not None:
+            check_confidence(self.max_drop, self.risk, self.scoring, sample_weight)
         if self.risk is not None and sample_weight is not None:
             raise ValueError(
                 "risk= is a promise about samples that count alike, and does not take "
@@ -313,8 +345,9 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
         """Predict the samples held out, but for those set aside."""
         estimator, data, folds = self._split(data, rng)
         reserved = np.zeros(len(folds), dtype=bool)
-        if self.risk is not None:
-            reserved = set_aside(self.risk.calibration_size, folds, data.y, rng)
+        if self.risk is not None or self.confidence is not None:
+            size = TEST_SIZE if self.risk is None else self.risk.calibration_size
+            reserved = set_aside(size, folds, data.y, rng)
         aside = data.take(reserved)
         used = ~reserved & (data.weight > 0)
         data, folds = data.take(used), folds[used]
@@ -333,14 +366,15 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
         estimator._cross_fit(train.X, train.y, train.weight)
         return predict_held_out(estimator, data.take(folds >= 0)), aside
 
-    def _starts(self, predictions: StagePredictions) -> list[Floats]:
-        exits, classes = predictions.confidence[:-1], predictions.class_proba
-        if not self.per_class or not len(exits) or len(classes) == 1:
-            return []
-        return class_based_thresholds(classes, exits)
-
-    def _set_best(self, estimator: Any, points: Points, full_loss: float) -> None:
-        best = self._best(points, full_loss)
+    def _set_best(
+        self,
+        estimator: Any,
+        points: Points,
+        full_loss: float,
+        test: DropTest | None,
+    ) -> None:
+        of_which = "" if self.risk is None else " that the promise allows"
+        best = choose(points, full_loss, self.max_cost, self.max_drop, of_which)
         thresholds = points.thresholds if self.per_class else points.thresholds[:, :, 0]
         self.frontier_ = {
             "cost": points.cost,
@@ -351,31 +385,16 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
         self.best_score_ = float(1.0 - points.loss[best])
         self.best_cost_ = float(points.cost[best])
         self.best_threshold_ = thresholds[best]
+        self.drop_upper_ = test and test.upper(points.thresholds[best])
         self.estimator_ = estimator.set_params(threshold=self.best_threshold_)
         closed = is_closed(points.thresholds[best])
         if len(closed) and closed.all():
             warnings.warn(
                 "The thresholds chosen close every exit: nothing will leave early. "
-                "Allow a larger drop, or use a metric and a pooling that make better "
-                "exits.",
+                "Allow a larger drop, hold out more samples, or use a metric and a "
+                "pooling that make better exits.",
                 stacklevel=4,
             )
-
-    def _best(self, points: Points, full_loss: float) -> int:
-        """Return the index of the point that is asked for."""
-        if self.max_cost is not None:
-            allowed = points.cost <= self.max_cost + _ROUNDING
-            if not allowed.any():
-                promise = "" if self.risk is None else " that the promise allows"
-                raise ValueError(
-                    f"max_cost={self.max_cost} cannot be met: the least possible cost"
-                    f"{promise} is {points.cost.min():.4g}, in fractions of the "
-                    "network's multiply-adds. Allow more, or add an earlier exit."
-                )
-            return int(np.flatnonzero(allowed)[-1])
-        if self.max_drop is None:
-            return 0
-        return int((points.loss - full_loss <= self.max_drop + _ROUNDING).argmax())
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()

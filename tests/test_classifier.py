@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
+from numpy.testing import assert_allclose
 from sklearn.base import clone
 from sklearn.datasets import load_iris
 from sklearn.linear_model import LogisticRegression
@@ -275,3 +276,18 @@ def test_verbose_draws_a_bar(clf, digits, capsys, run):
     drawn = capsys.readouterr().out
     assert [bar.split()[2] for bar in drawn.split("\r")[1:]] == ["100", "200", "250"]
     assert drawn.endswith(f"{'#' * 30} 250 of 250 samples\n")
+
+
+@pytest.mark.parametrize("disguise", ["negative zeros", "byte order", "layout"])
+def test_equal_samples_make_equal_fits(disguise):
+    X = np.random.default_rng(0).normal(size=(200, 6)).round()
+    y = (X[:, 0] + X[:, 5] > 0).astype(int)
+    other = {
+        "negative zeros": np.where(X == 0, -0.0, X),
+        "byte order": X.astype(">f8"),
+        "layout": np.asfortranarray(X),
+    }[disguise]
+    expected, found = (
+        E2CMClassifier(ToyExtractor()).fit(Z, y).exit_proba(X) for Z in (X, other)
+    )
+    assert_allclose(found, expected, rtol=1e-12)

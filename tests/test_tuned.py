@@ -12,6 +12,7 @@ from sklearn.exceptions import NotFittedError
 from torch import nn
 
 from sk_e2cm import E2CMClassifier, RiskControl, TorchExtractor, TunedExitsCV
+from sk_e2cm._tuning._confidence import upper_bound
 from sk_e2cm._tuning._folds import folds_of, set_aside
 from sk_e2cm.testing import ToyExtractor
 
@@ -318,7 +319,7 @@ def test_what_is_promised_depends_on_no_sample_that_was_set_aside(data, clf, cv)
 def test_without_another_goal_the_cheapest_that_is_promised_is_chosen(data):
     search = tuned(risk=RiskControl(0.2)).fit(*data)
     assert search.best_cost_ == search.frontier_["cost"][0]
-    free = tuned(max_drop=1.0).fit(*data)
+    free = tuned(max_drop=0.99).fit(*data)
     assert free.best_cost_ < search.best_cost_ < 1
 
 
@@ -356,3 +357,79 @@ def test_a_promise_that_cannot_be_kept_closes_all_exits_and_says_so(data):
 def test_weights_and_promises_do_not_go_together(data):
     with pytest.raises(ValueError, match="does not take sample_weight"):
         tuned(risk=RiskControl(0.2)).fit(*data, sample_weight=np.ones(300))
+
+
+# Confidence
+
+
+@pytest.mark.parametrize("cv", [5, 0.5, "prefit"])
+@pytest.mark.parametrize("per_class", [False, True])
+def test_with_confidence_the_bound_stays_within_the_drop(data, clf, cv, per_class):
+    params = {"max_drop": 0.3, "cv": cv, "per_class": per_class}
+    search = tuned(clf, confidence=0.9, **params).fit(*data)
+    assert 0 < search.drop_upper_ <= 0.3
+    assert search.full_score_ - search.best_score_ <= 0.3 + 1e-9
+    surer = tuned(clf, confidence=0.99, **params).fit(*data)
+    assert surer.best_cost_ >= search.best_cost_
+    free = tuned(clf, **params).fit(*data)
+    assert free.best_cost_ < search.best_cost_ < 1.1
+    assert free.drop_upper_ is None
+
+
+def test_the_bound_is_that_of_the_samples_set_aside(data, clf):
+    X, y = data
+    search = tuned(clf, max_drop=0.2, confidence=0.9, cv="prefit").fit(X, y)
+    aside = set_aside(0.5, np.zeros(300, dtype=int), y, np.random.RandomState(0))
+    proba = search.exit_proba(X[aside])
+    _, label = leave(proba, search.best_threshold_)
+    right, full = label == y[aside], proba[:, -1].argmax(axis=1) == y[aside]
+    counts = (full & ~right).sum(), (right & ~full).sum(), aside.sum()
+    assert search.drop_upper_ == pytest.approx(upper_bound(*counts, 0.9))
+
+
+@pytest.mark.parametrize("cv", [5, "prefit"])
+def test_what_is_found_depends_on_no_sample_that_was_set_aside(data, clf, cv):
+    X, y = data
+    aside = set_aside(0.5, np.zeros(300, dtype=int), y, np.random.RandomState(0))
+    noise = np.where(aside[:, None], 1.01 * X, X)
+    # Whatever is tested passes.
+    search = tuned(clf, max_drop=0.95, confidence=0.5, cv=cv)
+    frontier = search.fit(X, y).frontier_
+    for part, values in search.fit(noise, y).frontier_.items():
+        assert_array_equal(values, frontier[part])
+
+
+def test_with_confidence_the_drop_on_new_samples_is_seldom_larger():
+    X, y = make_data(12_000, class_sep=2.5)
+    clf = E2CMClassifier(ToyExtractor()).fit(X[:500], y[:500])
+    X_new, y_new = X[5000:], y[5000:]
+    full = np.mean(clf.exit_proba(X_new)[:, -1].argmax(axis=1) == y_new)
+    drops = []
+    for start in range(500, 5000, 450):
+        part = slice(start, start + 450)
+        search = tuned(clf, max_drop=0.1, confidence=0.9, cv="prefit")
+        search.fit(X[part], y[part])
+        drops.append(full - search.score(X_new, y_new))
+    assert np.mean(np.array(drops) > 0.1) <= 0.2  # one of ten, or two by chance
+    assert max(drops) > 0.01
+
+
+def test_without_labels_confidence_is_of_agreement(data, clf):
+    search = tuned(clf, max_drop=0.2, confidence=0.9, cv="prefit").fit(data[0])
+    assert search.full_score_ == 1
+    assert search.best_cost_ < 1
+    assert 0 < search.drop_upper_ <= 0.2
+
+
+def test_with_too_few_samples_to_be_sure_all_exits_are_closed(data):
+    search = tuned(max_drop=0.01, confidence=0.95)
+    with pytest.warns(UserWarning, match="close every exit.*hold out more samples"):
+        search.fit(*data)
+    assert search.drop_upper_ == 0
+    assert search.best_score_ == search.full_score_
+
+
+def test_another_fit_without_confidence_forgets_the_bound(data):
+    search = tuned(max_drop=0.2, confidence=0.9).fit(*data)
+    assert search.drop_upper_ > 0
+    assert search.set_params(confidence=None).fit(*data).drop_upper_ is None

@@ -58,6 +58,50 @@ def test_goals_that_are_no_shares(clf, goal):
         tuned(clf, **{"max_drop": None} | goal).fit(X, y)
 
 
+@pytest.mark.parametrize("scoring", ["accuracy", "balanced_accuracy", "f1_macro"])
+@pytest.mark.parametrize("max_drop", [1, 1.0, 5])
+def test_a_drop_in_percent(clf, max_drop, scoring):
+    with pytest.raises(ValueError, match=f"max_drop={max_drop!r} would allow any loss"):
+        tuned(clf, max_drop=max_drop, scoring=scoring).fit(X, y)
+
+
+def test_a_drop_of_an_error_may_be_larger_than_1(clf):
+    error = "neg_mean_absolute_error"
+    search = tuned(clf, max_drop=1.5, scoring=error, cv="prefit").fit(X, y)
+    assert search.full_score_ - search.best_score_ <= 1.5
+
+
+@CVS
+def test_a_cost_in_percent(clf, cv):
+    with pytest.raises(ValueError, match=r"max_cost=40 would allow any cost: .*=0\.4"):
+        tuned(clf, max_drop=None, max_cost=40, cv=cv).fit(X, y)
+
+
+@pytest.mark.parametrize("confidence", [0, 0.4, 1, 95, "95%", np.nan])
+def test_confidence_that_is_no_probability(clf, confidence):
+    with pytest.raises(ValueError, match="'confidence' parameter of TunedExitsCV must"):
+        tuned(clf, confidence=confidence).fit(X, y)
+
+
+NO_CONFIDENCE = {
+    "within max_drop=: give that": {"max_drop": None, "max_cost": 0.5},
+    "only one of confidence= and risk=": {"risk": RiskControl(0.2)},
+    "takes scoring='accuracy' only; got 'f1_macro'": {"scoring": "f1_macro"},
+    "accuracy' only; got 'balanced_accuracy'": {"scoring": "balanced_accuracy"},
+}
+
+
+@pytest.mark.parametrize(("match", "params"), NO_CONFIDENCE.items())
+def test_what_confidence_cannot_be_had_in(clf, match, params):
+    with pytest.raises(ValueError, match=match):
+        tuned(clf, **{"confidence": 0.9} | params).fit(X, y)
+
+
+def test_confidence_takes_no_weights(clf):
+    with pytest.raises(ValueError, match=r"confidence= .* does not take sample_weight"):
+        tuned(clf, confidence=0.9).fit(X, y, np.ones(200))
+
+
 @CVS
 def test_a_cost_that_cannot_be_met(clf, cv):
     search = tuned(clf, max_drop=None, cv=cv)

@@ -18,6 +18,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from sk_e2cm import E2CMClusterer, RiskControl, TunedExitsCV
+from sk_e2cm._tuning._confidence import upper_bound
 from sk_e2cm._tuning._folds import folds_of, set_aside
 from sk_e2cm.testing import CountingExtractor, ToyExtractor
 
@@ -308,7 +309,7 @@ def test_what_is_promised_depends_on_no_sample_that_was_set_aside(X, fitted, cv)
 def test_the_cheapest_that_is_promised_is_chosen(X):
     search = tuned(risk=RiskControl(0.2)).fit(X)
     assert search.best_cost_ == search.frontier_["cost"][0]
-    assert tuned(max_drop=1.0).fit(X).best_cost_ < search.best_cost_ < 1
+    assert tuned(max_drop=0.99).fit(X).best_cost_ < search.best_cost_ < 1
 
 
 def test_a_promise_is_kept_on_the_samples_set_aside(X, fitted):
@@ -386,3 +387,13 @@ def test_columns_of_a_data_frame_are_known(X, search):
     found = clone(search).fit(frame)
     assert found.feature_names_in_.tolist() == list("abcdefghijkl")
     assert_array_equal(found.predict(frame), search.predict(X))
+
+
+def test_with_confidence_the_bound_is_of_agreement(X, fitted):
+    search = tuned(fitted, max_drop=0.2, confidence=0.9, cv="prefit").fit(X[150:])
+    aside = set_aside(0.5, np.zeros(len(X) - 150), None, np.random.RandomState(0))
+    proba = search.exit_proba(X[150:][aside])
+    _, label = leave(proba, search.best_threshold_)
+    lost = (label != proba[:, -1].argmax(axis=1)).sum()
+    assert search.drop_upper_ == pytest.approx(upper_bound(lost, 0, aside.sum(), 0.9))
+    assert 0 < search.drop_upper_ <= 0.2

@@ -44,15 +44,19 @@ class Extractor(ABC):
     run several stages quicker at once; ``verify(X)``, which `fit` calls with its
     samples to have a model refused that mixes them (otherwise some of them are run
     through the stages in several batches and compared); ``fingerprint``, a string that
-    names the content, under which ``memory=`` stores features (otherwise a hash of what
-    would be pickled); ``device``, where outputs are tensors on that device, which are
-    computed in inference mode, and `keep` is to get tensors of rows there;
-    ``findings``, a value that is pickled with estimators and set again when they are
-    loaded; ``to(device)``, the extractor on another device; ``feature_names_in_``, the
-    columns that X must have if it is a data frame; and ``channel_axes(input_shape)``,
-    for samples of this shape the axis of the channels in the output of each stage, such
-    as 1 or -1, or None if it is unknown: poolings then guess it from the shape of the
-    output, and `fit` warns.
+    names the content, under which ``memory=`` stores features; ``device``, where outputs
+    are tensors on that device, which are computed in inference mode, and `keep` is to
+    get tensors of rows there; ``findings``, a value that is pickled with estimators and
+    set again when they are loaded; ``to(device)``, the extractor on another device;
+    ``feature_names_in_``, the columns that X must have if it is a data frame; and
+    ``channel_axes(input_shape)``, for samples of this shape the axis of the channels in
+    the output of each stage, such as 1 or -1, or None if it is unknown: poolings then
+    guess it from the shape of the output, and `fit` warns.
+
+    Without a ``fingerprint``, features are stored under a hash of the attributes, of
+    the extractor's code and of all that this refers to; packages that are installed
+    count by name and version. If the extractor changes its attributes as it is used
+    (counts its calls, say), it finds nothing again: give it a ``fingerprint``.
 
     Examples
     --------

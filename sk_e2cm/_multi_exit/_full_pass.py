@@ -167,8 +167,9 @@ class FullPass:
         self.compute = memory.cache(staged_features, ignore=["extractor", "pooling"])
         # Made once: weights are many, and an extractor may count its calls.
         self.key = ""
-        if memory.location:
-            self.key = content_hash((fingerprint_of(extractor), pooling))
+        if memory.location is not None:  # "" is the current folder
+            parts = (staged_features, fingerprint_of(extractor), pooling)
+            self.key = content_hash(parts)
 
     @property
     def stage_names(self) -> Sequence[str]:

@@ -330,6 +330,13 @@ def vary(problem: ThresholdProblem, thresholds: Floats, exit_: int) -> Points:
     return pareto(Points(loss[best], cost[best], changed), without)
 
 
+def starts(problem: ThresholdProblem, class_proba: Floats) -> list[Floats]:
+    """Return thresholds to start from where each class has its own."""
+    if problem.n_groups == 1 or problem.n_exits == 0:
+        return []
+    return class_based_thresholds(class_proba, problem.confidence)
+
+
 def class_based_thresholds(class_proba: Floats, confidence: Floats) -> list[Floats]:
     """Return thresholds that are low for easy classes, for several ranges.
 

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import sparse
-from sklearn.base import clone
+from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.compose import ColumnTransformer
 from sklearn.datasets import load_iris
 from sklearn.decomposition import PCA, TruncatedSVD
@@ -560,6 +560,33 @@ def test_functions_are_told_apart_by_what_they_do(tmp_path):
         clf = E2CMClassifier(extractor_of([take]), memory=str(tmp_path)).fit(X, y)
         means = [X[y == k, column].mean() for k in range(3)]
         assert_allclose(clf.class_means_[0][:, 0], means)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "class Scaled(Base):\n    def transform(self, X): return {} * X",
+        "def scaled(X): return {} * X\n"
+        "class Scaled(Base):\n    def transform(self, X): return scaled(X)",
+        "class Between(Base):\n    def transform(self, X): return {} * X\n"
+        "class Scaled(Between): pass",
+    ],
+    ids=["class", "helper", "base"],
+)
+def test_a_users_transformer_is_told_by_its_code(source):
+    class Base(TransformerMixin, BaseEstimator):
+        def fit(self, X, y=None):
+            return self
+
+        def __sklearn_is_fitted__(self):
+            return True
+
+    def made(number):
+        scope = {"Base": Base, "__name__": "__main__"}
+        exec(source.format(number), scope)
+        return extractor_of([scope["Scaled"]()]).fingerprint
+
+    assert made(1) == made(1) != made(2)
 
 
 def test_the_fingerprint_does_not_depend_on_use():

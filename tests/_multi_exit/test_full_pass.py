@@ -1,6 +1,7 @@
 """The full pass over all batches, and its cache."""
 
 import sys
+import textwrap
 import types
 
 import joblib
@@ -225,3 +226,78 @@ def test_extractors_of_equal_content_share_the_cache(tmp_path):
     extractor = CountingExtractor(ToyExtractor(3))
     run_full(extractor, X, memory=tmp_path)
     assert_array_equal(extractor.rows, [0, 0, 0])
+
+
+def test_a_cache_in_the_current_folder_tells_extractors_apart(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    X = make_output(20, 6)
+    for n_stages in (2, 3):
+        cached = run_full(ToyExtractor(n_stages), X, memory="")
+        assert len(cached) == n_stages
+        fresh = run_full(ToyExtractor(n_stages), X)
+        for a, b in zip(cached, fresh, strict=True):
+            assert_array_equal(a, b)
+    assert list(tmp_path.iterdir())
+
+
+EDITED = {
+    "extractor": """
+        class Mine(ToyExtractor):
+            def begin(self, X): return {} * super().begin(X)
+        """,
+    "base": """
+        class Base(ToyExtractor):
+            def begin(self, X): return {} * super().begin(X)
+        class Mine(Base): pass
+        """,
+    "helper": """
+        def scaled(X): return {} * X
+        class Mine(ToyExtractor):
+            def begin(self, X): return scaled(super().begin(X))
+        """,
+    "global": """
+        SCALE = {}
+        class Mine(ToyExtractor):
+            def begin(self, X): return SCALE * super().begin(X)
+        """,
+    "inner class": """
+        class Mine(ToyExtractor):
+            class Scaled:
+                def __call__(self, X): return {} * X
+            def begin(self, X): return self.Scaled()(super().begin(X))
+        """,
+    "attribute": """
+        class Scaled:
+            def __call__(self, X): return {} * X
+        class Mine(ToyExtractor):
+            def __init__(self):
+                super().__init__()
+                self.scaled = Scaled()
+            def begin(self, X): return self.scaled(super().begin(X))
+        """,
+}
+
+
+def run_again(source, number, X, memory):
+    """Return the last features by code that was edited, as in a notebook."""
+    notebook = vars(types.ModuleType("__main__")) | {"ToyExtractor": ToyExtractor}
+    exec(textwrap.dedent(source).format(number), notebook)
+    return run_full(notebook["Mine"](), X, memory=memory)[-1]
+
+
+@pytest.mark.parametrize("source", EDITED.values(), ids=EDITED)
+def test_features_of_code_that_was_edited_are_computed_anew(tmp_path, source):
+    X = make_output(20, 6)
+    for number in (1, 2, 1):
+        assert_array_equal(run_again(source, number, X, tmp_path), number * X)
+
+
+def test_the_cache_tells_poolings_apart_by_what_they_call(tmp_path):
+    X = make_output(4, 3, 5, 5)
+    for name in ("mean", "max"):
+        notebook = vars(types.ModuleType("__main__"))
+        helper = f"def helper(x): return x.{name}((2, 3))"
+        exec(f"{helper}\ndef pooling(x): return helper(x)", notebook)
+        pooling = notebook["pooling"]
+        cached = run_full(RawFeatures(), X, pooling=pooling, memory=tmp_path)
+        assert_array_equal(cached, run_full(RawFeatures(), X, pooling=pooling))

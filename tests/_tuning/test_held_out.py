@@ -113,7 +113,7 @@ def test_without_labels_the_network_runs_to_give_them(data, tmp_path, cached, n_
     extractor = CountingExtractor(ToyExtractor())
     clf = E2CMClassifier(extractor, memory=tmp_path if cached else None)
     X = np.ascontiguousarray(data.X[:, :3])
-    TunedExitsCV(clf, max_drop=1.0, random_state=0).fit(X)
+    TunedExitsCV(clf, max_drop=0.99, random_state=0).fit(X)
     assert extractor.rows.tolist() == [n_runs * 240] * 3
 
 

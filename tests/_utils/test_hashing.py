@@ -223,6 +223,31 @@ def test_row_hashes_do_not_depend_on_the_memory_layout(disguise, shape):
     assert_array_equal(row_hashes(disguise(X)), row_hashes(X))
 
 
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64, np.complex128])
+def test_rows_that_differ_in_the_sign_of_zeros_have_equal_hashes(kind):
+    X = make_output(20, 2, 3).round().astype(kind)
+    assert_array_equal(row_hashes(np.where(X == 0, -X, X)), row_hashes(X))
+    assert_array_equal(row_hashes(np.where(X == 0, kind(0), X)), row_hashes(X))
+    zeros = np.zeros((3, 2), kind)
+    assert len(set(row_hashes(np.concatenate([zeros, -zeros])).tolist())) == 1
+
+
+@pytest.mark.parametrize(
+    "kind", ["e", "f", "d", "F", "D", "i1", "i2", "i8", "u2", "u4", "?"]
+)
+def test_row_hashes_do_not_depend_on_the_byte_order(kind):
+    X = (100 * make_output(20, 2, 3)).astype(kind)
+    swapped = X.astype(X.dtype.newbyteorder(">"))
+    assert_array_equal(row_hashes(swapped), row_hashes(X))
+
+
+def test_row_hashes_leave_x_as_it_is():
+    X = np.array([[-0.0, 1.0]])
+    X.flags.writeable = False
+    row_hashes(X)
+    assert np.signbit(X[0, 0])
+
+
 def test_row_hashes_do_not_depend_on_the_other_rows():
     X = make_output(20, 3)
     order = np.random.default_rng(0).permutation(20)[:7]

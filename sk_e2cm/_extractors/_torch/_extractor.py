@@ -206,7 +206,7 @@ class TorchExtractor(Extractor):
 
     @cached_property
     def fingerprint(self) -> str:
-        # The code too: weights and names outlive a change of it.
+        # The graph too: what was built may depend on more than weights and classes.
         module, code = picklable(self._module), self._trace.code()
         return content_hash((type(self), module, self._exits, self._output, code))
 

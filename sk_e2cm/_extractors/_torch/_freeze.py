@@ -275,12 +275,14 @@ class _Stored:
         if tensor.is_quantized or tensor.layout is not torch.strided:
             return tensor.__reduce_ex__(2)
         is_parameter = isinstance(self.tensor, nn.Parameter)
+        kind = Tensor if type(self.tensor) is nn.Parameter else type(self.tensor)
         is_4d = tensor.dim() == 4 and not tensor.is_contiguous()
         channels_last = is_4d and tensor.is_contiguous(memory_format=_CHANNELS_LAST)
         # Bytes, since NumPy has no bfloat16.
         flat = tensor.clone(memory_format=torch.contiguous_format).reshape(-1)
         data = flat.view(torch.uint8).numpy() if len(flat) else np.empty(0, np.uint8)
-        return _restore, (data, tensor.dtype, tensor.shape, channels_last, is_parameter)
+        layout = (tensor.dtype, tensor.shape, channels_last, is_parameter)
+        return _restore, (data, *layout, kind)
 
 
 def _restore(
@@ -289,12 +291,15 @@ def _restore(
     shape: torch.Size,
     channels_last: bool,
     is_parameter: bool,
+    kind: type[Tensor] = Tensor,
 ) -> Tensor:
     tensor = torch.empty(shape, dtype=dtype)
     if len(data):
         tensor = torch.from_numpy(np.array(data)).view(dtype).reshape(shape)
     if channels_last:
         tensor = tensor.contiguous(memory_format=_CHANNELS_LAST)
+    if kind is not Tensor:
+        tensor = tensor.as_subclass(kind)
     return nn.Parameter(tensor, requires_grad=False) if is_parameter else tensor
 
 

@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Callable, Collection, Iterable
 from functools import partial
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -168,13 +169,10 @@ class Trace:
         return f" {self._describe(largest)} cannot be traced, stopped at {where}."
 
     def code(self) -> Any:
-        """Return what the network does with its weights, as far as it is known."""
+        """Return what the network does with its weights, as far as tracing saw it."""
         constants = {k: v for k, v in vars(self.root).items() if isinstance(v, Tensor)}
-        opaque = {type(module) for module in self._opaque}
-        functions = {
-            kind.__qualname__: [f for f in vars(kind).values() if callable(f)]
-            for kind in opaque
-        }
+        targets = [node.target for node in self.graph.nodes]
+        functions = [each for each in targets if isinstance(each, FunctionType)]
         return str(self.graph), constants, functions
 
     def input_dtype(self) -> torch.dtype:

@@ -5,6 +5,8 @@ import os
 import pickle
 import subprocess
 import sys
+import types
+from collections import OrderedDict
 from pathlib import Path
 
 import joblib
@@ -236,25 +238,93 @@ def test_another_forward_makes_another_fingerprint(monkeypatch):
 
 
 SOURCE = """
-class Tail(nn.Linear):
+import torch
+from torch import nn
+
+@torch.fx.wrap
+def scaled(x): return x * {wrapped}
+
+def added(x): return x if x.sum() > 1e9 else x + {helper}
+
+SLOPE = {number}
+
+class Base(nn.Linear):
     def forward(self, x):
-        return super().forward(x * {scale} if x.sum() < 1e9 else x)
+        return super().forward(x * {base} if x.sum() < 1e9 else x)
+
+class Tail(Base):
+    class Inner(nn.Module):
+        def forward(self, x): return x * {inner} if x.sum() < 1e9 else x
+
+    def forward(self, x):
+        return SLOPE * self.Inner()(added(super().forward(scaled(x * {leaf}))))
+
+class Plain(torch.Tensor):
+    def half(self): return self * {subclass}
 
 class Network(nn.Sequential):
     def forward(self, x):
         return self[1](self[0](x) + {shift} * torch.ones(4))
 """
+NUMBERS = ["wrapped", "helper", "number", "base", "inner", "leaf", "subclass", "shift"]
 
 
-@pytest.mark.parametrize("edited", [{"shift": 2.0}, {"scale": 2.0}], ids=str)
+@pytest.mark.parametrize("edited", NUMBERS)
 def test_code_that_was_edited_makes_another_fingerprint(edited):
     def made(**numbers):
-        scope = {"nn": nn, "torch": torch}
-        exec(SOURCE.format(**{"shift": 1.0, "scale": 1.0, **numbers}), scope)
+        scope = vars(types.ModuleType("__main__"))
+        exec(SOURCE.format(**{**dict.fromkeys(NUMBERS, 1.0), **numbers}), scope)
         layers = at_seed(0, lambda: [nn.Linear(4, 4), scope["Tail"](4, 4)])
-        return TorchExtractor(scope["Network"](*layers), ["0"]).fingerprint
+        network = scope["Network"](*layers)
+        network.scale = torch.ones(4).as_subclass(scope["Plain"])
+        return TorchExtractor(network, ["0"])
 
-    assert made() == made() != made(**edited)
+    before = made().fingerprint
+    assert made().fingerprint == before != made(**{edited: 2.0}).fingerprint
+
+
+def test_networks_whose_modules_run_in_another_order_are_told_apart():
+    def made(*order):
+        layers = {"a": nn.ReLU(), "b": nn.Tanh()}
+        block = nn.Sequential(OrderedDict((name, layers[name]) for name in order))
+        # A branch on a value: it is not traced, and its parts are not seen.
+        return TorchExtractor(WithBlock(block), ["first"]).fingerprint
+
+    assert made("a", "b") == made("a", "b") != made("b", "a")
+
+
+class WithBlock(nn.Module):
+    def __init__(self, block):
+        super().__init__()
+        self.first = nn.Identity()
+        self.branch = Branch(block)
+
+    def forward(self, x):
+        return self.branch(self.first(x))
+
+
+class Branch(nn.Module):
+    def __init__(self, block):
+        super().__init__()
+        self.block = block
+
+    def forward(self, x):
+        return self.block(x) if x.sum() < 1e9 else x
+
+
+def test_a_subclass_of_tensors_stays_one_in_a_pickle():
+    network = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    network.plain = torch.ones(4).as_subclass(Described)
+    network.weight = nn.Parameter(torch.ones(4).as_subclass(Described))
+    extractor = TorchExtractor(network, ["0"])
+    loaded = pickle.loads(pickle.dumps(extractor))
+    assert loaded == extractor
+    assert type(loaded._module.plain) is Described
+    assert type(loaded._module.weight) is type(network.weight)
+
+
+class Described(torch.Tensor):
+    pass
 
 
 def test_a_class_that_cannot_be_imported_has_the_same_fingerprint_elsewhere():
