@@ -22,7 +22,8 @@ from ._fitting._cross_fitting import ClassMeansHead, HeadSpec
 from ._fitting._means import METRICS, OF_SECOND_ORDER
 from ._fitting._statistics import N_FOLDS, folds_by_hash
 from ._multi_exit._network import MultiExitNetwork
-from ._utils._compat import Interval, StrOptions
+from ._utils._compat import StrOptions
+from ._utils._validation import Interval
 
 
 class BaseE2CM(EarlyExitMixin, BaseEstimator):

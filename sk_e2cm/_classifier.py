@@ -18,9 +18,15 @@ from ._fitting._cross_fitting import CrossFit, fit_class_means
 from ._fitting._last_stage import choose_last_head, head_labels
 from ._fitting._statistics import collect_statistics
 from ._multi_exit._thresholds import check_thresholds
-from ._utils._compat import HasMethods, StrOptions, _fit_context
+from ._utils._compat import StrOptions, _fit_context
 from ._utils._hashing import row_hashes
-from ._utils._validation import as_array, check_classes, check_samples, with_weight
+from ._utils._validation import (
+    HasMethods,
+    as_array,
+    check_classes,
+    check_samples,
+    with_weight,
+)
 
 
 class E2CMClassifier(EarlyExitClassifierMixin, ClassifierMixin, BaseE2CM):

@@ -31,9 +31,15 @@ from ._fitting._means import ClassMeans
 from ._fitting._statistics import KeptFeatures, check_widths, sum_kept
 from ._multi_exit._thresholds import check_thresholds
 from ._utils._arrays import Floats
-from ._utils._compat import HasMethods, Interval, _fit_context
+from ._utils._compat import _fit_context
 from ._utils._hashing import row_hashes
-from ._utils._validation import check_n_clusters, check_samples, with_weight
+from ._utils._validation import (
+    HasMethods,
+    Interval,
+    check_n_clusters,
+    check_samples,
+    with_weight,
+)
 
 
 class E2CMClusterer(

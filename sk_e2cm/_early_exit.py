@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.metrics import accuracy_score
+from sklearn.utils import check_array
 from sklearn.utils.validation import check_is_fitted, check_memory, validate_data
 
 from ._extractors import Extractor, check_columns, on_device
@@ -17,7 +17,8 @@ from ._multi_exit._network import Exits, MultiExitNetwork
 from ._multi_exit._pooling import PoolingSpec
 from ._multi_exit._thresholds import first_exit
 from ._utils._arrays import Floats
-from ._utils._validation import as_array, is_valid
+from ._utils._compat import validate_parameter_constraints
+from ._utils._validation import WRAP, as_array, check_weight, is_valid, labels_like
 
 
 class EarlyExitMixin:
@@ -36,6 +37,7 @@ class EarlyExitMixin:
     device: Any
     memory: Any
     verbose: int
+    _parameter_constraints: dict[str, Any]
 
     @property
     def extractor_(self) -> Extractor:
@@ -162,23 +164,53 @@ class EarlyExitMixin:
             verbose=self.verbose,
         )
 
+    def _check_params_read(self) -> None:
+        """Refuse what has become of the parameters that are read at each call.
+
+        The values of the thresholds are checked where they are used.
+        """
+        # scikit-learn's check takes a tenth of the time of a small network.
+        if (
+            type(self.batch_size) is int
+            and self.batch_size > 0
+            and type(self.threshold) in (float, np.ndarray)
+            and (self.device is None or type(self.device) is str)
+            and (self.memory is None or type(self.memory) is str)
+            and (self.verbose == 0 and type(self.verbose) is int)
+        ):
+            return
+        names = ("threshold", "batch_size", "device", "memory", "verbose")
+        validate_parameter_constraints(
+            {name: self._parameter_constraints[name] for name in names},
+            {name: getattr(self, name) for name in names},
+            caller_name=type(self).__name__,
+        )
+
     def _check_X(self, X: ArrayLike) -> NDArray[Any]:
         check_is_fitted(self, "network_")
+        self._check_params_read()
         # scikit-learn's checks take as long as a small network does on one sample.
         if not hasattr(self, "feature_names_in_") and is_valid(X, self.input_shape_):
             return X
         check_columns(self.network_.extractor, X)
-        X = as_array(X)
-        fitted = self.input_shape_
-        given = tuple(getattr(X, "shape", (0, *fitted))[1:])
+        array = as_array(X)
+        given, fitted = array.shape, self.input_shape_
         # Of tables scikit-learn says as much, in its own words.
-        if given != fitted and (len(fitted) > 1 or len(given) > 1):
+        if given[1:] != fitted and (len(fitted) > 1 or len(given) > 2):
+            hint = ""
+            if given == fitted:
+                hint = " A single sample x is X = x[None]."
+            elif isinstance(X, tuple):
+                hint = f" {WRAP}"
             raise ValueError(
-                f"X has samples of shape {given}, but {type(self).__name__} was fitted "
-                f"on samples of shape {fitted}. A single sample x is X = x[None]."
+                f"X has samples of shape {given[1:]}, but {type(self).__name__} was "
+                f"fitted on samples of shape {fitted}.{hint}"
             )
-        valid: NDArray[Any] = validate_data(self, X, reset=False, allow_nd=True)
-        return valid
+        array = check_array(array, allow_nd=True, estimator=self, input_name="X")
+        # Of a data frame the names of the columns are compared.
+        named = X if hasattr(X, "columns") else array
+        validate_data(self, named, reset=False, skip_check_array=True)
+        return array
 
 
 class EarlyExitClassifierMixin(EarlyExitMixin):
@@ -242,4 +274,5 @@ class EarlyExitClassifierMixin(EarlyExitMixin):
             proba = self.exit_proba(X)
             stage = first_exit(proba, self.threshold)
             labels = self.network_.labels_at(proba, stage)
-        return float(accuracy_score(y, labels, sample_weight=sample_weight))
+        right = labels == labels_like(y, self.network_.labels)
+        return float(np.average(right, weights=check_weight(sample_weight, len(right))))

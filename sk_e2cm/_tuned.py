@@ -40,8 +40,8 @@ from ._tuning._search import (
     search,
 )
 from ._utils._arrays import Floats
-from ._utils._compat import Interval, StrOptions, _fit_context
-from ._utils._validation import check_samples
+from ._utils._compat import StrOptions, _fit_context
+from ._utils._validation import Interval, check_samples
 
 _ROUNDING = 1e-9
 

@@ -55,7 +55,7 @@ def build_network(
     input_shape : tuple of int
         Of one sample.
     """
-    macs = check_macs(extractor.macs(input_shape), len(fitted))
+    macs = check_macs(extractor.macs(input_shape), len(fitted), extractor)
     heads = []
     for name, head, shape, dtype in zip(
         extractor.stage_names, fitted, shapes, dtypes, strict=True

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
-from ..._utils._arrays import convert, to_numpy, to_tensor
+from ..._utils._arrays import as_numbers, convert, to_numpy, to_tensor
 from ..._utils._hashing import content_hash
 from .._protocol import Extractor
 from ._cut import stages_of
@@ -424,5 +424,5 @@ class TorchExtractor(Extractor):
 
     def _tensor(self, X: ArrayLike | Tensor) -> Tensor:
         # Always a copy: the first layer may work in place.
-        tensor = X.detach() if isinstance(X, Tensor) else to_tensor(X)
+        tensor = X.detach() if isinstance(X, Tensor) else to_tensor(as_numbers(X, "X"))
         return convert(tensor, self.device, self._dtype)
