@@ -82,12 +82,19 @@ class BaseE2CM(EarlyExitMixin, BaseEstimator):
         input_shape: tuple[int, ...],
         network: MultiExitNetwork,
         by_means: Sequence[ClassMeansHead],
+        **fitted: Any,
     ) -> None:
-        validate_data(self, X, skip_check_array=True)
-        self.network_ = network
-        self.input_shape_ = input_shape
-        self.distance_scale_ = [head.means.scale for head in by_means]
-        self.temperature_ = np.array([head.temperature for head in by_means])
+        """Set all that was fitted at once: an interrupt leaves the old or the new."""
+        seen = BaseEstimator()
+        validate_data(seen, X, skip_check_array=True)
+        state = vars(self) | vars(seen) | fitted
+        if "feature_names_in_" not in vars(seen):
+            state.pop("feature_names_in_", None)
+        state["network_"] = network
+        state["input_shape_"] = input_shape
+        state["distance_scale_"] = [head.means.scale for head in by_means]
+        state["temperature_"] = np.array([head.temperature for head in by_means])
+        self.__dict__ = state
 
     def _warn_if_nobody_leaves(self) -> None:
         thresholds = self.network_.thresholds(self.threshold)

@@ -319,10 +319,15 @@ class E2CMClassifier(EarlyExitClassifierMixin, ClassifierMixin, BaseE2CM):
         )
 
         # Nothing is set before this point, so that a failed fit leaves no trace.
-        self._set_network(X, shape, network, by_means)
-        self.classes_ = classes
-        self.class_means_ = [head.means.means for head in by_means]
-        self.final_ = last.kind
+        self._set_network(
+            X,
+            shape,
+            network,
+            by_means,
+            classes_=classes,
+            class_means_=[head.means.means for head in by_means],
+            final_=last.kind,
+        )
         return CrossFit(statistics, heads)
 
     def _own_labels(self, X: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:

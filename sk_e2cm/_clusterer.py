@@ -290,6 +290,9 @@ class E2CMClusterer(
         exit_names = extractor.stage_names[:-1]
         if self.clusterer is None:
             check_n_clusters(self.n_clusters, len(valid_X))
+        # Of a clusterer that is given nobody knows yet how many it finds.
+        known = self.n_clusters if self.clusterer is None else None
+        check_thresholds(self.threshold, len(exit_names), known)
         hashes = row_hashes(valid_X)
         kept = KeptFeatures(hashes)
         clusters = self._cluster(extractor, valid_X, weight, kept)
@@ -327,15 +330,17 @@ class E2CMClusterer(
         )
 
         # Nothing is set before this point, so that a failed fit leaves no trace.
-        self._set_network(X, shape, network, by_means)
-        self.clusterer_ = clusters.logits.clusterer
-        self.labels_ = labels
-        self.inertia_ = clusters.inertia
-        self.cluster_centers_ = clusters.centers
-        self.stage_centers_ = [
-            *(head.means.means for head in by_means),
-            clusters.centers,
-        ]
+        self._set_network(
+            X,
+            shape,
+            network,
+            by_means,
+            clusterer_=clusters.logits.clusterer,
+            labels_=labels,
+            inertia_=clusters.inertia,
+            cluster_centers_=clusters.centers,
+            stage_centers_=[*(head.means.means for head in by_means), clusters.centers],
+        )
         return CrossFit(statistics, heads)
 
     def _cluster(

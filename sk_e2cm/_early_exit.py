@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.utils import check_array
+from sklearn.utils import check_array, check_consistent_length
 from sklearn.utils.validation import check_is_fitted, check_memory, validate_data
 
 from ._extractors import Extractor, check_columns, on_device
@@ -274,5 +274,17 @@ class EarlyExitClassifierMixin(EarlyExitMixin):
             proba = self.exit_proba(X)
             stage = first_exit(proba, self.threshold)
             labels = self.network_.labels_at(proba, stage)
-        right = labels == labels_like(y, self.network_.labels)
-        return float(np.average(right, weights=check_weight(sample_weight, len(right))))
+        return accuracy(y, labels, sample_weight)
+
+
+def accuracy(y: ArrayLike, labels: NDArray[Any], sample_weight: Any = None) -> float:
+    """Return the weighted share of labels that are the true ones, `y`.
+
+    Raises
+    ------
+    ValueError
+        If `y` or the weights are of another length, or no labels or weights.
+    """
+    y = labels_like(y, labels)
+    check_consistent_length(y, labels)
+    return float(np.average(y == labels, weights=check_weight(sample_weight, len(y))))

@@ -8,6 +8,7 @@ from ._protocol import (
     device_of,
     fingerprint_of,
     on_device,
+    state_and_output,
     through,
 )
 from ._raw import RawFeatures
@@ -24,5 +25,6 @@ __all__ = [
     "fingerprint_of",
     "on_device",
     "picklable",
+    "state_and_output",
     "through",
 ]

@@ -7,13 +7,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import issparse
+from sklearn.base import is_classifier, is_regressor
 from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
 from sklearn.utils import gen_batches
 
 from .._multi_exit._heads import ClustererLogits, predict_names
 from .._utils._arrays import Features, Floats
-from .._utils._validation import weight_params
+from .._utils._validation import as_labels, weight_params
 from ._cross_fitting import FittedHead
 from ._statistics import Statistics
 from ._sums import ClassSums
@@ -61,6 +62,10 @@ def fit_params(clusterer: Any, sample_weight: Floats) -> dict[str, Any]:
     """
     if isinstance(clusterer, FrozenEstimator):
         return {}
+    if is_classifier(clusterer) or is_regressor(clusterer):
+        raise ValueError(
+            f"clusterer={clusterer!r} needs labels. Use a clusterer, such as KMeans."
+        )
     return weight_params(f"clusterer={clusterer!r}", clusterer, sample_weight)
 
 
@@ -83,6 +88,7 @@ def find_clusters(
         clusterer.fit(features.copy(), **params)  # some work in place
     dtype = _dtype_of(clusterer, features)
     found = predict_names(clusterer, features.astype(dtype))
+    as_labels(found, f"What clusterer={clusterer!r} predicts")
     names, codes = np.unique(found, return_inverse=True)
     centers = _own_centers(clusterer, names, features.shape[1])
     if centers is None:

@@ -87,7 +87,7 @@ def as_array(X: Any) -> NDArray[Any]:
     return as_numbers(X, "X")
 
 
-def as_labels(y: Any, name: str = "y") -> NDArray[Any]:
+def as_labels(y: Any, name: str = "y", *, warn: bool = False) -> NDArray[Any]:
     """Return one label for each sample; tensors are copied to the CPU.
 
     Raises
@@ -96,7 +96,12 @@ def as_labels(y: Any, name: str = "y") -> NDArray[Any]:
         If there are several for each, if some are missing, or if text is mixed with
         other kinds.
     """
-    labels: NDArray[Any] = column_or_1d(to_array(y, name), warn=True)
+    labels = to_array(y, name)
+    if labels.ndim != 1 and labels.shape[1:] != (1,):
+        raise ValueError(
+            f"{name} must have one label for each sample, got the shape {labels.shape}."
+        )
+    labels = column_or_1d(labels, warn=warn)
     is_list = isinstance(y, (list, tuple))
     if labels.dtype.kind not in "OUT":
         _refuse_missing(name, labels != labels)  # as NaN and NaT differ from themselves
@@ -119,8 +124,8 @@ def _refuse_missing(name: str, missing: ArrayLike) -> None:
     if len(rows):
         raise ValueError(
             f"{name} contains NaN, None or NA: {len(rows)} of {np.size(missing)} "
-            f"labels are missing, the first is number {rows[0]}. Leave these samples "
-            "out."
+            f"labels are missing, the first is number {rows[0]}. Every sample needs "
+            "one."
         )
 
 
@@ -135,10 +140,7 @@ def labels_like(y: Any, labels: NDArray[Any], name: str = "y") -> NDArray[Any]:
     given = as_labels(y, name)
     check_classification_targets(given)
     if _kind(given) != _kind(labels):
-        raise ValueError(
-            f"{name} has labels such as {given[:1].tolist()}, but those known are of "
-            f"another kind: {_some(labels.tolist())}."
-        )
+        raise ValueError(_unknown(name, np.unique(given), labels))
     return given
 
 
@@ -151,6 +153,13 @@ def _is_missing(label: Any) -> bool:
 def _kind(labels: NDArray[Any]) -> str:
     kind = labels.dtype.kind
     return "number" if kind in "biuf" else "text" if kind in "OUT" else kind
+
+
+def _unknown(name: str, unknown: NDArray[Any], labels: NDArray[Any]) -> str:
+    return (
+        f"{name} has labels {unknown[:5].tolist()} that are none of those known: "
+        f"{_some(labels.tolist())}."
+    )
 
 
 def _some(values: list[Any]) -> str:
@@ -189,7 +198,9 @@ def check_weight(sample_weight: Any, n_samples: int) -> NDArray[np.float64]:
         if sample_weight.ndim == 0:
             sample_weight = sample_weight.item()
     weight: NDArray[np.float64] = _check_sample_weight(
-        sample_weight, np.empty((n_samples, 1)), dtype=np.float64,
+        sample_weight,
+        np.empty((n_samples, 1)),
+        dtype=np.float64,
         ensure_non_negative=True,
     )
     with np.errstate(over="ignore"):
@@ -212,7 +223,7 @@ def check_samples(
     if y is None and not needs_y:
         X = check_array(X, allow_nd=True, estimator=estimator)
     else:
-        y = None if y is None else as_labels(y)
+        y = None if y is None else as_labels(y, warn=True)
         if several and y is not None and len(X) != len(y):
             raise ValueError(
                 f"X is a tuple of {len(X)}, but y has {len(y)} labels. {WRAP}"
@@ -319,10 +330,7 @@ def codes_of(y: Any, labels: NDArray[Any]) -> NDArray[np.intp]:
     y = labels_like(y, labels)
     unknown = np.setdiff1d(y, labels)
     if len(unknown):
-        raise ValueError(
-            f"y has labels {unknown[:5].tolist()} that are none of those known: "
-            f"{_some(labels.tolist())}."
-        )
+        raise ValueError(_unknown("y", unknown, labels))
     order = labels.argsort()
     codes: NDArray[np.intp] = order[np.searchsorted(labels, y, sorter=order)]
     return codes
@@ -338,7 +346,9 @@ def labels_of(y: NDArray[Any], classes: Any, n_classes: int) -> NDArray[Any]:
     """
     labels = np.unique(y) if classes is None else as_labels(classes, "classes")
     if len(np.unique(labels)) < len(labels):
-        raise ValueError(f"classes has a label more than once: {_some(labels.tolist())}.")
+        raise ValueError(
+            f"classes has a label more than once: {_some(labels.tolist())}."
+        )
     if len(labels) != n_classes:
         raise ValueError(
             f"There are {len(labels)} labels for {n_classes} columns of probabilities: "
