@@ -23,6 +23,7 @@ from ._utils._hashing import row_hashes
 from ._utils._validation import (
     HasMethods,
     as_array,
+    as_labels,
     check_classes,
     check_samples,
     with_weight,
@@ -301,7 +302,7 @@ class E2CMClassifier(EarlyExitClassifierMixin, ClassifierMixin, BaseE2CM):
         no_head = self.extractor is None and self.final == "auto"
         last = choose_last_head(
             "class_means" if no_head else self.final,
-            self.head_classes,
+            self._named_head(),
             by_means[-1],
             statistics,
             classes,
@@ -330,6 +331,11 @@ class E2CMClassifier(EarlyExitClassifierMixin, ClassifierMixin, BaseE2CM):
         )
         return CrossFit(statistics, heads)
 
+    def _named_head(self) -> NDArray[Any] | None:
+        if self.head_classes is None:
+            return None
+        return as_labels(self.head_classes, "head_classes")
+
     def _own_labels(self, X: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:
         """Return what the network's own head predicts, and the label of each column."""
         if self.extractor is None or self.final not in ("auto", "network"):
@@ -343,5 +349,5 @@ class E2CMClassifier(EarlyExitClassifierMixin, ClassifierMixin, BaseE2CM):
         full_pass = self._full_pass(extractor, self.pooling)
         outputs = [batch.features[-1] for batch in full_pass(valid_X)]
         logits = np.concatenate(outputs)
-        names = head_labels(self.head_classes, logits.shape[1])
+        names = head_labels(self._named_head(), logits.shape[1])
         return names[logits.argmax(axis=1)], names

@@ -156,11 +156,17 @@ class EarlyExitMixin:
 
     def _full_pass(self, extractor: Extractor, pooling: PoolingSpec) -> FullPass:
         is_path = isinstance(self.memory, PathLike)
+        try:
+            memory = check_memory(fspath(self.memory) if is_path else self.memory)
+        except OSError as error:
+            raise ValueError(
+                f"memory={self.memory!r} is no folder that can be written to: {error}."
+            ) from error
         return FullPass(
             on_device(extractor, self.device),
             pooling=pooling,
             batch_size=self.batch_size,
-            memory=check_memory(fspath(self.memory) if is_path else self.memory),
+            memory=memory,
             verbose=self.verbose,
         )
 
@@ -176,7 +182,8 @@ class EarlyExitMixin:
             and type(self.threshold) in (float, np.ndarray)
             and (self.device is None or type(self.device) is str)
             and (self.memory is None or type(self.memory) is str)
-            and (self.verbose == 0 and type(self.verbose) is int)
+            and type(self.verbose) is int
+            and self.verbose == 0
         ):
             return
         names = ("threshold", "batch_size", "device", "memory", "verbose")

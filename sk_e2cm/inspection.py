@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Self
 
 import numpy as np
@@ -67,8 +68,9 @@ class ExitDisplay:
     ) -> None:
         self.counts = as_numbers(counts, "counts")
         self.classes = as_labels(classes, "classes")
-        self.stage_names = stage_names
-        n_stages = len(self.counts) if stage_names is None else len(stage_names)
+        self.stage_names = _checked_names(stage_names)
+        named = self.counts if stage_names is None else self.stage_names
+        n_stages = len(np.atleast_1d(named))
         if self.counts.shape != (n_stages, len(self.classes), 2):
             raise ValueError(
                 f"counts has the shape {self.counts.shape}, and ({n_stages}, "
@@ -172,12 +174,13 @@ class ExitDisplay:
         y_true = as_labels(y_true, "y_true")
         y_pred = labels_like(y_pred, y_true, "y_pred")
         exits = as_numbers(exits, "exits")
-        check_consistent_length(y_true, y_pred, exits)
         if exits.ndim != 1 or exits.dtype.kind not in "iu" or exits.min(initial=0) < 0:
             raise ValueError(
                 "exits must be the number of a stage for each sample, as predict_exit "
                 f"returns them, got {exits!r:.60}."
             )
+        check_consistent_length(y_true, y_pred, exits)
+        stage_names = _checked_names(stage_names)
         labels = np.unique(y_true) if classes is None else as_labels(classes, "classes")
         n_stages = int(exits.max()) + 1 if stage_names is None else len(stage_names)
         if exits.max() >= n_stages:
@@ -211,7 +214,7 @@ class ExitDisplay:
         ValueError
             If `by` is neither.
         """
-        if by not in ("correctness", "class"):
+        if not isinstance(by, str) or by not in ("correctness", "class"):
             raise ValueError(f"by must be 'correctness' or 'class', got {by!r}.")
         self.ax_ = _axes_for(ax, type(self).__name__)
         self.figure_ = self.ax_.figure
@@ -294,6 +297,12 @@ class TradeoffDisplay:
                 f"cost has the shape {self.cost.shape} and score {self.score.shape}: "
                 "one number for each point is needed."
             )
+        if as_numbers(full_score, "full_score").ndim:
+            raise ValueError(f"full_score must be a number, got {full_score!r:.60}.")
+        if chosen is not None and as_numbers(chosen, "chosen").shape != (2,):
+            raise ValueError(f"chosen must be cost and score, got {chosen!r:.60}.")
+        if name is not None and not isinstance(name, str):
+            raise TypeError(f"name must be text, got {name!r:.60}.")
         self.full_score = full_score
         self.chosen = chosen
         self.name = name
@@ -450,6 +459,17 @@ class TradeoffDisplay:
         if self.name is not None:
             self.ax_.legend(loc="lower right")
         return self
+
+
+def _checked_names(stage_names: Any) -> list[str] | None:
+    """Return the names of all stages, or None."""
+    if stage_names is None:
+        return None
+    if isinstance(stage_names, str) or not isinstance(stage_names, Iterable):
+        raise TypeError(
+            f"stage_names must have one name for each stage, got {stage_names!r:.60}."
+        )
+    return [str(name) for name in stage_names]
 
 
 def _axes_for(ax: Any, caller: str) -> Any:

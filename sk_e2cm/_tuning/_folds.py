@@ -16,6 +16,7 @@ from sklearn.model_selection import (
     check_cv,
     train_test_split,
 )
+from torch import Tensor
 
 
 def folds_of(
@@ -87,7 +88,7 @@ def _splitter(cv: Any, y: NDArray[Any] | None, rng: np.random.RandomState) -> An
 
 
 def _checked_pairs(cv: Iterable[Any]) -> list[Any]:
-    pairs = list(cv)
+    pairs = [cv] if isinstance(cv, Tensor) else list(cv)
     for pair in pairs:
         if not isinstance(pair, (tuple, list)) or len(pair) != 2:
             raise ValueError(

@@ -344,7 +344,7 @@ def labels_of(y: NDArray[Any], classes: Any, n_classes: int) -> NDArray[Any]:
     ValueError
         If they are not as many as the columns.
     """
-    labels = np.unique(y) if classes is None else as_labels(classes, "classes")
+    labels = np.unique(y) if classes is None else labels_like(classes, y, "classes")
     if len(np.unique(labels)) < len(labels):
         raise ValueError(
             f"classes has a label more than once: {_some(labels.tolist())}."

@@ -180,7 +180,7 @@ class TorchExtractor(Extractor):
         ValueError
             If there are none.
         """
-        if not isinstance(modules, Iterable):
+        if not isinstance(modules, Iterable) or isinstance(modules, Tensor):
             raise TypeError(f"modules must be a sequence of modules, got {modules!r}.")
         if not (modules := list(modules)):
             raise ValueError("from_modules needs at least one module.")
@@ -368,7 +368,7 @@ class TorchExtractor(Extractor):
         1       ReLU        (1, 8)                   32  0.571
         output  Sequential  (1, 3)                   56  1.000
         """
-        shape = input_shape or self._input_shape
+        shape = self._input_shape if input_shape is None else input_shape
         meter = measure_plausibly(self._trace, shape, self._dtype)
         ends = (*self._exits, self._output or "")
         modules = [self._module.get_submodule(name) for name in ends]
