@@ -69,13 +69,13 @@ class ExitDisplay:
         self.counts = as_numbers(counts, "counts")
         self.classes = as_labels(classes, "classes")
         self.stage_names = _checked_names(stage_names)
-        named = self.counts if stage_names is None else self.stage_names
-        n_stages = len(np.atleast_1d(named))
-        if self.counts.shape != (n_stages, len(self.classes), 2):
+        names = self.stage_names
+        n_stages = self.counts.shape[:1] if names is None else (len(names),)
+        needed = *n_stages, len(self.classes), 2
+        if self.counts.shape != needed:
             raise ValueError(
-                f"counts has the shape {self.counts.shape}, and ({n_stages}, "
-                f"{len(self.classes)}, 2) is needed: for each stage and class, how "
-                "many answers are wrong and right."
+                f"counts has the shape {self.counts.shape}, and {needed} is needed: for "
+                "each stage and class, how many answers are wrong and right."
             )
 
     @classmethod
