@@ -345,7 +345,9 @@ class E2CMClassifier(EarlyExitClassifierMixin, ClassifierMixin, BaseE2CM):
                 "'network'."
             )
         extractor = self._checked_extractor(X)
-        valid_X = check_array(as_array(X), allow_nd=True, estimator=self)
+        valid_X = check_array(
+            as_array(X), allow_nd=True, estimator=self, input_name="X"
+        )
         full_pass = self._full_pass(extractor, self.pooling)
         outputs = [batch.features[-1] for batch in full_pass(valid_X)]
         logits = np.concatenate(outputs)

@@ -74,8 +74,8 @@ class ExitDisplay:
         needed = *n_stages, len(self.classes), 2
         if self.counts.shape != needed:
             raise ValueError(
-                f"counts has the shape {self.counts.shape}, and {needed} is needed: for "
-                "each stage and class, how many answers are wrong and right."
+                f"counts has the shape {self.counts.shape}, and {needed} is needed: "
+                "for each stage and class, how many answers are wrong and right."
             )
 
     @classmethod
@@ -297,13 +297,14 @@ class TradeoffDisplay:
                 f"cost has the shape {self.cost.shape} and score {self.score.shape}: "
                 "one number for each point is needed."
             )
-        if as_numbers(full_score, "full_score").ndim:
+        number = as_numbers(full_score, "full_score")
+        if number.ndim:
             raise ValueError(f"full_score must be a number, got {full_score!r:.60}.")
         if chosen is not None and as_numbers(chosen, "chosen").shape != (2,):
             raise ValueError(f"chosen must be cost and score, got {chosen!r:.60}.")
         if name is not None and not isinstance(name, str):
             raise TypeError(f"name must be text, got {name!r:.60}.")
-        self.full_score = full_score
+        self.full_score = float(number)
         self.chosen = chosen
         self.name = name
 

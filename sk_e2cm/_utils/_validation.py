@@ -158,7 +158,7 @@ def _kind(labels: NDArray[Any]) -> str:
 def _unknown(name: str, unknown: NDArray[Any], labels: NDArray[Any]) -> str:
     return (
         f"{name} has labels {unknown[:5].tolist()} that are none of those known: "
-        f"{_some(labels.tolist())}."
+        f"{_some(np.unique(labels).tolist())}."
     )
 
 
@@ -221,7 +221,7 @@ def check_samples(
     several = isinstance(X, tuple)
     X = as_array(X)
     if y is None and not needs_y:
-        X = check_array(X, allow_nd=True, estimator=estimator)
+        X = check_array(X, allow_nd=True, estimator=estimator, input_name="X")
     else:
         y = None if y is None else as_labels(y, warn=True)
         if several and y is not None and len(X) != len(y):
