@@ -137,7 +137,8 @@ class EarlyExitMixin:
         float
             Mean fraction of the network's multiply-adds.
         """
-        return float(self.stage_cost_[self.predict_exit(X)].mean())
+        stage = self.predict_exit(X)
+        return float(self.stage_cost_[stage].mean())
 
     def _prepared(self, X: ArrayLike) -> tuple[NDArray[Any], MultiExitNetwork]:
         """Return valid samples, and the network on the device asked for."""

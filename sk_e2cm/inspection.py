@@ -171,8 +171,8 @@ class ExitDisplay:
         ExitDisplay
             What was drawn.
         """
-        y_true = as_labels(y_true, "y_true")
-        y_pred = labels_like(y_pred, y_true, "y_pred")
+        y_pred = as_labels(y_pred, "y_pred")
+        y_true = labels_like(y_true, y_pred, "y_true")
         exits = as_numbers(exits, "exits")
         if exits.ndim != 1 or exits.dtype.kind not in "iu" or exits.min(initial=0) < 0:
             raise ValueError(

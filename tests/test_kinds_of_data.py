@@ -87,9 +87,7 @@ def test_the_same_numbers_give_the_same_answers(extractor, given):
     clf = E2CMClassifier(extractor, metric="euclidean", calibration=None).fit(X, y)
     expected = clf.predict_proba(X)
     np.testing.assert_allclose(clf.predict_proba(given), expected, atol=1e-6)
-    np.testing.assert_allclose(
-        clf.fit(given, y).predict_proba(X), expected, atol=1e-6
-    )
+    np.testing.assert_allclose(clf.fit(given, y).predict_proba(X), expected, atol=1e-6)
 
 
 @each(SAME_X)
@@ -126,7 +124,10 @@ NO_NUMBERS = {
     "masked": (np.ma.array(X, mask=X > 1), "X has masked values"),
     "sparse array": (sparse.csr_array(X), r"X is sparse.*X\.toarray\(\)"),
     "sparse tensor": (tensor(X).to_sparse(), r"X is a sparse tensor.*to_dense\(\)"),
-    "sparse rows": (quietly(tensor(X).to_sparse_csr), r"X is a sparse tensor.*to_dense"),
+    "sparse rows": (
+        quietly(tensor(X).to_sparse_csr),
+        r"X is a sparse tensor.*to_dense",
+    ),
     "meta": (torch.zeros(60, 4, device="meta"), "X is on the device 'meta'"),
     "nested": (
         quietly(torch.nested.nested_tensor, [torch.zeros(4)] * 60),
@@ -177,7 +178,7 @@ def test_what_is_no_array_of_numbers_is_refused_at_predict(fitted, given, messag
 
 def test_several_inputs_in_a_tuple_are_to_be_wrapped():
     clf = E2CMClassifier(EXTRACTORS["torch"])
-    with pytest.raises(ValueError, match="X is a tuple of 2, but y has 60.* wrap it"):
+    with pytest.raises(ValueError, match=r"X is a tuple of 2, but y has 60.* wrap it"):
         clf.fit((tensor(X), tensor(X)), y)
     with pytest.raises(ValueError, match=r"shape \(60, 4\).* wrap it in a module"):
         clf.fit(X, y).predict((tensor(X), tensor(X)))

@@ -242,7 +242,7 @@ def check_device(device: Any, name: str = "device") -> torch.device:
         If there is no such device.
     """
     try:
-        return torch.empty(0, device=device).device
+        return torch.empty(0, device=torch.device(device)).device
     except (RuntimeError, AssertionError, TypeError, ValueError) as error:
         raise ValueError(
             f"{name} {str(device)!r} is not available here ({error}). "

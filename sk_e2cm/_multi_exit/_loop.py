@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .._extractors import Extractor, device_of, state_and_output, through
-from .._utils._arrays import to_array
+from .._utils._arrays import refuse_without_numbers, to_array
 from ._heads import Head
 from ._pooling import refuse_other_than_numbers
 from ._thresholds import stays
@@ -132,24 +132,25 @@ def checked_output(
         If there are other rows, or no numbers.
     """
     name, has_device = type(extractor).__name__, hasattr(extractor, "device")
-    if not isinstance(output, Tensor):
-        output = to_array(output, f"the output of {name}.advance")
+    if isinstance(output, Tensor):
+        if has_device and output.device.type != device_of(extractor).type:
+            raise ValueError(
+                f"{name}.advance returned a tensor on {output.device}, but "
+                f"{name}.device is {device_of(extractor)}."
+            )
+        refuse_without_numbers(output, f"The output of {name}.advance")
+    else:
+        output = to_array(output, f"The output of {name}.advance")
     if output.shape[:1] != (n_rows,):
-        shape = tuple(output.shape)
-        what = f"{shape[0]} rows" if shape else "no rows"
+        what = f"{output.shape[0]} rows" if output.shape else "no rows"
         raise ValueError(
             f"Stage {stage_name!r} returned {what} for {n_rows} samples. "
             f"Does {name}.keep() drop the other rows, and {name}.advance() no other?"
         )
     refuse_other_than_numbers(output, stage_name)
-    if not isinstance(output, Tensor):
-        return output
-    if has_device and output.device.type != device_of(extractor).type:
-        raise ValueError(
-            f"{name}.advance returned a tensor on {output.device}, but {name}.device "
-            f"is {device_of(extractor)}."
-        )
-    return output if has_device else output.detach().cpu()
+    if isinstance(output, Tensor) and not has_device:
+        return output.detach().cpu()
+    return output
 
 
 class LastSteps:

@@ -63,7 +63,7 @@ def to_array(values: Any, name: str) -> NDArray[Any]:
         return np.asarray(values)
     except ValueError:
         raise ValueError(
-            f"The parts of {name} have different shapes: {values!r:.60}."
+            f"{name} has parts of different shapes: {values!r:.60}."
         ) from None
 
 
