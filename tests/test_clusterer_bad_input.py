@@ -310,7 +310,9 @@ def test_a_cluster_without_a_name(missing):
 
 @pytest.mark.parametrize("clusterer", [LogisticRegression(), LinearRegression()])
 def test_what_needs_labels_is_no_clusterer(clusterer):
-    with pytest.raises(ValueError, match=r"clusterer=.*Regression\(\) needs labels"):
+    with pytest.raises(
+        ValueError, match=r"clusterer=.*Regression\(\) cannot be fitted"
+    ):
         E2CMClusterer(ToyExtractor(), clusterer=clusterer).fit(X)
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import issparse
-from sklearn.base import is_classifier, is_regressor
 from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
 from sklearn.utils import gen_batches
@@ -62,10 +62,13 @@ def fit_params(clusterer: Any, sample_weight: Floats) -> dict[str, Any]:
     """
     if isinstance(clusterer, FrozenEstimator):
         return {}
-    if is_classifier(clusterer) or is_regressor(clusterer):
+    try:
+        inspect.signature(clusterer.fit).bind("X")
+    except TypeError as error:
         raise ValueError(
-            f"clusterer={clusterer!r} needs labels. Use a clusterer, such as KMeans."
-        )
+            f"clusterer={clusterer!r} cannot be fitted to X alone: {error}. Use a "
+            "clusterer, such as KMeans."
+        ) from None
     return weight_params(f"clusterer={clusterer!r}", clusterer, sample_weight)
 
 
