@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import check_array, check_consistent_length
+from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, check_memory, validate_data
 
 from ._extractors import Extractor, check_columns, on_device
@@ -295,4 +296,6 @@ def accuracy(y: ArrayLike, labels: NDArray[Any], sample_weight: Any = None) -> f
     """
     y = labels_like(y, labels)
     check_consistent_length(y, labels)
+    if y.dtype.kind == "f" and (y != np.floor(y)).any():
+        check_classification_targets(y)  # and refuse measurements
     return float(np.average(y == labels, weights=check_weight(sample_weight, len(y))))

@@ -174,7 +174,8 @@ class ExitDisplay:
         y_pred = as_labels(y_pred, "y_pred")
         y_true = labels_like(y_true, y_pred, "y_true")
         exits = as_numbers(exits, "exits")
-        if exits.ndim != 1 or exits.dtype.kind not in "iu" or exits.min(initial=0) < 0:
+        is_stage = exits.dtype.kind in "iu" and (exits >= 0).all()
+        if exits.ndim != 1 or not len(exits) or not is_stage:
             raise ValueError(
                 "exits must be the number of a stage for each sample, as predict_exit "
                 f"returns them, got {exits!r:.60}."

@@ -303,7 +303,8 @@ def test_parameters_of_the_clusterer_are_validated():
 
 @pytest.mark.parametrize("missing", [None, np.nan, pd.NA], ids=str)
 def test_a_cluster_without_a_name(missing):
-    named = Predicts(lambda X: np.where(X[:, 0] > 0, "a", missing))
+    names = np.array(["a", missing], dtype=object)
+    named = Predicts(lambda X: names[(X[:, 0] > 0).astype(int)])
     with pytest.raises(ValueError, match=r"clusterer=.*Predicts.* contains NaN, None"):
         E2CMClusterer(ToyExtractor(), clusterer=named).fit(X)
 

@@ -178,7 +178,9 @@ def test_what_is_no_array_of_numbers_is_refused_at_predict(fitted, given, messag
 
 def test_several_inputs_in_a_tuple_are_to_be_wrapped():
     clf = E2CMClassifier(EXTRACTORS["torch"])
-    with pytest.raises(ValueError, match=r"X is a tuple of 2, but y has 60.* wrap it"):
+    with pytest.raises(
+        ValueError, match=r"X is a tuple of 2 samples, but y has 60.* wrap it"
+    ):
         clf.fit((tensor(X), tensor(X)), y)
     with pytest.raises(ValueError, match=r"shape \(60, 4\).* wrap it in a module"):
         clf.fit(X, y).predict((tensor(X), tensor(X)))

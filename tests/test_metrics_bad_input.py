@@ -142,6 +142,13 @@ def test_text_labels_are_compared_as_such():
     assert shuffled == pytest.approx(wanted)
 
 
+def test_many_classes_are_nothing_to_warn_of():
+    proba = np.full((50, 50), 0.02)
+    assert calibration_error(range(50), proba, classes=range(50)) < 1
+    counts = ExitDisplay.from_predictions(range(50), range(50), [0] * 50).counts
+    assert counts.sum() == 50
+
+
 # Probabilities, costs, exits
 
 OF_PROBA = {
@@ -208,7 +215,9 @@ def test_costs_that_do_not_fit(cost, message):
 
 
 @pytest.mark.parametrize(
-    "stages", [STAGE - 1, STAGE + 0.5, STAGE.astype(str), 3, STAGE[:, None]], ids=str
+    "stages",
+    [[], STAGE - 1, STAGE + 0.5, STAGE.astype(str), 3, STAGE[:, None]],
+    ids=str,
 )
 def test_exits_that_are_no_stages(stages):
     with pytest.raises(ValueError, match=r"exits (must be the number of a stage|has)"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from numbers import Number
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -114,6 +115,8 @@ def as_labels(y: Any, name: str = "y", *, warn: bool = False) -> NDArray[Any]:
         raise ValueError(
             f"{name} mixes text with other kinds of labels: {_some(given.tolist())}."
         )
+    if not all(isinstance(label, (Number, np.generic)) for label in labels):
+        return labels
     # Numbers in an array of objects are numbers.
     plain = np.asarray(labels.tolist())
     return plain if plain.dtype.kind in "biuf" else labels
@@ -138,7 +141,6 @@ def labels_like(y: Any, labels: NDArray[Any], name: str = "y") -> NDArray[Any]:
         If they are of another kind, besides what `as_labels` refuses.
     """
     given = as_labels(y, name)
-    check_classification_targets(given)
     if _kind(given) != _kind(labels):
         raise ValueError(_unknown(name, np.unique(given), labels))
     return given
@@ -226,7 +228,7 @@ def check_samples(
         y = None if y is None else as_labels(y, warn=True)
         if several and y is not None and len(X) != len(y):
             raise ValueError(
-                f"X is a tuple of {len(X)}, but y has {len(y)} labels. {WRAP}"
+                f"X is a tuple of {len(X)} samples, but y has {len(y)} labels. {WRAP}"
             )
         X, y = check_X_y(X, y, allow_nd=True, estimator=estimator)
         check_classification_targets(y)
