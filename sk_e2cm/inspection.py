@@ -463,7 +463,7 @@ class TradeoffDisplay:
         return self
 
 
-def _checked_names(stage_names: Any) -> list[str] | None:
+def _checked_names(stage_names: Any) -> tuple[str, ...] | None:
     """Return the names of all stages, or None."""
     if stage_names is None:
         return None
@@ -471,7 +471,7 @@ def _checked_names(stage_names: Any) -> list[str] | None:
         raise TypeError(
             f"stage_names must have one name for each stage, got {stage_names!r:.60}."
         )
-    return [str(name) for name in stage_names]
+    return tuple(str(name) for name in stage_names)
 
 
 def _axes_for(ax: Any, caller: str) -> Any:

@@ -247,7 +247,10 @@ BAD_Y = {
     "a name": ("target", r"y must have one label .*\(\)"),
     "meta": (torch.zeros(60, device="meta"), "y is on the device 'meta'"),
     "sparse": (tensor(y).to_sparse(), "y is a sparse tensor"),
-    "measurements": (np.linspace(0, 1, 60), "Unknown label type: continuous"),
+    "measurements": (
+        np.linspace(0, 1, 60),
+        r"Unknown label type: continuous|none of those known",
+    ),
 }
 
 

@@ -80,12 +80,13 @@ def as_array(X: Any) -> NDArray[Any]:
                 f"The samples of X have different shapes{such_as}. Bring them to "
                 f"one shape: crop, resize or pad.{hint}"
             ) from None
-    # Of much that is no array NumPy makes one without axes.
-    if np.ndim(X) == 0 and not hasattr(X, "ndim"):
+    array = to_array(X, "X")
+    # Of what is no array NumPy makes one without axes.
+    if array.ndim == 0 and not hasattr(X, "ndim"):
         raise TypeError(
             f"X must be an array or a tensor of all samples, got a {type(X).__name__}."
         )
-    return as_numbers(X, "X")
+    return as_numbers(array, "X")
 
 
 def as_labels(y: Any, name: str = "y", *, warn: bool = False) -> NDArray[Any]:
