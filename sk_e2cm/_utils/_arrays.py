@@ -56,7 +56,7 @@ def to_array(values: Any, name: str) -> NDArray[Any]:
         raise TypeError(
             f"{name} is sparse, and a dense array is needed: {name}.toarray()."
         )
-    if np.ma.is_masked(values):
+    if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
         raise ValueError(f"{name} has masked values. Fill them in: {name}.filled(...).")
     values = _without_tensors(values, name)
     try:
