@@ -22,7 +22,8 @@ from ._fitting._cross_fitting import ClassMeansHead, HeadSpec
 from ._fitting._means import METRICS, metric_for
 from ._fitting._statistics import MOST_FEATURES, N_FOLDS, folds_by_hash
 from ._multi_exit._network import MultiExitNetwork
-from ._utils._compat import Interval, StrOptions
+from ._utils._compat import StrOptions
+from ._utils._validation import Interval
 
 
 class BaseE2CM(EarlyExitMixin, BaseEstimator):
@@ -82,25 +83,32 @@ class BaseE2CM(EarlyExitMixin, BaseEstimator):
         network: MultiExitNetwork,
         by_means: Sequence[ClassMeansHead],
         too_few: str | None,
+        **fitted: Any,
     ) -> None:
-        validate_data(self, X, skip_check_array=True)
-        self.network_ = network
-        self.input_shape_ = valid_X.shape[1:]
-        self._fitted_numbers = valid_X.dtype, largest(valid_X)
-        self.metric_ = [head.means.metric for head in by_means]
-        self.metric_reason_ = too_few or self._too_wide()
-        self.distance_scale_ = [head.means.scale for head in by_means]
-        self.temperature_ = np.array([head.temperature for head in by_means])
+        """Set all that was fitted at once: an interrupt leaves the old or the new."""
+        seen = BaseEstimator()
+        validate_data(seen, X, skip_check_array=True)
+        metrics = [head.means.metric for head in by_means]
+        fitted |= {
+            "network_": network,
+            "input_shape_": valid_X.shape[1:],
+            "metric_": metrics,
+            "metric_reason_": too_few or self._too_wide(network.stage_names, metrics),
+            "distance_scale_": [head.means.scale for head in by_means],
+            "temperature_": np.array([head.temperature for head in by_means]),
+            "_fitted_numbers": (valid_X.dtype, largest(valid_X)),
+        }
+        state = vars(self) | vars(seen) | fitted
+        if "feature_names_in_" not in vars(seen):
+            state.pop("feature_names_in_", None)
+        self.__dict__ = state
 
-    def _too_wide(self) -> str | None:
+    def _too_wide(
+        self, stage_names: Sequence[str], metrics: Sequence[str]
+    ) -> str | None:
         """Say which stages have too many features for a covariance, if some have."""
-        names = [
-            name
-            for name, metric in zip(
-                self.network_.stage_names, self.metric_, strict=False
-            )
-            if metric != self.metric
-        ]
+        used = zip(stage_names, metrics, strict=False)
+        names = [name for name, metric in used if metric != self.metric]
         if not names:
             return None
         return (

@@ -19,9 +19,16 @@ from ._fitting._last_stage import choose_last_head, head_labels, own_answers
 from ._fitting._statistics import collect_statistics
 from ._multi_exit._thresholds import check_thresholds
 from ._utils._arrays import Floats
-from ._utils._compat import HasMethods, StrOptions, _fit_context
+from ._utils._compat import StrOptions, _fit_context
 from ._utils._hashing import row_hashes
-from ._utils._validation import as_array, check_classes, check_samples, with_weight
+from ._utils._validation import (
+    HasMethods,
+    as_array,
+    as_labels,
+    check_classes,
+    check_samples,
+    with_weight,
+)
 
 
 class E2CMClassifier(EarlyExitClassifierMixin, ClassifierMixin, BaseE2CM):
@@ -321,7 +328,7 @@ class E2CMClassifier(EarlyExitClassifierMixin, ClassifierMixin, BaseE2CM):
         no_head = self.extractor is None and self.final == "auto"
         last = choose_last_head(
             "class_means" if no_head else self.final,
-            self.head_classes,
+            self._named_head(),
             by_means[-1],
             statistics,
             classes,
@@ -340,11 +347,22 @@ class E2CMClassifier(EarlyExitClassifierMixin, ClassifierMixin, BaseE2CM):
         )
 
         # Nothing is set before this point, so that a failed fit leaves no trace.
-        self._set_network(X, valid_X, network, by_means, too_few)
-        self.classes_ = classes
-        self.class_means_ = [head.means.means for head in by_means]
-        self.final_ = last.kind
+        self._set_network(
+            X,
+            valid_X,
+            network,
+            by_means,
+            too_few,
+            classes_=classes,
+            class_means_=[head.means.means for head in by_means],
+            final_=last.kind,
+        )
         return CrossFit(statistics, heads)
+
+    def _named_head(self) -> NDArray[Any] | None:
+        if self.head_classes is None:
+            return None
+        return as_labels(self.head_classes, "head_classes")
 
     def _own_labels(
         self, X: ArrayLike, weight: Floats
@@ -357,11 +375,13 @@ class E2CMClassifier(EarlyExitClassifierMixin, ClassifierMixin, BaseE2CM):
                 "'network'."
             )
         extractor = self._checked_extractor(X)
-        valid_X = check_array(as_array(X), allow_nd=True, estimator=self)
+        valid_X = check_array(
+            as_array(X), allow_nd=True, estimator=self, input_name="X"
+        )
         full_pass = self._full_pass(extractor, self.pooling)
         outputs = [batch.features[-1] for batch in full_pass(valid_X)]
         answers, width = own_answers(np.concatenate(outputs))
-        names = head_labels(self.head_classes, width)
+        names = head_labels(self._named_head(), width)
         found = np.unique(answers[weight > 0])
         if len(found) == 1:
             raise ValueError(

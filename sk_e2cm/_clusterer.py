@@ -31,9 +31,15 @@ from ._fitting._means import ClassMeans
 from ._fitting._statistics import KeptFeatures, check_squares, sum_kept
 from ._multi_exit._thresholds import check_thresholds
 from ._utils._arrays import Floats
-from ._utils._compat import HasMethods, Interval, _fit_context
+from ._utils._compat import _fit_context
 from ._utils._hashing import row_hashes
-from ._utils._validation import check_n_clusters, check_samples, with_weight
+from ._utils._validation import (
+    HasMethods,
+    Interval,
+    check_n_clusters,
+    check_samples,
+    with_weight,
+)
 
 
 class E2CMClusterer(
@@ -291,6 +297,9 @@ class E2CMClusterer(
         exit_names = extractor.stage_names[:-1]
         if self.clusterer is None:
             check_n_clusters(self.n_clusters, len(valid_X))
+        # Of a clusterer that is given nobody knows yet how many it finds.
+        known = self.n_clusters if self.clusterer is None else None
+        check_thresholds(self.threshold, len(exit_names), known)
         verify(on_device(extractor, self.device), valid_X)
         hashes = row_hashes(valid_X)
         kept = KeptFeatures(hashes)
@@ -330,15 +339,18 @@ class E2CMClusterer(
         )
 
         # Nothing is set before this point, so that a failed fit leaves no trace.
-        self._set_network(X, valid_X, network, by_means, too_few)
-        self.clusterer_ = clusters.logits.clusterer
-        self.labels_ = labels
-        self.inertia_ = clusters.inertia
-        self.cluster_centers_ = clusters.centers
-        self.stage_centers_ = [
-            *(head.means.means for head in by_means),
-            clusters.centers,
-        ]
+        self._set_network(
+            X,
+            valid_X,
+            network,
+            by_means,
+            too_few,
+            clusterer_=clusters.logits.clusterer,
+            labels_=labels,
+            inertia_=clusters.inertia,
+            cluster_centers_=clusters.centers,
+            stage_centers_=[*(head.means.means for head in by_means), clusters.centers],
+        )
         return CrossFit(statistics, heads)
 
     def _cluster(

@@ -7,10 +7,11 @@ from functools import update_wrapper
 from typing import Any
 
 from numpy.typing import NDArray
+from sklearn.pipeline import Pipeline
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
-from ._early_exit import EarlyExitClassifierMixin
+from ._early_exit import EarlyExitClassifierMixin, EarlyExitMixin
 from ._utils._arrays import Floats
 
 
@@ -66,3 +67,36 @@ class DelegatesToEstimator:
     def stage_cost_(self) -> Floats:
         """Cost of exiting at each stage, in fractions of the network's."""
         return self._inside().stage_cost_
+
+
+def with_exits(estimator: Any, X: Any) -> tuple[EarlyExitMixin, Any]:
+    """Return the fitted estimator with early exits that is inside, and its X.
+
+    Parameters
+    ----------
+    estimator : E2CMClassifier, E2CMClusterer, TunedExitsCV or Pipeline
+        A pipeline ends in one of these.
+
+    X : array-like of shape (n_samples, ...) or None
+        What `estimator` takes.
+
+    Raises
+    ------
+    TypeError
+        If there is no such estimator.
+
+    NotFittedError
+        If it is not fitted.
+    """
+    if isinstance(estimator, Pipeline):
+        if len(estimator) > 1 and X is not None:
+            X = estimator[:-1].transform(X)
+        estimator = estimator[-1]
+    if isinstance(estimator, DelegatesToEstimator):
+        estimator = estimator._inside()
+    if not isinstance(estimator, EarlyExitMixin):
+        raise TypeError(
+            f"This needs an estimator with early exits, got {type(estimator).__name__}."
+        )
+    check_is_fitted(estimator, "network_")
+    return estimator, X

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.metrics import accuracy_score
+from sklearn.utils import check_array, check_consistent_length
+from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, check_memory, validate_data
 
 from ._extractors import Extractor, check_columns, on_device
@@ -18,7 +19,8 @@ from ._multi_exit._network import Exits, MultiExitNetwork
 from ._multi_exit._pooling import PoolingSpec
 from ._multi_exit._thresholds import first_exit
 from ._utils._arrays import Floats
-from ._utils._validation import as_array, is_valid
+from ._utils._compat import validate_parameter_constraints
+from ._utils._validation import WRAP, as_array, check_weight, is_valid, labels_like
 
 # What is so many times as large is on another scale.
 _OTHER_SCALE = 10
@@ -41,6 +43,7 @@ class EarlyExitMixin:
     device: Any
     memory: Any
     verbose: int
+    _parameter_constraints: dict[str, Any]
 
     @property
     def extractor_(self) -> Extractor:
@@ -140,7 +143,8 @@ class EarlyExitMixin:
         float
             Mean fraction of the network's multiply-adds.
         """
-        return float(self.stage_cost_[self.predict_exit(X)].mean())
+        stage = self.predict_exit(X)
+        return float(self.stage_cost_[stage].mean())
 
     def _prepared(self, X: ArrayLike) -> tuple[NDArray[Any], MultiExitNetwork]:
         """Return valid samples, and the network on the device asked for."""
@@ -159,33 +163,70 @@ class EarlyExitMixin:
 
     def _full_pass(self, extractor: Extractor, pooling: PoolingSpec) -> FullPass:
         is_path = isinstance(self.memory, PathLike)
+        try:
+            memory = check_memory(fspath(self.memory) if is_path else self.memory)
+        except OSError as error:
+            raise ValueError(
+                f"memory={self.memory!r} is no folder that can be written to: {error}."
+            ) from error
         return FullPass(
             on_device(extractor, self.device),
             pooling=pooling,
             batch_size=self.batch_size,
-            memory=check_memory(fspath(self.memory) if is_path else self.memory),
+            memory=memory,
             verbose=self.verbose,
+        )
+
+    def _check_params_read(self) -> None:
+        """Refuse what has become of the parameters that are read at each call.
+
+        The values of the thresholds are checked where they are used.
+        """
+        # scikit-learn's check takes a tenth of the time of a small network.
+        if (
+            type(self.batch_size) is int
+            and self.batch_size > 0
+            and type(self.threshold) in (float, np.ndarray)
+            and (self.device is None or type(self.device) is str)
+            and (self.memory is None or type(self.memory) is str)
+            and type(self.verbose) is int
+            and self.verbose == 0
+        ):
+            return
+        names = ("threshold", "batch_size", "device", "memory", "verbose")
+        validate_parameter_constraints(
+            {name: self._parameter_constraints[name] for name in names},
+            {name: getattr(self, name) for name in names},
+            caller_name=type(self).__name__,
         )
 
     def _check_X(self, X: ArrayLike) -> NDArray[Any]:
         check_is_fitted(self, "network_")
+        self._check_params_read()
         # scikit-learn's checks take as long as a small network does on one sample.
         if not hasattr(self, "feature_names_in_") and is_valid(X, self.input_shape_):
             self._warn_of_other_numbers(X)
             return X
         check_columns(self.network_.extractor, X)
-        X = as_array(X)
-        fitted = self.input_shape_
-        given = tuple(getattr(X, "shape", (0, *fitted))[1:])
+        array = as_array(X)
+        given, fitted = array.shape, self.input_shape_
         # Of tables scikit-learn says as much, in its own words.
-        if given != fitted and (len(fitted) > 1 or len(given) > 1):
+        if given[1:] != fitted and (len(fitted) > 1 or len(given) > 2):
+            hint = ""
+            if given == fitted:
+                hint = " A single sample x is X = x[None]."
+            elif isinstance(X, tuple):
+                hint = f" {WRAP}"
             raise ValueError(
-                f"X has samples of shape {given}, but {type(self).__name__} was fitted "
-                f"on samples of shape {fitted}. A single sample x is X = x[None]."
+                f"X has samples of shape {given[1:]}, but {type(self).__name__} was "
+                f"fitted on samples of shape {fitted}.{hint}"
             )
-        valid: NDArray[Any] = validate_data(self, X, reset=False, allow_nd=True)
-        self._warn_of_other_numbers(valid)
-        return valid
+        array = check_array(array, allow_nd=True, estimator=self, input_name="X")
+        # Of a data frame the names of the columns are compared.
+        named = X if hasattr(X, "columns") else array
+        validate_data(self, named, reset=False, skip_check_array=True)
+        self._warn_of_other_numbers(array)
+        return array
 
     def _warn_of_other_numbers(self, X: NDArray[Any]) -> None:
         """Warn of bytes in place of scaled pictures, or the other way round.
@@ -275,4 +316,19 @@ class EarlyExitClassifierMixin(EarlyExitMixin):
             proba = self.exit_proba(X)
             stage = first_exit(proba, self.threshold)
             labels = self.network_.labels_at(proba, stage)
-        return float(accuracy_score(y, labels, sample_weight=sample_weight))
+        return accuracy(y, labels, sample_weight)
+
+
+def accuracy(y: ArrayLike, labels: NDArray[Any], sample_weight: Any = None) -> float:
+    """Return the weighted share of labels that are the true ones, `y`.
+
+    Raises
+    ------
+    ValueError
+        If `y` or the weights are of another length, or no labels or weights.
+    """
+    y = labels_like(y, labels)
+    check_consistent_length(y, labels)
+    if y.dtype.kind == "f" and (y != np.floor(y)).any():
+        check_classification_targets(y)  # and refuse measurements
+    return float(np.average(y == labels, weights=check_weight(sample_weight, len(y))))

@@ -45,8 +45,8 @@ from ._tuning._search import (
     search,
     starts,
 )
-from ._utils._compat import Interval, StrOptions, _fit_context
-from ._utils._validation import check_samples
+from ._utils._compat import StrOptions, _fit_context
+from ._utils._validation import Interval, check_samples
 
 
 class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
@@ -376,23 +376,31 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
         of_which = "" if self.risk is None else " that the promise allows"
         best = choose(points, full_loss, self.max_cost, self.max_drop, of_which)
         thresholds = points.thresholds if self.per_class else points.thresholds[:, :, 0]
-        self.frontier_ = {
+        frontier = {
             "cost": points.cost,
             "score": 1.0 - points.loss,
             "threshold": thresholds,
         }
-        self.full_score_ = float(1.0 - full_loss)
-        self.best_score_ = float(1.0 - points.loss[best])
-        self.best_cost_ = float(points.cost[best])
-        self.best_threshold_ = thresholds[best]
-        self.drop_upper_ = test and test.upper(points.thresholds[best])
-        self.estimator_ = estimator.set_params(threshold=self.best_threshold_)
+        fitted = {
+            "frontier_": frontier,
+            "full_score_": float(1.0 - full_loss),
+            "best_score_": float(1.0 - points.loss[best]),
+            "best_cost_": float(points.cost[best]),
+            "best_threshold_": thresholds[best].copy(),
+            "drop_upper_": test and test.upper(points.thresholds[best]),
+            # Copies, so that who changes one changes no other.
+            "estimator_": estimator.set_params(threshold=thresholds[best].copy()),
+        }
+        # At once: an interrupt leaves the old or the new.
+        self.__dict__ = vars(self) | fitted
         closed = is_closed(points.thresholds[best])
         if len(closed) and closed.all():
+            goals = {"cost": self.max_cost, "drop": self.max_drop, "risk": self.risk}
+            asked = [goal for goal, value in goals.items() if value is not None]
             warnings.warn(
                 "The thresholds chosen close every exit: nothing will leave early. "
-                "Allow a larger drop, hold out more samples, or use a metric and a "
-                "pooling that make better exits.",
+                f"Allow a larger {' or '.join(asked)}, hold out more samples, or use "
+                "a metric and a pooling that make better exits.",
                 stacklevel=4,
             )
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.base import is_clusterer
+from sklearn.pipeline import Pipeline
 from sklearn.utils import check_consistent_length
-from sklearn.utils.validation import check_is_fitted
 
+from ._delegation import with_exits
+from ._early_exit import accuracy
+from ._utils._arrays import as_numbers, to_array
 from ._utils._compat import check_matplotlib_support
-from ._utils._validation import codes_of, labels_of
+from ._utils._validation import as_labels, codes_of, labels_like, labels_of
 from .metrics import accuracy_cost_curve, first_exit
 
 __all__ = ["ExitDisplay", "TradeoffDisplay"]
@@ -62,9 +66,17 @@ class ExitDisplay:
         *,
         stage_names: Any = None,
     ) -> None:
-        self.counts = np.asarray(counts)
-        self.classes = np.asarray(classes)
-        self.stage_names = stage_names
+        self.counts = as_numbers(counts, "counts")
+        self.classes = as_labels(classes, "classes")
+        self.stage_names = _checked_names(stage_names)
+        names = self.stage_names
+        n_stages = self.counts.shape[:1] if names is None else (len(names),)
+        needed = *n_stages, len(self.classes), 2
+        if self.counts.shape != needed:
+            raise ValueError(
+                f"counts has the shape {self.counts.shape}, and {needed} is needed: "
+                "for each stage and class, how many answers are wrong and right."
+            )
 
     @classmethod
     def from_estimator(
@@ -80,8 +92,8 @@ class ExitDisplay:
 
         Parameters
         ----------
-        estimator : TunedExitsCV, E2CMClassifier or E2CMClusterer
-            Fitted.
+        estimator : TunedExitsCV, E2CMClassifier, E2CMClusterer or Pipeline
+            Fitted; a pipeline ends in one of these.
 
         X : array-like of shape (n_samples, ...)
             Samples.
@@ -101,8 +113,7 @@ class ExitDisplay:
         ExitDisplay
             What was drawn.
         """
-        inside = getattr(estimator, "estimator_", estimator)
-        check_is_fitted(inside)
+        inside, X = with_exits(estimator, X)
         network = inside.network_
         if y is None or is_clusterer(inside):
             proba = inside.exit_proba(X)
@@ -160,11 +171,23 @@ class ExitDisplay:
         ExitDisplay
             What was drawn.
         """
-        y_true, y_pred = np.asarray(y_true), np.asarray(y_pred)
-        exits = np.asarray(exits)
+        y_pred = as_labels(y_pred, "y_pred")
+        y_true = labels_like(y_true, y_pred, "y_true")
+        exits = as_numbers(exits, "exits")
+        is_stage = exits.dtype.kind in "iu" and (exits >= 0).all()
+        if exits.ndim != 1 or not len(exits) or not is_stage:
+            raise ValueError(
+                "exits must be the number of a stage for each sample, as predict_exit "
+                f"returns them, got {exits!r:.60}."
+            )
         check_consistent_length(y_true, y_pred, exits)
-        labels = np.unique(y_true) if classes is None else np.asarray(classes)
+        stage_names = _checked_names(stage_names)
+        labels = np.unique(y_true) if classes is None else as_labels(classes, "classes")
         n_stages = int(exits.max()) + 1 if stage_names is None else len(stage_names)
+        if exits.max() >= n_stages:
+            raise ValueError(
+                f"exits has the stage {exits.max()}, but stage_names names {n_stages}."
+            )
         counts = np.zeros((n_stages, len(labels), 2), dtype=np.intp)
         where = exits, codes_of(y_true, labels), (y_true == y_pred).astype(np.intp)
         np.add.at(counts, where, 1)
@@ -192,7 +215,7 @@ class ExitDisplay:
         ValueError
             If `by` is neither.
         """
-        if by not in ("correctness", "class"):
+        if not isinstance(by, str) or by not in ("correctness", "class"):
             raise ValueError(f"by must be 'correctness' or 'class', got {by!r}.")
         self.ax_ = _axes_for(ax, type(self).__name__)
         self.figure_ = self.ax_.figure
@@ -268,9 +291,21 @@ class TradeoffDisplay:
         chosen: tuple[float, float] | None = None,
         name: str | None = None,
     ) -> None:
-        self.cost = np.asarray(cost)
-        self.score = np.asarray(score)
-        self.full_score = full_score
+        self.cost = as_numbers(cost, "cost")
+        self.score = as_numbers(score, "score")
+        if self.cost.ndim != 1 or self.cost.shape != self.score.shape:
+            raise ValueError(
+                f"cost has the shape {self.cost.shape} and score {self.score.shape}: "
+                "one number for each point is needed."
+            )
+        number = as_numbers(full_score, "full_score")
+        if number.ndim:
+            raise ValueError(f"full_score must be a number, got {full_score!r:.60}.")
+        if chosen is not None and as_numbers(chosen, "chosen").shape != (2,):
+            raise ValueError(f"chosen must be cost and score, got {chosen!r:.60}.")
+        if name is not None and not isinstance(name, str):
+            raise TypeError(f"name must be text, got {name!r:.60}.")
+        self.full_score = float(number)
         self.chosen = chosen
         self.name = name
 
@@ -288,8 +323,8 @@ class TradeoffDisplay:
 
         Parameters
         ----------
-        estimator : TunedExitsCV, E2CMClassifier or E2CMClusterer
-            Fitted.
+        estimator : TunedExitsCV, E2CMClassifier, E2CMClusterer or Pipeline
+            Fitted; a pipeline ends in one of these.
 
         X : array-like of shape (n_samples, ...), default=None
             Samples to measure on. Without them, a `TunedExitsCV` shows its frontier.
@@ -318,24 +353,24 @@ class TradeoffDisplay:
         if X is None and y is not None:
             raise ValueError("Give X with y: the samples that it labels.")
         if X is not None:
-            inside = getattr(estimator, "estimator_", estimator)
-            check_is_fitted(inside)
-            y = None if is_clusterer(inside) else y
-            check_consistent_length(X, y)
+            inside, X = with_exits(estimator, X)
             network, proba = inside.network_, inside.exit_proba(X)
             stage = first_exit(proba, inside.threshold)
-            y = network.labels_at(proba, -1) if y is None else y
-            right = network.labels_at(proba, stage) == np.asarray(y)
+            if y is None or is_clusterer(inside):
+                y = network.labels_at(proba, -1)
+            score = accuracy(y, network.labels_at(proba, stage))
             return cls.from_predictions(
                 y,
                 proba,
                 # All exits are open here, whatever the estimator's thresholds.
                 network.stage_cost(0.0),
                 classes=network.labels,
-                chosen=(inside.stage_cost_[stage].mean(), right.mean()),
+                chosen=(inside.stage_cost_[stage].mean(), score),
                 name=name,
                 ax=ax,
             )
+        if isinstance(estimator, Pipeline):
+            estimator = estimator[-1]
         if not hasattr(estimator, "frontier_"):
             raise ValueError("Give X: only a fitted TunedExitsCV has a frontier.")
         frontier = estimator.frontier_
@@ -389,13 +424,13 @@ class TradeoffDisplay:
         TradeoffDisplay
             What was drawn.
         """
-        accuracy, cost, _ = accuracy_cost_curve(
+        score, cost, _ = accuracy_cost_curve(
             y_true, exit_proba, stage_cost, classes=classes
         )
-        y_true, last = np.asarray(y_true), np.asarray(exit_proba)[:, -1]
+        y_true, last = as_labels(y_true, "y_true"), to_array(exit_proba, "")[:, -1]
         labels = labels_of(y_true, classes, last.shape[1])
-        full_score = float((labels[last.argmax(axis=1)] == y_true).mean())
-        return cls(cost, accuracy, full_score, chosen=chosen, name=name).plot(ax)
+        full_score = accuracy(y_true, labels[last.argmax(axis=1)])
+        return cls(cost, score, full_score, chosen=chosen, name=name).plot(ax)
 
     def plot(self, ax: Any = None) -> Self:
         """Draw.
@@ -428,9 +463,23 @@ class TradeoffDisplay:
         return self
 
 
+def _checked_names(stage_names: Any) -> tuple[str, ...] | None:
+    """Return the names of all stages, or None."""
+    if stage_names is None:
+        return None
+    if isinstance(stage_names, str) or not isinstance(stage_names, Iterable):
+        raise TypeError(
+            f"stage_names must have one name for each stage, got {stage_names!r:.60}."
+        )
+    return tuple(str(name) for name in stage_names)
+
+
 def _axes_for(ax: Any, caller: str) -> Any:
     """Return the axes given, or new ones."""
     check_matplotlib_support(caller)
     import matplotlib.pyplot as plt
+    from matplotlib.axes import Axes
 
+    if ax is not None and not isinstance(ax, Axes):
+        raise TypeError(f"ax must be axes of matplotlib, got {ax!r:.60}.")
     return plt.subplots(layout="constrained")[1] if ax is None else ax

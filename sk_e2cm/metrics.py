@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.metrics import accuracy_score
-from sklearn.pipeline import Pipeline
+from sklearn.base import is_clusterer
 from sklearn.utils import check_consistent_length
 
-from ._early_exit import EarlyExitMixin
+from ._delegation import with_exits
+from ._early_exit import accuracy
 from ._multi_exit._thresholds import check_thresholds, first_exit
+from ._tuning._candidates import Results, cheapest, most_accurate
 from ._tuning._problem import ThresholdProblem
 from ._tuning._search import evaluate, shared
-from ._utils._validation import codes_of, labels_of
+from ._utils._arrays import as_numbers, as_proba
+from ._utils._validation import as_labels, check_weight, codes_of, labels_of
 
 __all__ = [
     "accuracy_cost_curve",
@@ -27,11 +30,6 @@ __all__ = [
     "cheapest_within_drop",
     "first_exit",
 ]
-
-Results = Mapping[str, Any]
-
-# Means over folds are off in the last digit.
-_ROUNDING = 1e-9
 
 
 def accuracy_cost_scorer(
@@ -81,13 +79,18 @@ def accuracy_cost_scorer(
     >>> sorted(accuracy_cost_scorer(clf, X, y))
     ['accuracy', 'cost', 'full_accuracy']
     """
-    labels, full_labels, cost = _early_and_full(estimator, X)
+    inside, X = with_exits(estimator, X)
+    if is_clusterer(inside):
+        raise ValueError(
+            "The numbers of clusters are no labels, and so have no accuracy: use "
+            "agreement_cost_scorer."
+        )
+    labels, full_labels, cost = _early_and_full(inside, X)
+    weight = check_weight(sample_weight, len(cost))
     return {
-        "accuracy": float(accuracy_score(y, labels, sample_weight=sample_weight)),
-        "cost": float(np.average(cost, weights=sample_weight)),
-        "full_accuracy": float(
-            accuracy_score(y, full_labels, sample_weight=sample_weight)
-        ),
+        "accuracy": accuracy(y, labels, weight),
+        "cost": float(np.average(cost, weights=weight)),
+        "full_accuracy": accuracy(y, full_labels, weight),
     }
 
 
@@ -140,11 +143,11 @@ def agreement_cost_scorer(
     >>> agreement_cost_scorer(search.best_estimator_, X)["agreement"] >= 0.95
     True
     """
-    labels, full_labels, cost = _early_and_full(estimator, X)
-    agreement = np.average(labels == full_labels, weights=sample_weight)
+    labels, full_labels, cost = _early_and_full(*with_exits(estimator, X))
+    weight = check_weight(sample_weight, len(cost))
     return {
-        "agreement": float(agreement),
-        "cost": float(np.average(cost, weights=sample_weight)),
+        "agreement": float(np.average(labels == full_labels, weights=weight)),
+        "cost": float(np.average(cost, weights=weight)),
     }
 
 
@@ -152,16 +155,6 @@ def _early_and_full(
     estimator: Any, X: ArrayLike
 ) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.float64]]:
     """Return the labels with early exits, those without, and the cost of each."""
-    if isinstance(estimator, Pipeline):
-        if len(estimator) > 1:
-            X = estimator[:-1].transform(X)
-        estimator = estimator[-1]
-    estimator = getattr(estimator, "estimator_", estimator)
-    if not isinstance(estimator, EarlyExitMixin):
-        raise TypeError(
-            "This scorer needs an estimator with early exits, got "
-            f"{type(estimator).__name__}."
-        )
     proba, network = estimator.exit_proba(X), estimator.network_
     stage = first_exit(proba, estimator.threshold)
     labels, full_labels = network.labels_at(proba, stage), network.labels_at(proba, -1)
@@ -226,24 +219,27 @@ def accuracy_cost_curve(
     >>> accuracy, cost
     (array([0.5, 1. , 1. ]), array([0.5 , 0.75, 1.  ]))
     """
-    y_true, proba = np.asarray(y_true), np.asarray(exit_proba, dtype=np.float64)
+    proba = as_proba(exit_proba, "exit_proba", "n_samples", "n_stages", "n_classes")
+    y_true = as_labels(y_true, "y_true")
     check_consistent_length(y_true, proba)
     labels = labels_of(y_true, classes, proba.shape[2])
     codes = codes_of(y_true, labels)
-    stage_cost = np.asarray(stage_cost, dtype=np.float64)
+    stage_cost = as_numbers(stage_cost, "stage_cost").astype(np.float64)
     if stage_cost.shape != proba.shape[1:2]:
         raise ValueError(
             f"stage_cost has shape {stage_cost.shape}, but there are {proba.shape[1]} "
             "stages: give one number for each."
         )
+    if not np.isfinite(stage_cost).all():
+        raise ValueError(f"stage_cost has numbers that are not finite: {stage_cost}.")
     problem = ThresholdProblem.from_proba(codes, proba, stage_cost)
     if thresholds is None:
         points = shared(problem)
         if problem.n_exits == 0:
             return 1.0 - points.loss, points.cost, np.array([np.inf])
         return 1.0 - points.loss, points.cost, points.thresholds[:, 0, 0]
-    given = np.asarray(thresholds, dtype=np.float64)
-    if given.ndim == 0:
+    given = as_numbers(thresholds, "thresholds").astype(np.float64)
+    if given.ndim == 0 or not len(given):
         raise ValueError("thresholds must be a sequence: one for each point.")
     shape = problem.n_exits, proba.shape[2]
     checked = [check_thresholds(each, *shape) for each in given]
@@ -284,6 +280,12 @@ def calibration_error(
     float
         Mean absolute difference, from 0 to 1.
 
+    Raises
+    ------
+    ValueError
+        If the arguments do not fit together, if `proba` holds no probabilities, or if
+        a label is none of `classes`.
+
     References
     ----------
     .. [1] C. Guo, G. Pleiss, Y. Sun, K. Q. Weinberger, "On Calibration of Modern
@@ -295,10 +297,13 @@ def calibration_error(
     >>> calibration_error([0, 1], [[0.75, 0.25], [0.75, 0.25]], n_bins=1)
     0.25
     """
-    y_true, proba = np.asarray(y_true), np.asarray(proba, dtype=np.float64)
+    if not isinstance(n_bins, Integral) or isinstance(n_bins, bool) or n_bins < 1:
+        raise ValueError(f"n_bins must be a whole number from 1 on, got {n_bins!r}.")
+    proba = as_proba(proba, "proba", "n_samples", "n_classes")
+    y_true = as_labels(y_true, "y_true")
     check_consistent_length(y_true, proba)
     labels = labels_of(y_true, classes, proba.shape[1])
-    right = labels[proba.argmax(axis=1)] == y_true
+    right = proba.argmax(axis=1) == codes_of(y_true, labels)
     gap = (proba.max(axis=1) - right)[proba.max(axis=1).argsort(kind="stable")]
     bins = np.array_split(gap, min(n_bins, len(gap)))
     return float(sum(abs(each.sum()) for each in bins) / len(gap))
@@ -326,7 +331,7 @@ def best_within_cost(max_cost: float) -> Callable[[Results], int]:
     >>> choose({"mean_test_accuracy": [0.9, 0.8, 0.7], "mean_test_cost": [1, 0.5, 0.2]})
     1
     """
-    return partial(_best_within_cost, max_cost=max_cost)
+    return partial(most_accurate, max_cost=_number("max_cost", max_cost))
 
 
 def cheapest_within_drop(max_drop: float) -> Callable[[Results], int]:
@@ -354,56 +359,10 @@ def cheapest_within_drop(max_drop: float) -> Callable[[Results], int]:
     >>> choose({"mean_test_accuracy": [0.9, 0.8, 0.7], "mean_test_cost": [1, 0.5, 0.2]})
     1
     """
-    return partial(_cheapest_within_drop, max_drop=max_drop)
+    return partial(cheapest, max_drop=_number("max_drop", max_drop))
 
 
-def _best_within_cost(results: Results, *, max_cost: float) -> int:
-    score, cost, _ = _score_and_cost(results)
-    allowed = cost <= max_cost + _ROUNDING
-    if not allowed.any():
-        raise ValueError(
-            f"No candidate costs at most {max_cost}: the cheapest costs "
-            f"{np.nanmin(cost):.3g}. Allow more, or try lower thresholds. Above 1 the "
-            "exits cost more than they save: use fewer, or a coarser pooling."
-        )
-    return _first_by(-score, cost, allowed)
-
-
-def _cheapest_within_drop(results: Results, *, max_drop: float) -> int:
-    score, cost, full = _score_and_cost(results)
-    allowed = full - score <= max_drop + _ROUNDING
-    if not allowed.any():
-        raise ValueError(
-            f"No candidate loses at most {max_drop}: the best loses "
-            f"{np.nanmin(full - score):.3g}. Allow more, or try higher thresholds."
-        )
-    return _first_by(cost, -score, allowed)
-
-
-def _score_and_cost(
-    results: Results,
-) -> tuple[NDArray[np.float64], NDArray[np.float64], Any]:
-    """Return score and cost of the candidates, and the score of the full network."""
-    names = [f"mean_test_{score}" for score in ("accuracy", "agreement")]
-    found = [name for name in names if name in results]
-    missing = {found[0] if found else names[0], "mean_test_cost"} - set(results)
-    if missing:
-        raise ValueError(
-            f"The search's results lack {sorted(missing)}: pass "
-            "scoring=accuracy_cost_scorer to it, or agreement_cost_scorer."
-        )
-    score = np.asarray(results[found[0]], dtype=np.float64)
-    cost = np.asarray(results["mean_test_cost"], dtype=np.float64)
-    if np.isnan(score).all():
-        raise ValueError("Every candidate of the search has failed.")
-    if found[0] == "mean_test_agreement":
-        return score, cost, 1.0
-    full = results.get("mean_test_full_accuracy", np.nanmax(score))
-    return score, cost, np.asarray(full)
-
-
-def _first_by(
-    key: NDArray[np.float64], tie_key: NDArray[np.float64], allowed: NDArray[np.bool_]
-) -> int:
-    indices = np.flatnonzero(allowed)
-    return int(indices[np.lexsort((tie_key[indices], key[indices]))[0]])
+def _number(name: str, value: Any) -> float:
+    if not isinstance(value, Real) or isinstance(value, bool) or np.isnan(float(value)):
+        raise ValueError(f"{name} must be a number, got {value!r}.")
+    return float(value)

@@ -12,6 +12,7 @@ from ._extractors import (
     Extractor,
     channel_axes_of,
     fingerprint_of,
+    state_and_output,
     through,
     verify,
 )
@@ -43,6 +44,8 @@ class ToyExtractor(Extractor):
 
     def __init__(self, n_stages: int = 3) -> None:
         self.n_stages = n_stages
+        if not isinstance(n_stages, int) or n_stages < 1:
+            raise ValueError(f"n_stages must be a number from 1 on, got {n_stages!r}.")
 
     @property
     def stage_names(self) -> tuple[str, ...]:
@@ -135,7 +138,8 @@ class CountingExtractor(Extractor):
         """Compute one stage and count its rows."""
         inner, n_rows = state
         self.rows[stage] += n_rows
-        inner, output = self.extractor.advance(inner, stage)
+        returned = self.extractor.advance(inner, stage)
+        inner, output = state_and_output(self.extractor, returned)
         return (inner, n_rows), output
 
     def advance_through(

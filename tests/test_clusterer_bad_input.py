@@ -12,12 +12,13 @@ from scipy import sparse
 from sklearn.cluster import DBSCAN, Birch, KMeans
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.frozen import FrozenEstimator
+from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from sk_e2cm import E2CMClusterer, TorchExtractor
-from sk_e2cm.testing import ToyExtractor
+from sk_e2cm.testing import CountingExtractor, ToyExtractor
 
 X = np.random.default_rng(0).normal(size=(40, 6))
 MANY = np.random.default_rng(1).normal(size=(300, 6))
@@ -114,7 +115,7 @@ MISTAKES = {
     "no labels": Mistake(WRONG_SHAPE + r"\(\)", {"clusterer": Predicts(nothing)}),
     "NaN": Mistake(NO_NUMBERS, X=with_value(np.nan)),
     "infinity": Mistake(NO_NUMBERS, X=with_value(np.inf)),
-    "strings": Mistake("bytes/strings", X=X.astype(str)),
+    "strings": Mistake("X has values of type <U", X=X.astype(str)),
     "no samples": Mistake("0 sample", X=X[:0]),
     "sparse": Mistake("[Ss]parse", X=sparse.csr_array(X), error=TypeError),
     "one sample": Mistake("1D array", X=X[0]),
@@ -253,7 +254,7 @@ METHODS = ["predict", "predict_exit", "exit_proba", "transform", "cost"]
         (X[:0], "0 sample"),
         (with_value(np.nan), "NaN"),
         (with_value(-np.inf), "infinity"),
-        (X.astype(str), "bytes/strings"),
+        (X.astype(str), "X has values of type <U"),
         (sparse.csr_array(X), "[Ss]parse"),
         ([[1, 2], [3]], "different shapes"),
     ],
@@ -298,3 +299,39 @@ def test_parameters_of_the_clusterer_are_validated():
     for clusterer in (KMeans(3, tol=-1.0), make_pipeline(KMeans(3, n_init=0))):
         with pytest.raises(ValueError, match="parameter of KMeans must be"):
             E2CMClusterer(clusterer=clusterer).fit(X)
+
+
+@pytest.mark.parametrize("missing", [None, np.nan, pd.NA], ids=str)
+def test_a_cluster_without_a_name(missing):
+    names = np.array(["a", missing], dtype=object)
+    named = Predicts(lambda X: names[(X[:, 0] > 0).astype(int)])
+    with pytest.raises(ValueError, match=r"clusterer=.*Predicts.* contains NaN, None"):
+        E2CMClusterer(ToyExtractor(), clusterer=named).fit(X)
+
+
+@pytest.mark.parametrize("clusterer", [LogisticRegression(), LinearRegression()])
+def test_what_needs_labels_is_no_clusterer(clusterer):
+    with pytest.raises(
+        ValueError, match=r"clusterer=.*Regression\(\) cannot be fitted"
+    ):
+        E2CMClusterer(ToyExtractor(), clusterer=clusterer).fit(X)
+
+
+@pytest.mark.parametrize(
+    ("threshold", "clusterer"),
+    [
+        ([0.5], None),
+        (np.ones((2, 4)), None),
+        ([0.5], KMeans(3)),
+        (np.ones((3, 3)), KMeans(3)),
+        ("high", None),
+        (np.nan, KMeans(3)),
+    ],
+    ids=str,
+)
+def test_a_wrong_threshold_is_refused_before_the_network_runs(threshold, clusterer):
+    extractor = CountingExtractor(ToyExtractor())
+    model = E2CMClusterer(extractor, 3, clusterer=clusterer, threshold=threshold)
+    with pytest.raises(ValueError, match="threshold"):
+        model.fit(X)
+    assert not extractor.rows.any()

@@ -282,3 +282,28 @@ def test_a_failed_fit_leaves_what_was_fitted_as_it_was(mistake, labels):
     assert vars(search) == before
     assert vars(search.estimator_) == inside
     np.testing.assert_array_equal(search.predict_proba(X), expected)
+
+
+# Promises on few samples
+
+
+@pytest.mark.parametrize("size", [0.96, 0.999])
+def test_too_few_samples_to_set_aside(clf, size):
+    search = tuned(clf, risk=RiskControl(0.2, calibration_size=size), cv="prefit")
+    with pytest.raises(ValueError, match=r"risk= sets \d+ of 20 samples .* aside"):
+        search.fit(X[:20], y[:20])
+
+
+@pytest.mark.parametrize(
+    ("goal", "advice"),
+    [
+        ({"max_drop": None}, "Allow a larger risk, give more samples"),
+        ({"max_drop": 0.1}, "Allow a larger drop or risk, give more samples"),
+        ({"max_drop": None, "max_cost": 1.1}, "Allow a larger cost or risk"),
+    ],
+    ids=str,
+)
+def test_if_no_promise_can_be_given_what_was_asked_is_named(clf, goal, advice):
+    search = tuned(clf, risk=RiskControl(0.001), cv="prefit", **goal)
+    with pytest.warns(UserWarning, match=advice):
+        search.fit(X, y)

@@ -10,6 +10,7 @@ from ._protocol import (
     device_of,
     fingerprint_of,
     on_device,
+    state_and_output,
     through,
 )
 from ._raw import RawFeatures
@@ -27,6 +28,7 @@ __all__ = [
     "fingerprint_of",
     "on_device",
     "picklable",
+    "state_and_output",
     "through",
     "verify",
 ]

@@ -13,6 +13,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import FeatureUnion, Pipeline, make_pipeline
 from sklearn.utils.validation import check_is_fitted
 
+from .._utils._arrays import as_numbers
 from .._utils._compat import _safe_indexing
 from .._utils._hashing import content_hash
 from ._protocol import Extractor
@@ -172,7 +173,7 @@ def _steps(transformers: Any) -> list[tuple[str, Any]]:
     elif isinstance(transformers, Pipeline):
         named = transformers.steps
     else:
-        alone = not isinstance(transformers, Iterable)
+        alone = not isinstance(transformers, Iterable) or hasattr(transformers, "dtype")
         named = make_pipeline(*[transformers] if alone else transformers).steps
     if not named:
         raise ValueError("PipelineExtractor needs at least one transformer.")
@@ -198,8 +199,8 @@ def _check_transformer(name: str, step: Any) -> None:
 
 def _check_costs(costs: ArrayLike, names: Sequence[str]) -> NDArray[np.float64]:
     try:
-        checked = np.array(costs, dtype=np.float64)
-    except (TypeError, ValueError, OverflowError):
+        checked = as_numbers(costs, "costs").astype(np.float64)
+    except (TypeError, ValueError):
         checked = np.empty(0)
     valid = np.isfinite(checked) & (checked >= 0)
     if checked.shape != (len(names),) or not valid.all():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -15,6 +16,18 @@ from torch import Tensor, nn
 from .._utils._arrays import to_numpy
 from .._utils._compat import InvalidParameterError
 from .._utils._hashing import content_hash
+
+_NEEDED = ("stage_names", "begin", "advance", "keep", "macs")
+
+# What they, and the methods that may be there, take.
+_METHODS = {
+    "begin": ("X",),
+    "advance": ("state", "stage"),
+    "keep": ("state", "rows"),
+    "macs": ("input_shape",),
+    "advance_through": ("state", "first", "last"),
+    "to": ("device",),
+}
 
 
 class Extractor(ABC):
@@ -44,14 +57,14 @@ class Extractor(ABC):
     run several stages quicker at once; ``verify(X)``, which `fit` calls with its
     samples to have a model refused that mixes them (otherwise some of them are run
     through the stages in several batches and compared); ``fingerprint``, a string that
-    names the content, under which ``memory=`` stores features; ``device``, where outputs
-    are tensors on that device, which are computed in inference mode, and `keep` is to
-    get tensors of rows there; ``findings``, a value that is pickled with estimators and
-    set again when they are loaded; ``to(device)``, the extractor on another device;
-    ``feature_names_in_``, the columns that X must have if it is a data frame; and
-    ``channel_axes(input_shape)``, for samples of this shape the axis of the channels in
-    the output of each stage, such as 1 or -1, or None if it is unknown: poolings then
-    guess it from the shape of the output, and `fit` warns.
+    names the content, under which ``memory=`` stores features; ``device``, where
+    outputs are tensors on that device, which are computed in inference mode, and `keep`
+    is to get tensors of rows there; ``findings``, a value that is pickled with
+    estimators and set again when they are loaded; ``to(device)``, the extractor on
+    another device; ``feature_names_in_``, the columns that X must have if it is a data
+    frame; and ``channel_axes(input_shape)``, for samples of this shape the axis of the
+    channels in the output of each stage, such as 1 or -1, or None if it is unknown:
+    poolings then guess it from the shape of the output, and `fit` warns.
 
     Without a ``fingerprint``, features are stored under a hash of the attributes, of
     the extractor's code and of all that this refers to; packages that are installed
@@ -175,7 +188,7 @@ class Extractor(ABC):
             Of the last of them.
         """
         for stage in range(first, last + 1):
-            state, output = self.advance(state, stage)
+            state, output = state_and_output(self, self.advance(state, stage))
         return state, output
 
     def staged_transform(self, X: NDArray[Any]) -> Iterator[Any]:
@@ -193,7 +206,7 @@ class Extractor(ABC):
         """
         state = self.begin(X)
         for stage in range(len(self.stage_names)):
-            state, output = self.advance(state, stage)
+            state, output = state_and_output(self, self.advance(state, stage))
             # A copy: the next stage may overwrite it.
             is_tensor = isinstance(output, Tensor)
             yield to_numpy(output.detach()) if is_tensor else np.array(output)
@@ -252,6 +265,44 @@ def channel_axes_of(
     return axes
 
 
+def check_device(device: Any, name: str = "device") -> torch.device:
+    """Return the device, with its number if it has one: "cuda" is "cuda:0".
+
+    Raises
+    ------
+    ValueError
+        If there is no such device.
+    """
+    try:
+        return torch.empty(0, device=torch.device(device)).device
+    except (RuntimeError, AssertionError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{name} {str(device)!r} is not available here ({error}). "
+            "Use device=None to stay on the network's own, or 'cpu'."
+        ) from error
+
+
+def state_and_output(
+    extractor: Any, returned: Any, member: str = "advance"
+) -> tuple[Any, Any]:
+    """Return what a stage returned, if it is two values.
+
+    An array of two rows would be taken apart without an error.
+
+    Raises
+    ------
+    TypeError
+        With the extractor's class.
+    """
+    if not isinstance(returned, (tuple, list)) or len(returned) != 2:
+        raise TypeError(
+            f"{type(extractor).__name__}.{member} must return two values, the state "
+            f"and the output, but it returned a {type(returned).__name__}."
+        )
+    state, output = returned
+    return state, output
+
+
 def fingerprint_of(extractor: Extractor) -> str:
     """Return a key for the extractor's content, the same in every process."""
     fingerprint = getattr(extractor, "fingerprint", None)
@@ -265,13 +316,42 @@ def check_extractor(extractor: Any) -> None:
             f"extractor is a torch module, {type(extractor).__name__}. Cut it into "
             "stages: TorchExtractor(network, exits=[...])."
         )
-    needed = ("stage_names", "begin", "advance", "keep", "macs")
-    missing = [member for member in needed if not hasattr(extractor, member)]
+    missing = [member for member in _NEEDED if not hasattr(extractor, member)]
     if missing or isinstance(extractor, type):
         raise InvalidParameterError(
             f"extractor must be an object like sk_e2cm.Extractor; {extractor!r} "
             f"lacks {missing or 'being an instance'}."
         )
+    name = type(extractor).__name__
+    names = extractor.stage_names
+    is_sequence = isinstance(names, (Sequence, np.ndarray)) and not isinstance(
+        names, (str, bytes)
+    )
+    if not (is_sequence and len(names) and all(isinstance(n, str) for n in names)):
+        raise InvalidParameterError(
+            f"{name}.stage_names must be a sequence with one name for each stage, got "
+            f"{names!r}."
+        )
+    for member, arguments in _METHODS.items():
+        _check_method(extractor, member, arguments)
+    if hasattr(extractor, "device"):
+        check_device(extractor.device, f"{name}.device")
+
+
+def _check_method(extractor: Any, member: str, arguments: tuple[str, ...]) -> None:
+    """Refuse a member that cannot be called with these arguments."""
+    method = getattr(extractor, member, None)
+    if method is None and member not in _NEEDED:
+        return
+    try:
+        if not callable(method):
+            raise TypeError(f"it is {method!r}")
+        inspect.signature(method).bind(*arguments)
+    except TypeError as error:
+        raise InvalidParameterError(
+            f"{type(extractor).__name__}.{member} must be a method that takes "
+            f"({', '.join(arguments)}): {error}."
+        ) from None
 
 
 def check_columns(extractor: Any, X: Any) -> None:

@@ -61,7 +61,7 @@ def build_network(
     input_shape : tuple of int
         Of one sample.
     """
-    macs = check_macs(extractor.macs(input_shape), len(fitted))
+    macs = check_macs(extractor.macs(input_shape), len(fitted), extractor)
     heads, guesses = [], []
     axes = channel_axes_of(extractor, input_shape)
     for name, of_stage, shape, dtype, moved, axis in zip(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +14,7 @@ from sklearn.utils import gen_batches
 
 from .._multi_exit._heads import ClustererLogits, predict_names
 from .._utils._arrays import Features, Floats
-from .._utils._validation import weight_params
+from .._utils._validation import as_labels, weight_params
 from ._cross_fitting import FittedHead
 from ._statistics import Statistics
 from ._sums import ClassSums
@@ -61,6 +62,13 @@ def fit_params(clusterer: Any, sample_weight: Floats) -> dict[str, Any]:
     """
     if isinstance(clusterer, FrozenEstimator):
         return {}
+    try:
+        inspect.signature(clusterer.fit).bind("X")
+    except TypeError as error:
+        raise ValueError(
+            f"clusterer={clusterer!r} cannot be fitted to X alone: {error}. Use a "
+            "clusterer, such as KMeans."
+        ) from None
     return weight_params(f"clusterer={clusterer!r}", clusterer, sample_weight)
 
 
@@ -83,6 +91,7 @@ def find_clusters(
         clusterer.fit(features.copy(), **params)  # some work in place
     dtype = _dtype_of(clusterer, features)
     found = predict_names(clusterer, features.astype(dtype))
+    as_labels(found, f"What clusterer={clusterer!r} predicts")
     names, codes = np.unique(found, return_inverse=True)
     centers = _own_centers(clusterer, names, features.shape[1])
     if centers is None:

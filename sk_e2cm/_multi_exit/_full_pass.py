@@ -10,7 +10,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .._extractors import Extractor, channel_axes_of, device_of, fingerprint_of
+from .._extractors import (
+    Extractor,
+    channel_axes_of,
+    device_of,
+    fingerprint_of,
+    state_and_output,
+)
 from .._utils._arrays import Features, Floats, as_floats, resolution, to_numpy
 from .._utils._hashing import content_hash
 from ._heads import check_width
@@ -68,7 +74,8 @@ def staged_features(
     state = extractor.begin(X)
     features, shapes, rounding = [], [], []
     for stage, name in enumerate(extractor.stage_names):
-        state, output = extractor.advance(state, stage)
+        returned = extractor.advance(state, stage)
+        state, output = state_and_output(extractor, returned)
         output = checked_output(extractor, output, name, len(X))
         shapes.append(tuple(np.shape(output)[1:]))
         dtype = as_floats(output[:0]).dtype

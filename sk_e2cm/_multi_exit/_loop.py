@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .._extractors import Extractor, through
+from .._extractors import Extractor, device_of, state_and_output, through
+from .._utils._arrays import refuse_without_numbers, to_array
 from ._heads import Head
 from ._pooling import refuse_other_than_numbers
 from ._thresholds import stays
@@ -95,7 +96,8 @@ def _run(
         is_last = stage == len(thresholds)
         if needed is None and not is_last:
             continue
-        state, output = advance(state, done, stage)
+        returned = advance(state, done, stage)
+        state, output = state_and_output(extractor, returned, "advance_through")
         output = checked_output(extractor, output, names[stage], n)
         proba = heads[stage].proba(output)
         confidence, label = proba.max(dim=1)
@@ -129,17 +131,26 @@ def checked_output(
     ValueError
         If there are other rows, or no numbers.
     """
-    shape = np.shape(output)
-    if shape[:1] != (n_rows,):
-        what = f"{shape[0]} rows" if shape else "a number"
+    name, has_device = type(extractor).__name__, hasattr(extractor, "device")
+    if isinstance(output, Tensor):
+        if has_device and output.device.type != device_of(extractor).type:
+            raise ValueError(
+                f"{name}.advance returned a tensor on {output.device}, but "
+                f"{name}.device is {device_of(extractor)}."
+            )
+        refuse_without_numbers(output, f"The output of {name}.advance")
+    else:
+        output = to_array(output, f"The output of {name}.advance")
+    if output.shape[:1] != (n_rows,):
+        what = f"{output.shape[0]} rows" if output.shape else "no rows"
         raise ValueError(
             f"Stage {stage_name!r} returned {what} for {n_rows} samples. "
-            "Does the extractor's keep() drop the other rows?"
+            f"Does {name}.keep() drop the other rows, and {name}.advance() no other?"
         )
     refuse_other_than_numbers(output, stage_name)
-    if not isinstance(output, Tensor):
-        return np.asarray(output)
-    return output if hasattr(extractor, "device") else output.detach().cpu()
+    if isinstance(output, Tensor) and not has_device:
+        return output.detach().cpu()
+    return output
 
 
 class LastSteps:

@@ -7,30 +7,37 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .._utils._arrays import Floats
+from .._utils._arrays import Floats, as_numbers, as_proba
 
 
-def check_thresholds(threshold: ArrayLike, n_exits: int, n_classes: int) -> Floats:
+def check_thresholds(
+    threshold: ArrayLike, n_exits: int, n_classes: int | None
+) -> Floats:
     """Bring a user's threshold into the shape (n_exits, n_classes) or (n_exits, 1).
 
-    The second if all classes share an exit's threshold.
+    The second if all classes share an exit's threshold. If `n_classes` is None, their
+    number is not known yet, and any will do.
 
     Raises
     ------
-    ValueError
-        If it is NaN or has another shape.
+    TypeError, ValueError
+        If it is no number, NaN, or has another shape.
     """
-    given = np.asarray(threshold, dtype=np.float64)
+    given = as_numbers(threshold, "threshold")
+    if given.dtype.kind == "b":
+        raise ValueError(f"threshold must be a number, got {threshold!r:.60}.")
+    given = given.astype(np.float64)
     if np.isnan(given).any():
         raise ValueError("threshold contains NaN. Use numpy.inf to close an exit.")
     if given.ndim == 0:
         return np.full((n_exits, 1), given)
     if given.shape == (n_exits,):
         return given[:, None]
-    if given.shape != (n_exits, n_classes):
+    n_columns = given.shape[-1] if n_classes is None else n_classes
+    if given.shape != (n_exits, n_columns):
         raise ValueError(
             f"threshold has shape {given.shape}. It must be a number, have shape "
-            f"({n_exits},), one per exit, or shape ({n_exits}, {n_classes}), one per "
+            f"({n_exits},), one per exit, or shape ({n_exits}, {n_columns}), one per "
             "exit and class."
         )
     return given
@@ -86,7 +93,8 @@ def first_exit(exit_proba: ArrayLike, threshold: ArrayLike) -> NDArray[np.intp]:
     Raises
     ------
     ValueError
-        If `threshold` is NaN or has another shape.
+        If `threshold` is NaN or has another shape, or if `exit_proba` holds no
+        probabilities.
 
     Examples
     --------
@@ -95,7 +103,7 @@ def first_exit(exit_proba: ArrayLike, threshold: ArrayLike) -> NDArray[np.intp]:
     >>> first_exit(exit_proba, threshold=0.75)
     array([0, 1])
     """
-    proba = np.asarray(exit_proba, dtype=np.float64)
+    proba = as_proba(exit_proba, "exit_proba", "n_samples", "n_stages", "n_classes")
     _, n_stages, n_classes = proba.shape
     leaves = np.ones(proba.shape[:2], dtype=bool)  # nobody stays at the last stage
     thresholds = check_thresholds(threshold, n_stages - 1, n_classes)

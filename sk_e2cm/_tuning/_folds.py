@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from numbers import Integral, Real
 from typing import Any
 
@@ -15,6 +16,7 @@ from sklearn.model_selection import (
     check_cv,
     train_test_split,
 )
+from torch import Tensor
 
 
 def folds_of(
@@ -45,7 +47,13 @@ def folds_of(
     splitter = _splitter(cv, y, rng)
     folds = np.full(n_samples, -1)
     for fold, split in enumerate(splitter.split(X, y)):
-        train, test = (np.arange(n_samples)[part] for part in split)
+        try:
+            train, test = (np.arange(n_samples)[part] for part in split)
+        except IndexError as error:
+            raise ValueError(
+                f"cv gives rows that X, with {n_samples} samples, does not have: "
+                f"{error}."
+            ) from None
         if (folds[test] >= 0).any():
             raise ValueError(
                 "cv holds some samples out more than once. Use a splitter like "
@@ -68,6 +76,8 @@ def _splitter(cv: Any, y: NDArray[Any] | None, rng: np.random.RandomState) -> An
         # Where samples are sorted, each fold would hold out whole clusters.
         n_folds = check_cv(cv).get_n_splits()
         return KFold(n_folds, shuffle=True, random_state=rng)
+    if not hasattr(cv, "get_n_splits") and isinstance(cv, Iterable):
+        cv = _checked_pairs(cv)
     splitter = check_cv(cv, y, classifier=True)
     if y is None and isinstance(splitter, (StratifiedKFold, StratifiedShuffleSplit)):
         raise ValueError(
@@ -83,6 +93,17 @@ def spare_singletons(folds: NDArray[np.intp], y: Any) -> NDArray[np.intp]:
         return folds
     _, codes, counts = np.unique(y, return_inverse=True, return_counts=True)
     return np.where(counts[codes] == 1, -1, folds)
+
+
+def _checked_pairs(cv: Iterable[Any]) -> list[Any]:
+    pairs = [cv] if isinstance(cv, Tensor) else list(cv)
+    for pair in pairs:
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+            raise ValueError(
+                "cv must be a number, a splitter, or pairs of the rows to train on and "
+                f"those to hold out, got {pair!r:.60} in the place of a pair."
+            )
+    return pairs
 
 
 def check_folds(folds: NDArray[np.intp], y: NDArray[Any] | None) -> None:
@@ -118,6 +139,13 @@ def set_aside(
 ) -> NDArray[np.bool_]:
     """Choose this share of the samples held out, of each class if that can be."""
     held_out = np.flatnonzero(folds >= 0)
+    n_aside = int(np.ceil(share * len(held_out)))
+    if not 0 < n_aside < len(held_out):
+        raise ValueError(
+            f"risk= sets {n_aside} of {len(held_out)} samples held out aside, with "
+            f"calibration_size={share}: some are needed for the promise, and some to "
+            "choose thresholds on. Use more samples, or another calibration_size."
+        )
     labels = None
     if y is not None:
         counts = np.unique(y[held_out], return_counts=True)[1]

@@ -64,7 +64,7 @@ class RiskControl:
         """Refuse shares that are none."""
         for name in ("alpha", "delta", "calibration_size"):
             value = getattr(self, name)
-            if not 0 < value < 1:
+            if not (isinstance(value, (float, np.floating)) and 0 < value < 1):
                 raise ValueError(f"{name} must lie between 0 and 1, got {value!r}.")
 
     def n_promised(self, risks: Floats, n_samples: int) -> int:

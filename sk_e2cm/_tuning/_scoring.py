@@ -69,5 +69,10 @@ def _judge(
                 f"scoring={scoring!r} needs more than predictions. Choose a score of "
                 "predicted labels."
             ) from error
+        except TypeError as error:
+            raise TypeError(
+                f"scoring={scoring!r} must be a name, or a scorer that is called with "
+                f"an estimator, X and y, as make_scorer returns it: {error}."
+            ) from error
 
     return judge

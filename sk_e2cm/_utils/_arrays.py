@@ -7,10 +7,16 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import issparse
 from torch import Tensor
 
 Floats = NDArray[np.float64]
 Features = NDArray[np.floating]
+
+_FLOATS_OF_NUMPY = (torch.float16, torch.float32, torch.float64)
+
+# Probabilities of half precision, or rounded to two digits, are off by less.
+_FAR_FROM_ONE = 0.02
 
 
 def to_tensor(X: ArrayLike) -> Tensor:
@@ -26,12 +32,126 @@ def to_tensor(X: ArrayLike) -> Tensor:
 
 
 def to_numpy(output: Tensor) -> NDArray[Any]:
-    """Copy a tensor into an array, bfloat16 and quantised ones as floats."""
+    """Copy a tensor into an array, quantised ones and those of few bits as floats."""
     if output.is_quantized:
         output = output.dequantize()
-    if output.dtype is torch.bfloat16:  # unknown to NumPy
+    if output.is_floating_point() and output.dtype not in _FLOATS_OF_NUMPY:
         output = output.float()
-    return output.cpu().numpy().copy()
+    return output.cpu().resolve_conj().resolve_neg().numpy().copy()
+
+
+def to_array(values: Any, name: str) -> NDArray[Any]:
+    """Return what users pass as an array; tensors are copied to the CPU.
+
+    Raises
+    ------
+    TypeError
+        If it is sparse.
+
+    ValueError
+        If its parts differ in shape, or if values are missing or hidden. `name` says
+        of which parameter.
+    """
+    if issparse(values):
+        raise TypeError(
+            f"{name} is sparse, and a dense array is needed: {name}.toarray()."
+        )
+    if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
+        raise ValueError(f"{name} has masked values. Fill them in: {name}.filled(...).")
+    values = _without_tensors(values, name)
+    try:
+        return np.asarray(values)
+    except ValueError:
+        raise ValueError(
+            f"{name} has parts of different shapes: {values!r:.60}."
+        ) from None
+
+
+def as_numbers(values: Any, name: str) -> NDArray[Any]:
+    """Return an array of real numbers that torch can hold, in the same memory if so.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If there are other things than numbers. `name` says in which parameter.
+    """
+    array = to_array(values, name)
+    if array.dtype.kind == "O":
+        return _objects_as_floats(array, name)
+    if array.dtype.kind == "c":
+        raise ValueError(
+            f"Complex data not supported: {name} has numbers of type {array.dtype}."
+        )
+    if array.dtype.kind not in "biuf":
+        raise ValueError(
+            f"{name} has values of type {array.dtype}, and numbers are needed."
+        )
+    # Of numbers longer than these torch knows nothing.
+    return array.astype(np.float64) if array.dtype.itemsize > 8 else array
+
+
+def as_proba(values: Any, name: str, *axes: str) -> Floats:
+    """Return probabilities with these axes, the last of which has one for each class.
+
+    Raises
+    ------
+    ValueError
+        If there are other axes, or if rows are no probabilities.
+    """
+    proba = as_numbers(values, name).astype(np.float64, copy=False)
+    if proba.ndim != len(axes) or 0 in proba.shape:
+        raise ValueError(
+            f"{name} must have the shape ({', '.join(axes)}), got {proba.shape}."
+        )
+    # Negated, so that NaN is refused too.
+    if not (proba.min() >= 0 and abs(proba.sum(axis=-1) - 1).max() <= _FAR_FROM_ONE):
+        raise ValueError(
+            f"{name} has rows that are no probabilities: numbers from 0 to 1 with sum "
+            "1 over the classes. Of logits take the softmax."
+        )
+    return proba
+
+
+def refuse_without_numbers(tensor: Tensor, name: str) -> None:
+    """Refuse tensors that are no dense array of numbers.
+
+    Raises
+    ------
+    TypeError
+        If it is sparse.
+
+    ValueError
+        If it is nested, or on the device "meta".
+    """
+    if tensor.is_nested:
+        raise ValueError(
+            f"{name} is a nested tensor, whose samples differ in length. Bring them to "
+            "one length: torch.nested.to_padded_tensor."
+        )
+    if tensor.layout is not torch.strided:
+        raise TypeError(
+            f"{name} is a sparse tensor, and a dense one is needed: {name}.to_dense()."
+        )
+    if tensor.is_meta:
+        raise ValueError(f"{name} is on the device 'meta', and so has no numbers.")
+
+
+def _without_tensors(values: Any, name: str) -> Any:
+    """Return arrays in the place of tensors, in lists too."""
+    if isinstance(values, Tensor):
+        refuse_without_numbers(values, name)
+        return to_numpy(values.detach())
+    if isinstance(values, (list, tuple)):
+        return [_without_tensors(each, name) for each in values]
+    return values
+
+
+def _objects_as_floats(array: NDArray[Any], name: str) -> Floats:
+    try:
+        return array.astype(np.float64)
+    except (TypeError, ValueError, OverflowError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"{name} must hold numbers: {error}.") from None
 
 
 def as_floats(values: Any) -> Tensor:
@@ -68,8 +188,11 @@ def resolution(values: Any) -> float:
 
 def convert(tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
     """Copy a tensor to a device and type; refuse to lose more than rounding does."""
+    refuse_without_numbers(tensor, "X")
     if tensor.is_complex():
         raise ValueError("X has complex numbers, which the network does not take.")
+    if tensor.is_quantized:
+        tensor = tensor.dequantize()
     converted = tensor.to(device, dtype, copy=True)
     kept = tensor.is_floating_point() == dtype.is_floating_point or tensor.itemsize == 1
     if not kept and not torch.equal(converted.to(tensor.device, tensor.dtype), tensor):

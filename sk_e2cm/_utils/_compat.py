@@ -8,6 +8,7 @@ from sklearn.utils._param_validation import (
     Interval,
     InvalidParameterError,
     StrOptions,
+    validate_parameter_constraints,
 )
 from sklearn.utils.validation import _check_sample_weight
 
@@ -20,4 +21,5 @@ __all__ = [
     "_fit_context",
     "_safe_indexing",
     "check_matplotlib_support",
+    "validate_parameter_constraints",
 ]

@@ -4,67 +4,213 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Mapping
+from numbers import Number
 from typing import Any, TypeGuard
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator
-from sklearn.utils import check_array, check_X_y
+from sklearn.utils import check_array, check_X_y, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import has_fit_parameter
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ._arrays import to_numpy
+from ._arrays import as_numbers, to_array
+from ._compat import HasMethods as _HasMethods
+from ._compat import Interval as _Interval
 from ._compat import _check_sample_weight
 
+WRAP = (
+    "If the network takes several inputs, wrap it in a module that takes one array, "
+    "and splits it."
+)
 
-def as_array(X: Any) -> Any:
-    """Convert X to an array that scikit-learn can validate, copying tensors to the CPU.
+
+class Interval(_Interval):
+    """A constraint as scikit-learn's, to which True, False and fractions are none."""
+
+    def is_satisfied_by(self, val: Any) -> bool:
+        """Tell whether `val` is a number of the interval."""
+        numbers = int, float, np.integer, np.floating
+        if isinstance(val, bool) or not isinstance(val, numbers):
+            return False
+        satisfied: bool = super().is_satisfied_by(val)
+        return satisfied
+
+
+class HasMethods(_HasMethods):
+    """A constraint as scikit-learn's, which a class does not meet: it is to be made."""
+
+    def is_satisfied_by(self, val: Any) -> bool:
+        """Tell whether `val` is an object with the methods."""
+        return not isinstance(val, type) and super().is_satisfied_by(val)
+
+
+def as_array(X: Any) -> NDArray[Any]:
+    """Return samples as an array of real numbers; tensors are copied to the CPU.
 
     Raises
     ------
     TypeError
-        If X is a source of batches.
+        If X is a source of batches, or several inputs.
 
     ValueError
-        If the samples differ in shape.
+        If the samples differ in shape, or are no numbers.
     """
     if isinstance(X, (Dataset, DataLoader)):
         raise TypeError(
             f"X must be an array or a tensor of all samples, got a {type(X).__name__}. "
             "Stack its samples; a numpy.memmap need not fit into memory."
         )
-    if isinstance(X, Tensor):
-        return to_numpy(X.detach())
-    if not isinstance(X, (list, tuple)):
-        return X
-    try:
-        return np.asarray(X)
-    except ValueError:
+    if isinstance(X, Mapping):
+        raise TypeError(
+            f"X must be one array or tensor, got a {type(X).__name__} of "
+            f"{[*X][:5]}. {WRAP}"
+        )
+    if isinstance(X, (list, tuple)):
+        try:
+            return as_numbers(X, "X")
+        except ValueError:
+            shapes = _shapes(X)
+            if len(shapes) == 1:
+                raise
+            such_as = f", such as {shapes[0]} and {shapes[-1]}" if shapes else ""
+            hint = f" {WRAP}" if isinstance(X, tuple) else ""
+            raise ValueError(
+                f"The samples of X have different shapes{such_as}. Bring them to "
+                f"one shape: crop, resize or pad.{hint}"
+            ) from None
+    array = to_array(X, "X")
+    # Of what is no array NumPy makes one without axes.
+    if array.ndim == 0 and not hasattr(X, "ndim"):
+        raise TypeError(
+            f"X must be an array or a tensor of all samples, got a {type(X).__name__}."
+        )
+    return as_numbers(array, "X")
+
+
+def as_labels(y: Any, name: str = "y", *, warn: bool = False) -> NDArray[Any]:
+    """Return one label for each sample; tensors are copied to the CPU.
+
+    Raises
+    ------
+    ValueError
+        If there are several for each, if some are missing, or if text is mixed with
+        other kinds.
+    """
+    labels = to_array(y, name)
+    if labels.ndim != 1 and labels.shape[1:] != (1,):
         raise ValueError(
-            f"The samples of X have different shapes{_two_shapes(X)}. Bring them to "
-            "one shape: crop, resize or pad."
-        ) from None
+            f"{name} must have one label for each sample, got the shape {labels.shape}."
+        )
+    labels = column_or_1d(labels, warn=warn)
+    is_list = isinstance(y, (list, tuple))
+    if labels.dtype.kind not in "OUT":
+        _refuse_missing(name, labels != labels)  # as NaN and NaT differ from themselves
+        return labels
+    # NumPy makes text of whatever is beside text in a list, of NaN too.
+    given = np.asarray(y, dtype=object).ravel() if is_list else labels
+    _refuse_missing(name, [_is_missing(label) for label in given])
+    is_text = {isinstance(label, str) for label in given}
+    if len(is_text) == 2:
+        raise ValueError(
+            f"{name} mixes text with other kinds of labels: {_some(given.tolist())}."
+        )
+    if not all(isinstance(label, (Number, np.generic)) for label in labels):
+        return labels
+    # Numbers in an array of objects are numbers.
+    plain = np.asarray(labels.tolist())
+    return plain if plain.dtype.kind in "biuf" else labels
+
+
+def _refuse_missing(name: str, missing: ArrayLike) -> None:
+    rows = np.flatnonzero(missing)
+    if len(rows):
+        raise ValueError(
+            f"{name} contains NaN, None or NA: {len(rows)} of {np.size(missing)} "
+            f"labels are missing, the first is number {rows[0]}. Every sample needs "
+            "one."
+        )
+
+
+def labels_like(y: Any, labels: NDArray[Any], name: str = "y") -> NDArray[Any]:
+    """Return one label for each sample, of the kind of those that are known.
+
+    Raises
+    ------
+    ValueError
+        If they are of another kind, besides what `as_labels` refuses.
+    """
+    given = as_labels(y, name)
+    if _kind(given) != _kind(labels):
+        raise ValueError(_unknown(name, np.unique(given), labels))
+    return given
+
+
+def _is_missing(label: Any) -> bool:
+    # NaN is not equal to itself, and of pandas.NA nobody knows.
+    same = label == label
+    return label is None or not isinstance(same, (bool, np.bool_)) or not same
+
+
+def _kind(labels: NDArray[Any]) -> str:
+    kind = labels.dtype.kind
+    return "number" if kind in "biuf" else "text" if kind in "OUT" else kind
+
+
+def _unknown(name: str, unknown: NDArray[Any], labels: NDArray[Any]) -> str:
+    return (
+        f"{name} has labels {unknown[:5].tolist()} that are none of those known: "
+        f"{_some(np.unique(labels).tolist())}."
+    )
+
+
+def _some(values: list[Any]) -> str:
+    return f"{values[:5]}".removesuffix("]") + (", ...]" if len(values) > 5 else "]")
 
 
 def is_valid(X: Any, input_shape: tuple[int, ...]) -> TypeGuard[NDArray[Any]]:
     """Tell whether X is, for certain, an array of finite numbers of such samples."""
     if type(X) is not np.ndarray or X.shape[1:] != input_shape or not len(X):
         return False
-    if X.dtype.kind == "f":
+    if X.dtype.kind == "f" and X.dtype.itemsize <= 8:
         # One sum is quicker than a look at each; if it overflows, nothing is certain.
         with np.errstate(over="ignore", invalid="ignore"):
             return math.isfinite(X.sum())
     return X.dtype.kind in "biu"
 
 
-def _two_shapes(X: Any) -> str:
+def _shapes(X: Any) -> list[tuple[int, ...]]:
+    """Return the shapes of the samples; none where these are ragged themselves."""
     try:
-        shapes = sorted({tuple(np.shape(sample)) for sample in X})
-    except ValueError:  # the samples themselves are lists of unequal lists
-        return ""
-    return f", such as {shapes[0]} and {shapes[-1]}"
+        return sorted({tuple(np.shape(sample)) for sample in X})
+    except ValueError:
+        return []
+
+
+def check_weight(sample_weight: Any, n_samples: int) -> NDArray[np.float64]:
+    """Return one weight for each sample, by default 1.
+
+    Raises
+    ------
+    ValueError
+        If they are no finite numbers, negative, all zero, or of another length.
+    """
+    if sample_weight is not None:
+        sample_weight = as_numbers(sample_weight, "sample_weight")
+        if sample_weight.ndim == 0:
+            sample_weight = sample_weight.item()
+    weight: NDArray[np.float64] = _check_sample_weight(
+        sample_weight,
+        np.empty((n_samples, 1)),
+        dtype=np.float64,
+        ensure_non_negative=True,
+    )
+    with np.errstate(over="ignore"):
+        if not np.isfinite(weight.sum()):
+            raise ValueError("sample_weight is so large that its sum is infinite.")
+    return weight
 
 
 def check_samples(
@@ -76,16 +222,19 @@ def check_samples(
     needs_y: bool = False,
 ) -> tuple[NDArray[Any], Any, NDArray[np.float64]]:
     """Return valid samples, labels and weights."""
+    several = isinstance(X, tuple)
     X = as_array(X)
     if y is None and not needs_y:
-        X = check_array(X, allow_nd=True, estimator=estimator)
+        X = check_array(X, allow_nd=True, estimator=estimator, input_name="X")
     else:
+        y = None if y is None else as_labels(y, warn=True)
+        if several and y is not None and len(X) != len(y):
+            raise ValueError(
+                f"X is a tuple of {len(X)} samples, but y has {len(y)} labels. {WRAP}"
+            )
         X, y = check_X_y(X, y, allow_nd=True, estimator=estimator)
         check_classification_targets(y)
-    weight = _check_sample_weight(
-        sample_weight, X, dtype=np.float64, ensure_non_negative=True
-    )
-    return X, y, weight
+    return X, y, check_weight(sample_weight, len(X))
 
 
 def with_weight(sample_weight: NDArray[np.float64]) -> NDArray[np.bool_] | slice:
@@ -179,16 +328,17 @@ def check_n_clusters(n_clusters: int, n_samples: int) -> None:
         )
 
 
-def check_macs(macs: ArrayLike, n_stages: int) -> NDArray[np.float64]:
+def check_macs(macs: Any, n_stages: int, extractor: Any) -> NDArray[np.float64]:
     """Return what an extractor says its stages cost, if that makes sense."""
-    cumulative = np.asarray(macs, dtype=np.float64)
+    name = f"{type(extractor).__name__}.macs()"
+    cumulative = as_numbers(macs, name).astype(np.float64)
     if (
         cumulative.shape != (n_stages,)
         or not np.isfinite(cumulative).all()
         or (np.diff(cumulative, prepend=0.0) < 0).any()
     ):
         raise ValueError(
-            f"The extractor's macs() must return {n_stages} numbers, one per stage, "
+            f"{name} must return {n_stages} numbers, one per stage, "
             f"none below the one before it; it returned {macs!r}."
         )
     return cumulative
@@ -202,12 +352,10 @@ def codes_of(y: Any, labels: NDArray[Any]) -> NDArray[np.intp]:
     ValueError
         If a label is none of them.
     """
+    y = labels_like(y, labels)
     unknown = np.setdiff1d(y, labels)
     if len(unknown):
-        raise ValueError(
-            f"y has labels {unknown[:5].tolist()} that are none of those known: "
-            f"{labels[:5].tolist()}{', ...' if len(labels) > 5 else ''}."
-        )
+        raise ValueError(_unknown("y", unknown, labels))
     order = labels.argsort()
     codes: NDArray[np.intp] = order[np.searchsorted(labels, y, sorter=order)]
     return codes
@@ -221,7 +369,11 @@ def labels_of(y: NDArray[Any], classes: Any, n_classes: int) -> NDArray[Any]:
     ValueError
         If they are not as many as the columns.
     """
-    labels = np.unique(y) if classes is None else np.asarray(classes)
+    labels = np.unique(y) if classes is None else labels_like(classes, y, "classes")
+    if len(np.unique(labels)) < len(labels):
+        raise ValueError(
+            f"classes has a label more than once: {_some(labels.tolist())}."
+        )
     if len(labels) != n_classes:
         raise ValueError(
             f"There are {len(labels)} labels for {n_classes} columns of probabilities: "

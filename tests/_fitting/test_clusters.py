@@ -311,7 +311,7 @@ def test_what_is_no_estimator_of_scikit_learns_is_copied():
 
 
 def test_a_class_in_the_place_of_a_clusterer_is_refused():
-    with pytest.raises(TypeError, match="instance"):
+    with pytest.raises(TypeError, match="'clusterer' parameter of"):
         E2CMClusterer(clusterer=KMeans).fit(make_features()[0])
 
 

@@ -103,6 +103,8 @@ def test_the_threshold_of_the_predicted_class_decides(proba, thresholds, leaves)
     proba, thresholds = np.array([proba]), np.array(thresholds)
     confidence, label = proba.max(axis=1), proba.argmax(axis=1)
     assert stays(confidence, label, thresholds).tolist() == [not leaves]
+    if np.isnan(confidence).any():
+        return  # not to be had from probabilities
     expected = [0 if leaves else 1]
     shared = thresholds if len(thresholds) == 1 else thresholds[None]
     assert first_exit(np.stack([proba] * 2, 1), shared).tolist() == expected

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from numbers import Integral
@@ -16,13 +16,20 @@ from torch import Tensor, nn
 from ..._utils._arrays import to_numpy
 from ..._utils._hashing import content_hash
 from .._independence import check_independence, some_samples
-from .._protocol import Extractor
+from .._protocol import Extractor, check_device
 from .._tolerance import Precision
 from ._freeze import check_module, device_of_weights, frozen_copy, picklable, share
 from ._layout import find_channel_axes
 from ._lookups import KnownIds
 from ._macs import measure, summarize
-from ._placement import evenly_spaced, exit_names, measure_plausibly, stage_ends
+from ._placement import (
+    checked_output,
+    checked_shape,
+    evenly_spaced,
+    exit_names,
+    measure_plausibly,
+    stage_ends,
+)
 from ._quantized import exact_twin
 from ._staged import Live, StagedNetwork
 from ._trace import Trace
@@ -131,11 +138,12 @@ class TorchExtractor(Extractor):
         input_shape: tuple[int, ...] | None = None,
     ) -> None:
         check_module(module)
-        names = exit_names(exits)
+        names, last_name = exit_names(exits), checked_output(output)
+        input_shape = None if input_shape is None else checked_shape(input_shape)
         # What is pickled and hashed; what runs may keep notes on itself.
         self._module = frozen_copy(module)
-        trace = Trace(share(self._module), [*names, output or ""])
-        last = trace.node(output or "")
+        trace = Trace(share(self._module), [*names, last_name])
+        last = trace.node(last_name)
         trace.refuse_dropout(last)
         self._dtype = trace.input_dtype()
         if isinstance(exits, Integral):
@@ -180,6 +188,8 @@ class TorchExtractor(Extractor):
         ValueError
             If there are none.
         """
+        if not isinstance(modules, Iterable) or isinstance(modules, Tensor):
+            raise TypeError(f"modules must be a sequence of modules, got {modules!r}.")
         if not (modules := list(modules)):
             raise ValueError("from_modules needs at least one module.")
         for module in modules:
@@ -368,7 +378,7 @@ class TorchExtractor(Extractor):
         ndarray of shape (n_stages,)
             Cumulative multiply-adds for one sample, by torch's flop counter.
         """
-        shape = tuple(int(side) for side in input_shape)
+        shape = checked_shape(input_shape)
         if shape not in self._macs:
             row = self._rows.get(shape)
             spent = measure(self._trace, [shape], self._dtype, row).macs
@@ -423,7 +433,7 @@ class TorchExtractor(Extractor):
         1       ReLU        (1, 8)                   32  0.571
         output  Sequential  (1, 3)                   56  1.000
         """
-        shape = input_shape or self._input_shape
+        shape = self._input_shape if input_shape is None else input_shape
         meter = measure_plausibly(self._trace, shape, self._dtype)
         ends = (*self._exits, self._output or "")
         modules = [self._module.get_submodule(name) for name in ends]
@@ -449,13 +459,7 @@ class TorchExtractor(Extractor):
         ValueError
             If there is no such device.
         """
-        try:
-            there = torch.empty(0, device=device).device  # "cuda" is "cuda:0"
-        except (RuntimeError, AssertionError) as error:
-            raise ValueError(
-                f"device {str(device)!r} is not available here ({error}). "
-                "Use device=None to stay on the network's own, or 'cpu'."
-            ) from error
+        there = check_device(device)
         if there not in self._elsewhere:
             copy = self._like()(frozen_copy(self._module, there), self._exits)
             copy._elsewhere = self._elsewhere

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from itertools import pairwise
 from numbers import Integral
 from typing import Any
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from ._macs import Meter, measure
 from ._rows import Liveness
@@ -34,12 +34,45 @@ def exit_names(exits: Any) -> tuple[str, ...]:
         return ()
     if isinstance(exits, str):
         return (exits,)
-    names = list(exits) if isinstance(exits, Iterable) else [exits]
+    # Sets and the like have no order; a tensor without axes cannot be taken apart.
+    in_order = isinstance(exits, Iterable) and not isinstance(exits, (Set, Tensor))
+    names = list(exits) if in_order else [exits]
     if not all(isinstance(name, str) for name in names):
         raise TypeError(
-            f"exits must be names of modules or a whole number, got {exits!r}."
+            "exits must be names of modules, in order, or a whole number, got "
+            f"{exits!r}."
         )
     return tuple(map(str, names))
+
+
+def checked_output(output: Any) -> str:
+    """Return the name of the last module run; "" is the whole network."""
+    if output is not None and not isinstance(output, str):
+        raise TypeError(f"output must be the name of a module, got {output!r}.")
+    return output or ""
+
+
+def checked_shape(input_shape: Any) -> tuple[int, ...]:
+    """Return the shape of one sample as a tuple of whole numbers.
+
+    Raises
+    ------
+    TypeError
+        If it is none.
+    """
+    try:
+        # Of text and sets NumPy makes no whole numbers.
+        sides = np.asarray(input_shape)
+    except (ValueError, TypeError, RuntimeError):  # lists of unequal lists, tensors
+        sides = np.empty((0, 0))
+    if not sides.size:
+        sides = sides.astype(int)
+    if sides.ndim != 1 or sides.dtype.kind not in "iu" or (sides < 0).any():
+        raise TypeError(
+            "input_shape must be a tuple of whole numbers such as (3, 224, 224), got "
+            f"{input_shape!r}."
+        )
+    return tuple(sides.tolist())
 
 
 def stage_ends(
@@ -167,12 +200,8 @@ def measure_plausibly(
 
     Where the exits come to lie depends little on the size of the images.
     """
-    if isinstance(input_shape, Integral):
-        raise TypeError(
-            f"input_shape must be a tuple such as (3, 224, 224), got {input_shape}."
-        )
     if input_shape is not None:
-        return measure(trace, [tuple(input_shape)], dtype)
+        return measure(trace, [checked_shape(input_shape)], dtype)
     try:
         return measure(trace, _plausible_shapes(trace.module), dtype)
     except ValueError:

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, fx, nn
 
-from ..._utils._arrays import convert, to_tensor
+from ..._utils._arrays import as_numbers, convert, to_tensor
 from ._cut import Stage, stages_of
 from ._freeze import share
 from ._rows import INPUT, KeepRules
@@ -86,7 +86,7 @@ class StagedNetwork:
 
     def batch(self, X: ArrayLike | Tensor) -> Tensor:
         """Return a copy of X as the network takes it: layers may work in place."""
-        tensor = X.detach() if isinstance(X, Tensor) else to_tensor(X)
+        tensor = X.detach() if isinstance(X, Tensor) else to_tensor(as_numbers(X, "X"))
         return convert(tensor, self.device, self.dtype)
 
     def begin(self, X: ArrayLike | Tensor) -> Live:
