@@ -22,6 +22,7 @@ PREDICTIONS = (
     "exit_proba",
     "cost",
 )
+POOLINGS = ("auto", "auto", 1, 2, "none", "second_order")
 PROBABILITIES = ("predict_proba", "staged_predict_proba")
 
 
@@ -111,7 +112,7 @@ def a_threshold(rng: Generator) -> float:
 def classifier_for(rng: Generator, extractor: Any, **given: Any) -> E2CMClassifier:
     params: dict[str, Any] = {
         "metric": ("euclidean", "mahalanobis")[rng.integers(2)],
-        "pooling": ("auto", "auto", 1, 2, "none")[rng.integers(5)],
+        "pooling": POOLINGS[rng.integers(len(POOLINGS))],
         "threshold": a_threshold(rng),
         "calibration": ("temperature", "temperature", None, "dirichlet")[
             rng.integers(4)
@@ -140,7 +141,8 @@ def any_estimator(rng: Generator, extractor: Any, n_classes: int) -> Any:
     kind = rng.integers(6)
     if kind == 4:
         return clusterer_for(rng, extractor, n_classes)
-    clf = classifier_for(rng, extractor)
+    final = ("auto", "network", "class_means")[rng.integers(3)]
+    clf = classifier_for(rng, extractor, final=final)
     if kind == 5:
         return TunedExitsCV(clf, max_drop=0.1, cv=3, random_state=0)
     return clf

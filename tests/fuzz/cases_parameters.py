@@ -24,7 +24,7 @@ from sk_e2cm import (
     TorchExtractor,
     TunedExitsCV,
 )
-from sk_e2cm.testing import ToyExtractor
+from sk_e2cm.testing import CountingExtractor, ToyExtractor
 
 from .calls import (
     ask,
@@ -192,7 +192,7 @@ def unknown_parameter(rng: Generator, notes: Notes) -> str:
     X, y = _rows(rng)
     estimator = _estimator(kind).fit(X, y)
     expected = everything(estimator, X)
-    name = ("thresholds", "treshold", "cv__x", "estimator__nothing", "fit")[
+    name = ("thresholds", "treshold", "x__y", "estimator__nothing", "fit")[
         rng.integers(5)
     ]
     notes.append(f"{kind}.set_params({name}=1)")
@@ -206,9 +206,9 @@ def not_fitted(rng: Generator, notes: Notes) -> str:
     kind = KINDS[rng.integers(len(KINDS))]
     X, _ = _rows(rng)
     estimator = _estimator(kind)
-    method = [*methods_of(estimator), "score", "stage_cost_", "classes_"][
-        rng.integers(len(methods_of(estimator)) + 3)
-    ]
+    of_classifier = [] if kind == "E2CMClusterer" else ["score"]
+    methods = [*methods_of(estimator), "stage_cost_", *of_classifier]
+    method = methods[rng.integers(len(methods))]
     notes.append(f"{kind}.{method} before fit")
 
     def call() -> Any:
@@ -323,6 +323,21 @@ def risk_control(rng: Generator, notes: Notes) -> str:
     demand_answer(careful(lambda: search.fit(X, y), X=X, y=y), notes[-1])
     check_sound(search, X)
     return "answered"
+
+
+def testing_extractors(rng: Generator, notes: Notes) -> str:
+    wrong = [0, -1, 2.5, "3", None, [3], True, np.nan]
+    given: Any = wrong[rng.integers(len(wrong))]
+    X, y = _rows(rng)
+    if rng.integers(2):
+        notes.append(f"ToyExtractor({given!r:.60})")
+        done = careful(lambda: E2CMClassifier(ToyExtractor(given)).fit(X, y))
+        if given is True:
+            return done.outcome
+    else:
+        notes.append(f"CountingExtractor({given!r:.60})")
+        done = careful(lambda: E2CMClassifier(CountingExtractor(given)).fit(X, y))
+    return demand_refusal(done, notes[-1]).outcome
 
 
 @contextmanager

@@ -78,6 +78,18 @@ def _memmap(X: np.ndarray) -> np.ndarray:
     return mapped
 
 
+# Other numbers of bits, and so other folds: equal only where nothing is calibrated.
+CONVERTED = (
+    "list",
+    "tuple",
+    "double",
+    "object of numbers",
+    "int32",
+    "uint8",
+    "whole floats",
+)
+
+
 class OnlyArray:
     """Has nothing but ``__array__``, as containers of other libraries."""
 

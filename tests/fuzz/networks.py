@@ -217,6 +217,11 @@ def of_own_mean(x: Tensor) -> Tensor:
     return (x - x.mean(dim=own, keepdim=True)) / (x.std(dim=own, keepdim=True) + 0.1)
 
 
+def nearly_constant(x: Tensor) -> Tensor:
+    """Give the last channel nothing but rounding errors around a constant."""
+    return torch.cat([x[..., :-1], 1e3 * x.softmax(-1).sum(-1, keepdim=True)], dim=-1)
+
+
 def chunks(x: Tensor) -> Tensor:
     a, b = x.chunk(2, dim=-1)
     return torch.cat([a * torch.sigmoid(b), b], dim=-1)
@@ -239,7 +244,7 @@ def a_block(rng: Generator, family: str, width: int) -> nn.Module:
             warnings.simplefilter("ignore")
             return nn.Sequential(norms[rng.integers(len(norms))](linear()), nn.ReLU())
 
-    functions = [over_channels, ranks, in_double, of_own_mean, chunks]
+    functions = [over_channels, ranks, in_double, of_own_mean, chunks, nearly_constant]
     choices: list[Callable[[], nn.Module]] = [
         lambda: nn.Sequential(linear(), nn.ReLU(inplace=bool(rng.integers(2)))),
         lambda: Residual(linear(), nn.GELU(), nn.Dropout(0.3)),

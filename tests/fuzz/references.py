@@ -197,10 +197,13 @@ def check_against_formulas(
     proba = clf.exit_proba(X)
     classes, codes = np.unique(y, return_inverse=True)
     weight = np.ones(len(X))
+    # Ledoit and Wolf's formula counts equal samples once.
+    distinct = len(np.unique(X, axis=0)) == len(X)
     for j, f in enumerate(features[:-1]):
-        if not well_posed(f, codes):
+        whitened = (clf.distance_scale_[j] == 1).all()
+        if not well_posed(f, codes) or (whitened and not distinct):
             continue
-        if (clf.distance_scale_[j] == 1).all():
+        if whitened:
             scores = whitened_scores(f, codes, weight, f, clf.shrinkage)
         else:
             scores = euclidean_scores(f, codes, weight, f)

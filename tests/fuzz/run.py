@@ -15,9 +15,11 @@ from numpy.random import Generator
 
 from . import cases_calls as calls
 from . import cases_data as data
+from . import cases_memory as caches
 from . import cases_networks as networks
 from . import cases_parameters as parameters
 from . import cases_reports as reports
+from . import cases_searches as searches
 from .verdict import Fault, Hang, time_limit
 
 LONGEST_SECONDS = 60.0
@@ -34,6 +36,7 @@ CASES: tuple[Case, ...] = (
     networks.copies,
     networks.threads,
     networks.vocabulary,
+    networks.stages_by_hand,
     networks.chain_of_modules,
     data.samples_at_fit,
     data.samples_at_predict,
@@ -50,11 +53,12 @@ CASES: tuple[Case, ...] = (
     parameters.torch_extractor,
     parameters.pipeline_extractor,
     parameters.risk_control,
-    calls.search,
-    calls.heads,
-    calls.one_output,
-    calls.kinds_of_numbers,
-    calls.memory,
+    parameters.testing_extractors,
+    searches.search,
+    searches.heads,
+    searches.one_output,
+    searches.kinds_of_numbers,
+    caches.memory,
     calls.interrupted,
     calls.objects_of_users,
     reports.right_reports,
@@ -98,7 +102,8 @@ def run_case(seed: int) -> Outcome:
     np.random.seed(seed % 2**32)  # noqa: NPY002
     found = ""
     try:
-        with time_limit(LONGEST_SECONDS), _quiet():
+        with time_limit(LONGEST_SECONDS), _quiet(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             result = case(np.random.default_rng(seed), notes)
     except (Fault, Hang) as fault:
         result, found = "fault", f"{fault}"
@@ -120,5 +125,4 @@ def run_case(seed: int) -> Outcome:
 def run_cases(seeds: Sequence[int]) -> list[Outcome]:
     """Run cases on one thread."""
     torch.set_num_threads(1)
-    warnings.simplefilter("ignore")
     return [run_case(seed) for seed in seeds]

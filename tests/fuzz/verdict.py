@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import linecache
 import pickle
@@ -17,10 +16,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import sklearn
 import torch
+from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
 from torch import nn
+from torch.nn.parameter import UninitializedTensorMixin
 
 import sk_e2cm
 from sk_e2cm import inspection, metrics
@@ -46,7 +48,16 @@ SKLEARN_CHECKS = tuple(
     )
 )
 # These name no parameter, but every user of scikit-learn knows them.
-SKLEARN_PHRASES = ("inconsistent numbers of samples", "minimum of 1 is required")
+SKLEARN_PHRASES = (
+    "inconsistent numbers of samples",
+    "minimum of 1 is required",
+    "Expected 2D array",
+    "Complex data not supported",
+    "Sample weights must",
+)
+
+# What estimators hold of others.
+_INSIDE = ("estimator", "estimator_", "clusterer", "final")
 
 CLEAR = (ValueError, TypeError, AttributeError)
 
@@ -221,11 +232,12 @@ def digest(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         content = repr(value.tolist()) if value.dtype.hasobject else value.tobytes()
         return str(value.dtype), value.shape, value.strides, content
-    if isinstance(value, sk_e2cm.E2CMClassifier | sk_e2cm.E2CMClusterer):
-        return _attributes(value)
-    if isinstance(value, sk_e2cm.TunedExitsCV):
-        inside = getattr(value, "estimator_", None), value.estimator
-        return _attributes(value), [_attributes(each) for each in inside if each]
+    if isinstance(value, BaseEstimator) and hasattr(value, "fit"):
+        inside = [digest(getattr(value, name, None)) for name in _INSIDE]
+        return sorted((name, id(each)) for name, each in vars(value).items()), inside
+    if isinstance(value, pd.DataFrame | pd.Series):
+        cells = [repr(cell) for cell in value.to_numpy(object).ravel()]
+        return type(value), str(value.axes), cells
     if isinstance(value, list | tuple):
         return type(value), [digest(each) for each in value]
     try:
@@ -234,12 +246,10 @@ def digest(value: Any) -> Any:
         return repr(value)
 
 
-def _attributes(estimator: Any) -> list[tuple[str, int]]:
-    return sorted((name, id(value)) for name, value in vars(estimator).items())
-
-
 def _digest_tensor(tensor: torch.Tensor) -> Any:
     facts = str(tensor.dtype), str(tensor.layout), tensor.requires_grad
+    if isinstance(tensor, UninitializedTensorMixin):
+        return facts
     plain = tensor.layout is torch.strided and not tensor.is_nested
     if not plain or tensor.device.type == "meta":
         return facts
@@ -255,6 +265,8 @@ def _digest_module(name: str, module: nn.Module) -> Any:
             own[key] = _digest_tensor(value)
         elif key in ("_parameters", "_buffers"):
             own[key] = {k: v if v is None else digest(v) for k, v in value.items()}
+        elif isinstance(value, torch.Generator):
+            own[key] = value.get_state().numpy().tobytes()
         elif key != "_modules":
-            own[key] = repr(copy.copy(value))
+            own[key] = repr(value)
     return name, type(module), own
