@@ -289,7 +289,7 @@ def pipeline_extractor(rng: Generator, notes: Notes) -> str:
         notes.append(f"PipelineExtractor({given!r:.100})")
         done = careful(
             lambda: PipelineExtractor(given, costs=[1, 2]),
-            names=("Step", "PipelineExtractor", "transformers", "costs"),
+            names=("Step", "PipelineExtractor", "transformers", "costs", "is a class"),
         )
         return demand_refusal(done, notes[-1]).outcome
     costs, right = PIPELINE_COSTS[rng.integers(len(PIPELINE_COSTS))]

@@ -97,7 +97,9 @@ RIGHT_ALL_THE_SAME: dict[str, Any] = {
     "metric": lambda v: False,
     "pooling": lambda v: callable(v) or isinstance(v, int),
     "threshold": lambda v: (
-        isinstance(v, bool | decimal.Decimal) or (_is(v, int, float) and abs(v) < HUGE)
+        isinstance(v, bool | decimal.Decimal)
+        or (_is(v, float) and v == v)
+        or (_is(v, int) and v < HUGE)
     ),
     "calibration": lambda v: v is None,
     "final": lambda v: hasattr(v, "fit"),
@@ -117,7 +119,7 @@ RIGHT_ALL_THE_SAME: dict[str, Any] = {
     "estimator": lambda v: False,
     "max_cost": lambda v: v is None or (_is(v, float) and v > 0) or _is(v, int),
     "max_drop": lambda v: v is None or (_is(v, int) and v == 0),
-    "scoring": lambda v: callable(v) and not isinstance(v, torch.nn.Module),
+    "scoring": lambda v: callable(v),
     "per_class": lambda v: isinstance(v, bool),
     "risk": lambda v: v is None,
     "confidence": lambda v: v is None,

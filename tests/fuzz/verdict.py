@@ -54,6 +54,7 @@ SKLEARN_PHRASES = (
     "Expected 2D array",
     "Complex data not supported",
     "Sample weights must",
+    "dense data is required",
 )
 
 # What estimators hold of others.
