@@ -49,7 +49,7 @@ def interrupted(rng: Generator, notes: Notes) -> str:
         np.array(["a", "b", "c", "d", "e"])[y],
     )
     clf.fit(*other)
-    after = everything(clf, X)
+    old = everything(clf, X)
     lines = _lines_of(lambda: clf.fit(X, y))
     new = everything(clf, X)
     clf.fit(*other)
@@ -61,19 +61,14 @@ def interrupted(rng: Generator, notes: Notes) -> str:
     )
     notes.append(f"{type(clf).__name__}, stopped at line {at} of {lines}")
     stopped = _lines_of(lambda: clf.fit(X, y), stop_at=at) <= at
-    found = everything(clf, X)
-    fitted_labels = hasattr(clf, "labels_") and len(clf.labels_) == len(X)
+    found, is_old = everything(clf, X), True
     try:
-        demand_same("an interrupted fit", found, after)
-        if kind == 0 and set(clf.classes_) != set(other[1]):
-            raise Fault(f"an interrupted fit has left classes_ {clf.classes_}")
+        demand_same("an interrupted fit", found, old)
     except Fault:
+        is_old = False
         demand_same("an interrupted fit", found, new)
-        if kind == 0 and set(clf.classes_) != set(y):
-            raise Fault(
-                f"an interrupted fit has left classes_ {clf.classes_}"
-            ) from None
-    del fitted_labels
+    if kind == 0 and set(clf.classes_) != set(other[1] if is_old else y):
+        raise Fault(f"an interrupted fit has left classes_ {clf.classes_}")
     return "refused" if stopped else "answered"
 
 

@@ -18,7 +18,6 @@ from sk_e2cm.testing import ToyExtractor
 from .calls import careful, demand_answer, demand_refusal
 from .data import make_rows
 from .references import check_lazy, demand_close
-from .verdict import Fault
 
 Notes = list[str]
 NAMES = np.array(["ant", "bee", "cat", "dog"])
@@ -251,8 +250,6 @@ def wrong_reports(rng: Generator, notes: Notes) -> str:
         done = careful(calls[name], estimator=clf, X=X, y=y)
         if name not in EITHER:
             demand_refusal(done, name)
-        if done.error is None and not isinstance(done.answer, object):
-            raise Fault("no answer")
     finally:
         plt.close("all")
     check_lazy(clf, X)

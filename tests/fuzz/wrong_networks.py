@@ -259,8 +259,6 @@ RANDOM = (
     "own generator",
     "numpy",
 )
-# What torch.fx bakes into the graph as a number: the stages are then deterministic.
-BAKED = ("numpy", "attribute")
 
 
 # What hides it
