@@ -36,7 +36,6 @@ def fitted(extractor):
         {"a", "b"},
         lambda self: ["a"],
     ],
-    ids=str,
 )
 def test_stage_names_of_another_kind(stage_names):
     extractor = with_member("stage_names", stage_names)
