@@ -28,8 +28,8 @@ ROUNDING = 1e-9
 
 SECOND_ORDER = {"metric": "mahalanobis", "pooling": "second_order"}
 METHODS = {
-    "paper": {"calibration": None},
-    "paper, calibrated": {},
+    "paper": {"metric": "euclidean", "calibration": None},
+    "paper, calibrated": {"metric": "euclidean"},
     "whitened": {"metric": "mahalanobis"},
     "second order": SECOND_ORDER,
     "second order, Dirichlet": {**SECOND_ORDER, "calibration": "dirichlet"},

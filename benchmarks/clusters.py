@@ -33,8 +33,8 @@ N_CLUSTERS = 10
 BUDGETS = [0.25, 0.30, 0.40, 0.50, 0.60, 0.75]
 CURVE = sorted({*BUDGETS, *np.arange(24, 101, 4) / 100})
 METHODS = {
-    "paper": {"calibration": None},
-    "Euclidean": {},
+    "paper": {"metric": "euclidean", "calibration": None},
+    "Euclidean": {"metric": "euclidean"},
     "whitened": {"metric": "mahalanobis"},
     "whitened, Dirichlet": {"metric": "mahalanobis", "calibration": "dirichlet"},
 }

@@ -24,7 +24,7 @@ N_SAMPLES = 50_000
 BATCH_SIZE = 64
 
 ESTIMATORS = {
-    "default": {},
+    "Euclidean": {"metric": "euclidean"},
     "whitened": {"metric": "mahalanobis"},
     "second order, Dirichlet": {
         "metric": "mahalanobis",

@@ -73,14 +73,10 @@ def own(spec: str, side: int | None = None) -> Prepared:
     """
     where, _, name = spec.rpartition(":")
     try:
-        network = getattr(imported(where), name)()
-    except (
-        ValueError,
-        ModuleNotFoundError,
-        FileNotFoundError,
-        AttributeError,
-    ) as error:
-        raise ValueError(f"{spec!r} is none of {KINDS}: {error}") from error
+        function = getattr(imported(where), name)
+    except (ValueError, ImportError, FileNotFoundError, AttributeError) as error:
+        raise ValueError(f"{spec!r} is none of {KINDS}: {error}.") from error
+    network = function()
     if not isinstance(network, nn.Module):
         raise TypeError(f"{spec!r} returned a {type(network).__name__}, no nn.Module.")
     if not isinstance(network, Prepared):

@@ -74,10 +74,10 @@ class E2CMClassifier(EarlyExitClassifierMixin, ClassifierMixin, BaseE2CM):
         prediction, so it may be changed on a fitted estimator.
 
     calibration : {"temperature", "dirichlet"} or None, default="temperature"
-        None is the paper's probability. "temperature" fits one temperature per
-        stage by cross-fitting, on data that the class means have not seen: a
-        threshold of 0.9 then asks for at least 90% at every exit. "dirichlet" goes
-        on to fit a regression of the classes on the log probabilities [2]_, in the
+        None leaves probabilities as they are, as in the paper. "temperature" fits one
+        temperature per stage by cross-fitting, on data that the class means have not
+        seen: a threshold of 0.9 then asks for at least 90% at every exit. "dirichlet"
+        goes on to fit a regression of the classes on the log probabilities [2]_, in the
         same way: more accurate, for n_classes**2 more multiply-adds, and slow to fit
         for hundreds of classes.
 
@@ -136,7 +136,7 @@ class E2CMClassifier(EarlyExitClassifierMixin, ClassifierMixin, BaseE2CM):
         Why some stages have another than `metric`; None if none have.
 
     temperature_ : ndarray of shape (n_exits + 1,)
-        For each stage; 1 is the paper's.
+        For each stage; 1 is uncalibrated.
 
     stage_cost_ : ndarray of shape (n_exits + 1,)
         Cost of exiting at each stage, in fractions of the network's multiply-adds up

@@ -86,7 +86,7 @@ class E2CMClusterer(
     calibration : {"temperature", "dirichlet"} or None, default="temperature"
         What makes a probability of the distances, see `E2CMClassifier`. Calibrated,
         it is that of the last stage's cluster: a threshold of 0.9 asks for at least
-        90% agreement with the last stage. None is the paper's.
+        90% agreement with the last stage.
 
     shrinkage : {"ledoit_wolf", "oas"} or float, default="ledoit_wolf"
         For ``metric="mahalanobis"``, see `E2CMClassifier`.
@@ -140,7 +140,7 @@ class E2CMClusterer(
         Why some exits have another than `metric`; None if none have.
 
     temperature_ : ndarray of shape (n_exits,)
-        For each exit; 1 is the paper's.
+        For each exit; 1 is uncalibrated.
 
     stage_cost_ : ndarray of shape (n_exits + 1,)
         Cost of exiting at each stage, in fractions of the network's multiply-adds up

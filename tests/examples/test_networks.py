@@ -1,5 +1,7 @@
 """Networks by name, which take images of bytes; nothing is downloaded."""
 
+import sys
+
 import networks
 import numpy as np
 import pytest
@@ -101,7 +103,8 @@ def test_a_file_of_weights_that_does_not_exist(tmp_path):
 
 @pytest.mark.parametrize("spec", ["resnet18", "keras:resnet18", ""])
 def test_a_library_that_is_not_known(spec):
-    with pytest.raises(ValueError, match="neither torchvision:NAME nor timm:NAME"):
+    message = "none of torchvision:NAME, timm:NAME, FILE.py:FUNCTION or MODULE:FUNC"
+    with pytest.raises(ValueError, match=message):
         networks.load(spec, "NONE")
 
 
@@ -121,3 +124,85 @@ def test_timm(tmp_path):
         expected = network(x)
         assert expected.shape == (2, 4)
         assert torch.equal(networks.load(spec, path)(x), expected)
+
+
+# Networks of one's own
+
+
+OWN = """
+import torch
+from networks import Prepared
+
+def make():
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 3))
+
+def prepared():
+    return Prepared(make(), side=4, mean=(0.5,), std=(0.2,))
+
+def number():
+    return 3
+
+def wrong():
+    raise ValueError("of its own")
+"""
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Work in a folder with a file of one's own; forget what is imported there."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", sys.path.copy())
+    monkeypatch.setattr(sys, "modules", sys.modules.copy())
+    (tmp_path / "folder").mkdir()
+    for name in ("my_network.py", "folder/other_network.py"):
+        (tmp_path / name).write_text(OWN)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "spec",
+    ["my_network:make", "my_network.py:make", "folder/other_network.py:make"],
+)
+def test_a_function_of_a_python_file_makes_a_network_that_takes_bytes(folder, spec):
+    network = networks.load(spec, "DEFAULT", side=4)
+    assert not network.training
+    x = images(5, 1, 4, 4)
+    assert torch.allclose(network(x), network.network(x.float()), atol=1e-3)
+
+
+def test_it_may_say_itself_how_images_are_prepared(folder):
+    network = networks.load("my_network:prepared", "NONE")
+    assert network.side == 4
+    x = images(5, 1, 8, 8)
+    expected = networks.Prepared(network.network, side=4, mean=(0.5,), std=(0.2,))(x)
+    assert torch.equal(network(x), expected)
+    assert networks.load("my_network:prepared", "NONE", side=6).side == 6
+
+
+def test_its_weights_may_come_from_a_file(folder):
+    network = networks.load("my_network:make", "NONE", side=4)
+    with torch.no_grad():
+        network.network[1].weight.zero_()
+    networks.save(network, "mine.pt")
+    loaded = networks.load("my_network:make", "mine.pt", side=4)
+    assert not loaded.network[1].weight.any()
+
+
+@pytest.mark.parametrize(
+    ("function", "error", "message"),
+    [
+        ("make", ValueError, "pass --side"),
+        ("number", TypeError, "returned a int, no nn.Module"),
+        ("wrong", ValueError, "^of its own$"),
+        ("nothing", ValueError, "none of torchvision.*no attribute 'nothing'"),
+    ],
+)
+def test_a_function_that_makes_no_network(folder, function, error, message):
+    with pytest.raises(error, match=message):
+        networks.load(f"my_network:{function}", "NONE")
+
+
+def test_a_file_that_does_not_exist(folder):
+    with pytest.raises(ValueError, match=r"none of torchvision.*nowhere\.py"):
+        networks.load("nowhere.py:make", "NONE")

@@ -87,7 +87,9 @@ def batches(untimed, monkeypatch):
 def table(printed):
     """Return the thresholds of each printed table, and check what rows add up to."""
     tables = []
-    for block in re.split(r"^threshold .*$", printed, flags=re.MULTILINE)[1:]:
+    for block in re.split(r"^(?:threshold|max_drop) .*$", printed, flags=re.MULTILINE)[
+        1:
+    ]:
         rows = re.findall(r"^ *([\d.]+|none)[ *]  ([ \d.]+)$", block, re.MULTILINE)
         for _, cells in rows:
             shares = [float(cell) for cell in cells.split() if "." not in cell]
@@ -177,6 +179,28 @@ def test_bench_takes_every_nth_sample(options, batches, capsys):
     assert batches == [50] * 4
 
 
+def test_bench_takes_a_network_of_ones_own_and_another_metric(
+    small_digits, untimed, monkeypatch, tmp_path, capsys
+):
+    monkeypatch.setattr(sys, "path", sys.path.copy())
+    monkeypatch.setattr(sys, "modules", sys.modules.copy())
+    (tmp_path / "mine.py").write_text(
+        "import digits_network\ndef make(): return digits_network.SmallResNet(width=8)"
+    )
+    options = "--network mine:make --side 8 --data npz:digits --exits blocks.0,blocks.1"
+    for metric in ("mahalanobis", "euclidean"):
+        bench_your_own.main([*options.split(), "--metric", metric])
+    of_each = capsys.readouterr().out.split("mine:make on npz:digits: ")[1:]
+    euclidean, whitened = (table(printed) for printed in of_each)
+    assert euclidean == whitened
+    assert of_each[0] != of_each[1]
+
+
+def test_bench_says_why_exits_are_not_whitened(options, untimed, capsys):
+    bench_your_own.main([*options, "--fit-samples", "50"])
+    assert "at least 100 distinct samples" in capsys.readouterr().out
+
+
 def test_bench_explains_itself(capsys):
     with pytest.raises(SystemExit, match="0"):
         bench_your_own.main(["--help"])
@@ -218,9 +242,9 @@ def test_quickstart(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(digits_network, "SmallResNet", thin)
     monkeypatch.setattr(quickstart, "time_ratio", once)
     quickstart.main()
-    calibrated, paper = table(capsys.readouterr().out)
-    assert calibrated == [*map(str, quickstart.CALIBRATED), "none"]
-    assert paper == [*map(str, quickstart.PAPER), "none"]
+    printed = capsys.readouterr().out
+    assert table(printed) == [[*map(str, quickstart.DROPS), "none"]] * 2
+    assert re.search(r"max_drop=0.01\. .* points lost, .* of the MACs", printed)
     with Image.open(tmp_path / "a" / "b.png") as picture:
         picture.verify()
 
