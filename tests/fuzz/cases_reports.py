@@ -233,6 +233,10 @@ def _wrong_calls(clf: Any, X: Any, y: Any, proba: Any) -> dict[str, Callable[[],
 
 # scikit-learn itself takes these, as accuracy_score does.
 EITHER = (
+    "error: y as a column",
+    "curve: y as a column",
+    "exits: columns",
+    "trade: columns",
     "exits: other predictions",
     "cheapest: negative",
     "scorer: a clusterer with y",

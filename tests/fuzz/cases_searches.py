@@ -46,6 +46,7 @@ def search(rng: Generator, notes: Notes) -> str:
     clf = classifier_for(rng, ToyExtractor(), pooling="auto")
     prefit = bool(rng.integers(2)) and "confidence" not in goal
     scoring = ("accuracy", "balanced_accuracy")[rng.integers(2)]
+    scoring = "accuracy" if "confidence" in goal else scoring
     tuned = TunedExitsCV(
         clf,
         cv="prefit" if prefit else 2,

@@ -85,6 +85,7 @@ class Attempt(NamedTuple):
 
 def _public_names() -> set[str]:
     names = {"X", "y", "network", "stage", "label", "labels", "module", "row", "batch"}
+    names |= {"n_stages", "extractor", "mean_test_accuracy", "mean_test_cost"}
     for room in (sk_e2cm, metrics, inspection):
         for name in room.__all__:
             thing = getattr(room, name)
