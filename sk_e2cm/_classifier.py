@@ -12,7 +12,7 @@ from sklearn.utils import check_array
 
 from ._base import BaseE2CM
 from ._early_exit import EarlyExitClassifierMixin
-from ._extractors import Extractor, on_device, verify
+from ._extractors import Extractor
 from ._fitting._assembly import build_network
 from ._fitting._cross_fitting import CrossFit, fit_class_means
 from ._fitting._last_stage import choose_last_head, head_labels, own_answers
@@ -313,9 +313,10 @@ class E2CMClassifier(EarlyExitClassifierMixin, ClassifierMixin, BaseE2CM):
         spec, too_few = self._head_spec(hashes, len(classes))
         folds = self._folds(hashes, spec) if folds is None else folds
 
-        verify(on_device(extractor, self.device), valid_X)
+        full_pass = self._full_pass(extractor, self.pooling)
+        full_pass.verify(valid_X)
         statistics = collect_statistics(
-            self._full_pass(extractor, self.pooling),
+            full_pass,
             valid_X,
             hashes,
             np.where(alone, -1, folds),

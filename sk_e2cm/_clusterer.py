@@ -17,7 +17,7 @@ from sklearn.base import (
 from sklearn.cluster import KMeans
 
 from ._base import BaseE2CM
-from ._extractors import Extractor, on_device, verify
+from ._extractors import Extractor
 from ._fitting._assembly import build_network
 from ._fitting._clusters import (
     Clusters,
@@ -300,7 +300,6 @@ class E2CMClusterer(
         # Of a clusterer that is given nobody knows yet how many it finds.
         known = self.n_clusters if self.clusterer is None else None
         check_thresholds(self.threshold, len(exit_names), known)
-        verify(on_device(extractor, self.device), valid_X)
         hashes = row_hashes(valid_X)
         kept = KeptFeatures(hashes)
         clusters = self._cluster(extractor, valid_X, weight, kept)
@@ -364,7 +363,9 @@ class E2CMClusterer(
         clusterer = self._cloned_clusterer()
         fit_params(clusterer, sample_weight)  # refused before the network runs
         last = np.empty((0, 0))
-        for batch in self._full_pass(extractor, self.pooling)(X):
+        full_pass = self._full_pass(extractor, self.pooling)
+        full_pass.verify(X)
+        for batch in full_pass(X):
             *of_exits, of_last = batch.features
             check_squares(extractor.stage_names[-1], of_last)
             if batch.rows.start == 0:

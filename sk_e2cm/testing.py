@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from ._extractors import (
     Extractor,
     channel_axes_of,
+    check_extractor,
     fingerprint_of,
     state_and_output,
     through,
@@ -107,6 +108,7 @@ class CountingExtractor(Extractor):
     """
 
     def __init__(self, extractor: Extractor) -> None:
+        check_extractor(extractor)
         self.extractor = extractor
         self.rows = np.zeros(len(extractor.stage_names), dtype=np.intp)
 

@@ -151,6 +151,7 @@ class Cancelling(nn.Module):
         return x[:, 20:84] + x[:, 84:148] * self.pattern
 
 
+@pytest.mark.filterwarnings("ignore:Nothing tells:UserWarning")
 @pytest.mark.parametrize("size", [1.0, 1e3, 1e4])
 def test_large_values_that_cancel_within_a_cell_give_the_same_at_every_door(size):
     network = nn.Sequential(

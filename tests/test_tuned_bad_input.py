@@ -297,8 +297,8 @@ def test_too_few_samples_to_set_aside(clf, size):
 @pytest.mark.parametrize(
     ("goal", "advice"),
     [
-        ({"max_drop": None}, "Allow a larger risk, give more samples"),
-        ({"max_drop": 0.1}, "Allow a larger drop or risk, give more samples"),
+        ({"max_drop": None}, "Allow a larger risk, hold out more samples"),
+        ({"max_drop": 0.1}, "Allow a larger drop or risk, hold out more samples"),
         ({"max_drop": None, "max_cost": 1.1}, "Allow a larger cost or risk"),
     ],
     ids=str,

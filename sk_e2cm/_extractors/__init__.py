@@ -1,16 +1,20 @@
 """Extractors: what can be computed stage by stage."""
 
-from ._independence import verify
+from ._independence import some_samples, verify
+from ._outputs import (
+    checked_output,
+    device_of,
+    refuse_other_than_numbers,
+    state_and_output,
+)
 from ._pipeline import PipelineExtractor
 from ._protocol import (
     Extractor,
     channel_axes_of,
     check_columns,
     check_extractor,
-    device_of,
     fingerprint_of,
     on_device,
-    state_and_output,
     through,
 )
 from ._raw import RawFeatures
@@ -24,10 +28,13 @@ __all__ = [
     "channel_axes_of",
     "check_columns",
     "check_extractor",
+    "checked_output",
     "device_of",
     "fingerprint_of",
     "on_device",
     "picklable",
+    "refuse_other_than_numbers",
+    "some_samples",
     "state_and_output",
     "through",
     "verify",

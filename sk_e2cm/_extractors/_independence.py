@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .._utils._arrays import as_floats
+from ._outputs import checked_output, state_and_output
 from ._protocol import Extractor, through
 from ._tolerance import EXACT, LENIENT, MixedSamples, Precision, Tolerance
 
@@ -143,14 +144,17 @@ class _Run:
         self.when = when
 
     def advance(self, stage: int) -> None:
-        self._note(*self.extractor.advance(self.state, stage))
+        self._note("advance", stage, self.extractor.advance(self.state, stage))
 
     def advance_through_all(self) -> None:
         last = len(self.extractor.stage_names) - 1
-        self._note(*through(self.extractor)(self.state, 0, last))
+        returned = through(self.extractor)(self.state, 0, last)
+        self._note("advance_through", last, returned)
 
-    def _note(self, state: Any, output: Any) -> None:
-        self.state = state
+    def _note(self, member: str, stage: int, returned: Any) -> None:
+        self.state, output = state_and_output(self.extractor, returned, member)
+        name = self.extractor.stage_names[stage]
+        output = checked_output(self.extractor, output, name, len(self.rows))
         self.output = output if isinstance(output, Tensor) else as_floats(output)
 
     def keep(self, which: NDArray[np.intp]) -> None:

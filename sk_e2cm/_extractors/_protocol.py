@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from .._utils._arrays import to_numpy
 from .._utils._compat import InvalidParameterError
 from .._utils._hashing import content_hash
+from ._outputs import state_and_output
 
 _NEEDED = ("stage_names", "begin", "advance", "keep", "macs")
 
@@ -226,11 +227,6 @@ def through(extractor: Extractor) -> Callable[[Any, int, int], tuple[Any, Any]]:
     return getattr(extractor, "advance_through", default)
 
 
-def device_of(extractor: Extractor) -> torch.device:
-    """Return where the outputs of its stages are; arrays are on the CPU."""
-    return torch.device(getattr(extractor, "device", "cpu"))
-
-
 def on_device(extractor: Extractor, device: str | torch.device | None) -> Extractor:
     """Return the extractor on `device`, or where it is if that is None."""
     if device is None:
@@ -280,27 +276,6 @@ def check_device(device: Any, name: str = "device") -> torch.device:
             f"{name} {str(device)!r} is not available here ({error}). "
             "Use device=None to stay on the network's own, or 'cpu'."
         ) from error
-
-
-def state_and_output(
-    extractor: Any, returned: Any, member: str = "advance"
-) -> tuple[Any, Any]:
-    """Return what a stage returned, if it is two values.
-
-    An array of two rows would be taken apart without an error.
-
-    Raises
-    ------
-    TypeError
-        With the extractor's class.
-    """
-    if not isinstance(returned, (tuple, list)) or len(returned) != 2:
-        raise TypeError(
-            f"{type(extractor).__name__}.{member} must return two values, the state "
-            f"and the output, but it returned a {type(returned).__name__}."
-        )
-    state, output = returned
-    return state, output
 
 
 def fingerprint_of(extractor: Extractor) -> str:

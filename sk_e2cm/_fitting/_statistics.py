@@ -25,7 +25,8 @@ _CHUNK_BYTES = 2**27
 # However small the working memory is.
 _FEWEST_KEPT = 100
 
-# Sums of squares of larger features may overflow double precision.
+# Squares of features that are larger, or all smaller than its inverse, leave the range of
+# double precision.
 _LARGEST = 1e150
 
 # Covariances of more features would need gigabytes.
@@ -315,13 +316,13 @@ def _largest(one: list[Floats], other: list[Floats]) -> list[Floats]:
 
 
 def check_squares(stage_name: str, features: Features) -> None:
-    """Refuse features so large that sums of their squares overflow."""
+    """Refuse features whose squares overflow, or vanish."""
     largest = max(float(features.max()), -float(features.min()))
-    if largest > _LARGEST:
+    if largest > _LARGEST or 0 < largest < 1 / _LARGEST:
         raise ValueError(
             f"The features of stage {stage_name!r} are as large as {largest:.3g}, and "
-            f"sums of their squares overflow; at most {_LARGEST:g} is allowed. Rescale "
-            "X, or that stage's output."
+            f"their squares overflow or vanish; from {1 / _LARGEST:g} to {_LARGEST:g} "
+            "is allowed. Rescale X, or that stage's output."
         )
 
 

@@ -13,14 +13,16 @@ from numpy.typing import NDArray
 from .._extractors import (
     Extractor,
     channel_axes_of,
+    checked_output,
     device_of,
     fingerprint_of,
+    some_samples,
     state_and_output,
+    verify,
 )
 from .._utils._arrays import Features, Floats, as_floats, resolution, to_numpy
 from .._utils._hashing import content_hash
 from ._heads import check_width
-from ._loop import checked_output
 from ._pooling import Pooling, PoolingSpec, make_pooling
 
 Shape = tuple[int, ...]
@@ -139,6 +141,12 @@ def counted(bad: NDArray[np.intp], rows: NDArray[np.intp]) -> str:
     )
 
 
+def _verified(extractor: Extractor, samples: NDArray[Any], key: str) -> bool:
+    """Check samples; `key` stands for the extractor where that is remembered."""
+    verify(extractor, samples)
+    return True
+
+
 class FullPass:
     """The full network over any X, batch by batch, cached where `memory` is given.
 
@@ -172,6 +180,7 @@ class FullPass:
         self.batch_size = batch_size
         self.verbose = verbose
         self.compute = memory.cache(staged_features, ignore=["extractor", "pooling"])
+        self._verify = memory.cache(_verified, ignore=["extractor"])
         # Made once: weights are many, and an extractor may count its calls.
         self.key = ""
         if memory.location is not None:  # "" is the current folder
@@ -182,6 +191,16 @@ class FullPass:
     def stage_names(self) -> Sequence[str]:
         """The exits, and the last stage."""
         return self.extractor.stage_names
+
+    def verify(self, X: NDArray[Any]) -> None:
+        """Check with some of these samples that samples may leave.
+
+        Raises
+        ------
+        ValueError
+            If what a stage computes for a sample depends on others.
+        """
+        self._verify(self.extractor, some_samples(X), self.key)
 
     def __call__(self, X: NDArray[Any]) -> Iterator[Batch]:
         axes = channel_axes_of(self.extractor, X.shape[1:])

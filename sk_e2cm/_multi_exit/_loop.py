@@ -10,10 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .._extractors import Extractor, device_of, state_and_output, through
-from .._utils._arrays import refuse_without_numbers, to_array
+from .._extractors import Extractor, checked_output, state_and_output, through
 from ._heads import Head
-from ._pooling import refuse_other_than_numbers
 from ._thresholds import stays
 
 
@@ -117,40 +115,6 @@ def _run(
             rows = kept if rows is None else rows[kept]
             state = extractor.keep(state, kept if has_device else kept.numpy())
     return steps
-
-
-def checked_output(
-    extractor: Extractor, output: Any, stage_name: str, n_rows: int
-) -> Any:
-    """Return a stage's output where its head is; refuse what cannot be features.
-
-    Tensors of an extractor without `device` are moved to the CPU.
-
-    Raises
-    ------
-    ValueError
-        If there are other rows, or no numbers.
-    """
-    name, has_device = type(extractor).__name__, hasattr(extractor, "device")
-    if isinstance(output, Tensor):
-        if has_device and output.device.type != device_of(extractor).type:
-            raise ValueError(
-                f"{name}.advance returned a tensor on {output.device}, but "
-                f"{name}.device is {device_of(extractor)}."
-            )
-        refuse_without_numbers(output, f"The output of {name}.advance")
-    else:
-        output = to_array(output, f"The output of {name}.advance")
-    if output.shape[:1] != (n_rows,):
-        what = f"{output.shape[0]} rows" if output.shape else "no rows"
-        raise ValueError(
-            f"Stage {stage_name!r} returned {what} for {n_rows} samples. "
-            f"Does {name}.keep() drop the other rows, and {name}.advance() no other?"
-        )
-    refuse_other_than_numbers(output, stage_name)
-    if isinstance(output, Tensor) and not has_device:
-        return output.detach().cpu()
-    return output
 
 
 class LastSteps:

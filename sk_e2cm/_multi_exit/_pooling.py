@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .._extractors import refuse_other_than_numbers
 from .._utils._arrays import as_floats
 from ._grid import Cells, finest_grid
 
@@ -322,20 +323,6 @@ class SecondOrder(MapPooling):
         if x.is_contiguous():
             return (signs.T @ x.flatten(2)).unflatten(2, x.shape[2:])
         return (x.movedim(1, -1) @ signs).movedim(-1, 1)
-
-
-def refuse_other_than_numbers(output: Any, stage_name: str) -> None:
-    """Refuse arrays of text, objects or complex numbers."""
-    if isinstance(output, Tensor):
-        valid = not output.is_complex()
-    else:
-        output = np.asarray(output)
-        valid = output.dtype.kind in "biuf"
-    if not valid:
-        raise ValueError(
-            f"The features of stage {stage_name!r} are no numbers but of type "
-            f"{output.dtype}."
-        )
 
 
 def _no_rows(stage_name: str, shape: str, n: Any) -> str:

@@ -288,7 +288,8 @@ class Watching(ToyExtractor):
         self.data = data
 
     def begin(self, X):
-        assert np.shares_memory(X, self.data)
+        # A few are copied, to be looked at before the fit.
+        assert len(X) <= 64 or np.shares_memory(X, self.data)
         return super().begin(X.mean(axis=(2, 3)))
 
 

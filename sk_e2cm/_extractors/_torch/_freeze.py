@@ -5,7 +5,14 @@ from __future__ import annotations
 import copy
 import inspect
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import (
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from functools import partial
 from types import FunctionType, MethodType
 from typing import Any
@@ -228,6 +235,22 @@ def _uncopied(module: nn.Module) -> str:
             except Exception:
                 return f"The attribute {'.'.join(filter(None, (name, attribute)))!r}"
     return type(module).__name__
+
+
+def restore(parts: Sequence[tuple[nn.Module, nn.Module]]) -> None:
+    """Give modules the attributes of others, with which they share their tensors.
+
+    Parameters
+    ----------
+    parts : sequence of tuple
+        All parts of a network that was left as it was, each with the one to restore.
+    """
+    memo: dict[int, Any] = {id(before): after for before, after in parts}
+    for before, _ in parts:
+        memo |= {id(tensor): tensor for tensor in _tensors(vars(before))}
+    for before, after in parts:
+        if not isinstance(after, torch.jit.ScriptModule):
+            after.__dict__ = copy.deepcopy(vars(before), memo)
 
 
 def share(module: nn.Module) -> nn.Module:

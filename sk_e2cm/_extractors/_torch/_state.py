@@ -67,7 +67,7 @@ def refuse_state(network: nn.Module, X: Tensor, output: str = "") -> None:
     StatefulNetwork
         With the name of the module.
     """
-    with _random_state_kept():
+    with random_state_kept():
         reverse = _WatchedCopy(network, output).run(X.flip(0))
         used = _WatchedCopy(network, output)
         calls, states = [], []
@@ -239,7 +239,7 @@ def _gpus() -> Sequence[int]:
 
 
 @contextlib.contextmanager
-def _random_state_kept() -> Iterator[None]:
+def random_state_kept() -> Iterator[None]:
     """Leave the random numbers that others draw as they would have been."""
     of_python, of_numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
     with torch.random.fork_rng(devices=_gpus()):

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from ._freeze import WRAP
+from ._freeze import WRAP, restore, share
+from ._state import random_state_kept
 
 # Held while torch.fx replaces nn.Module.__call__ for every thread, and while the
 # flop counter has hooks on every module.
@@ -67,6 +68,9 @@ class Trace:
     def __init__(self, module: nn.Module, exits: Collection[str] = ()) -> None:
         self.module = module
         self.root = _OneInput(module)
+        # Tracing leaves its own objects where a network keeps what it has computed.
+        untouched = share(module)
+        self._parts = list(zip(untouched.modules(), module.modules(), strict=True))
         self._opaque: dict[nn.Module, str] = {}
         opened = {m for name in exits for m in self._around(name)}
         with TORCH_PATCHED:
@@ -78,7 +82,8 @@ class Trace:
         """Trace once; what stops it becomes a leaf for the next attempt."""
         tracer = _Tracer(set(self.module.modules()), self._opaque, opened)
         try:
-            self.graph = tracer.trace(self.root)
+            with random_state_kept():
+                self.graph = tracer.trace(self.root)
         except Exception as error:
             stopped = self.module if tracer.stopped is None else tracer.stopped
             where = _user_line(error)
@@ -96,6 +101,8 @@ class Trace:
                 if type(sister) is type(stopped) and sister not in opened:
                     self._opaque[sister] = where
             return False
+        finally:
+            restore(self._parts)
         self.input = next(node for node in self.graph.nodes if node.op == "placeholder")
         self.returned = tracer.returned
         return True

@@ -1,5 +1,7 @@
+import pickle
 import re
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -13,6 +15,7 @@ from .helpers import assert_close, assert_right, halving, uncut
 from .networks import (
     Attention,
     Branching,
+    Function,
     Layers,
     OptionalInputs,
     Pair,
@@ -532,3 +535,46 @@ def test_too_few_places_are_explained_by_what_hides_the_most():
     message = r"leave: .* '1' \(Outer\) cannot be traced, stopped at .*1e9 else x'"
     with pytest.raises(ValueError, match=message):
         TorchExtractor(network, exits=4)
+
+
+class KeepsPositions(nn.Module):
+    """Computes positions once for a length, while the network runs."""
+
+    def __init__(self):
+        super().__init__()
+        self.kept, self.of_lengths = None, {}
+
+    def forward(self, x):
+        n = x.shape[1]
+        if self.kept is None or len(self.kept) != n:
+            self.kept = torch.arange(n)[:, None] / 3
+        if n not in self.of_lengths:
+            self.of_lengths[n] = torch.sin(self.kept)
+        return x + self.of_lengths[n]
+
+
+@pytest.mark.parametrize("exits", [["0"], ["1"], ["0", "1", "2"]])
+def test_what_a_network_keeps_while_it_is_traced_is_forgotten(exits):
+    network = nn.Sequential(
+        nn.Linear(4, 4), KeepsPositions(), nn.Linear(4, 4), nn.Flatten()
+    )
+    X = torch.randn(6, 5, 4)
+    extractor = TorchExtractor(network, exits)
+    assert_right(extractor, network, X)
+    extractor.verify(X.numpy())
+    assert_right(pickle.loads(pickle.dumps(extractor)), network, X)
+    assert network[1].kept is None
+
+
+def test_tracing_draws_no_random_numbers_of_others():
+    def noise(x):
+        return x + torch.rand(()) + np.random.rand()
+
+    network = nn.Sequential(nn.Linear(4, 4), Function(noise), nn.Linear(4, 3))
+    torch.manual_seed(0)
+    np.random.seed(0)
+    expected = torch.rand(()).item(), np.random.rand()
+    torch.manual_seed(0)
+    np.random.seed(0)
+    TorchExtractor(network, ["0"])
+    assert (torch.rand(()).item(), np.random.rand()) == expected
