@@ -25,8 +25,8 @@ _CHUNK_BYTES = 2**27
 # However small the working memory is.
 _FEWEST_KEPT = 100
 
-# Squares of features that are larger, or all smaller than its inverse, leave the range of
-# double precision.
+# Squares of features that are larger, or all smaller than its inverse, leave the range
+# of double precision.
 _LARGEST = 1e150
 
 # Covariances of more features would need gigabytes.

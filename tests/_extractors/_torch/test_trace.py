@@ -1,7 +1,6 @@
 import pickle
 import re
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -11,7 +10,7 @@ from sk_e2cm import TorchExtractor
 from sk_e2cm._extractors._torch._trace import Trace
 
 from . import networks
-from .helpers import assert_close, assert_right, halving, uncut
+from .helpers import assert_close, assert_right, at_seed, halving, uncut
 from .networks import (
     Attention,
     Branching,
@@ -567,14 +566,8 @@ def test_what_a_network_keeps_while_it_is_traced_is_forgotten(exits):
 
 
 def test_tracing_draws_no_random_numbers_of_others():
-    def noise(x):
-        return x + torch.rand(()) + np.random.rand()
-
-    network = nn.Sequential(nn.Linear(4, 4), Function(noise), nn.Linear(4, 3))
-    torch.manual_seed(0)
-    np.random.seed(0)
-    expected = torch.rand(()).item(), np.random.rand()
-    torch.manual_seed(0)
-    np.random.seed(0)
-    TorchExtractor(network, ["0"])
-    assert (torch.rand(()).item(), np.random.rand()) == expected
+    noise = Function(lambda x: x + torch.rand(()))
+    network = nn.Sequential(nn.Linear(4, 4), noise, nn.Linear(4, 3))
+    expected = at_seed(0, lambda: torch.rand(()))
+    found = at_seed(0, lambda: (TorchExtractor(network, ["0"]), torch.rand(()))[1])
+    assert found == expected
