@@ -1,5 +1,7 @@
 """Texts of different lengths, padded to one, give what each gives alone."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -200,7 +202,10 @@ def test_a_model_of_hugging_face_is_cut_after_its_layers(name):
     ids, _ = texts(9, padding)
     real = ids != padding
     with torch.no_grad():
-        whole = model(ids, attention_mask=real.long(), output_hidden_states=True)
+        # A copy: to return hidden states, transformers 5 leaves hooks on the layers.
+        whole = copy.deepcopy(model)(
+            ids, attention_mask=real.long(), output_hidden_states=True
+        )
     # GPT-2's last hidden state has been normalised, its last layer's has not.
     hidden = [*whole.hidden_states[1:4], whole.last_hidden_state]
     extractor = TorchExtractor(network, MEANS)
