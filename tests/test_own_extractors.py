@@ -80,23 +80,22 @@ def test_advance_that_does_not_return_two_values(returned, wrap):
 
 def test_advance_through_that_does_not_return_two_values():
     extractor = with_member("advance_through", lambda self, state, first, last: state)
-    clf = fitted(extractor)
     with pytest.raises(TypeError, match=r"Mine\.advance_through must return two"):
-        clf.predict(X)
+        fitted(extractor)
 
 
 @pytest.mark.parametrize(
     ("output", "message"),
     [
-        (None, "returned no rows for 60 samples"),
-        ({"a": 1}, "returned no rows for 60 samples"),
-        (np.ones((59, 2)), r"returned 59 rows for 60 samples.*Mine\.advance\(\)"),
+        (None, "returned no rows for 30 samples"),
+        ({"a": 1}, "returned no rows for 30 samples"),
+        (np.ones((29, 2)), r"returned 29 rows for 30 samples.*Mine\.advance\(\)"),
         ([[1.0], [1.0, 2.0]], r"output of Mine\.advance has parts of different shapes"),
         (
-            torch.ones(60, 2, device="meta"),
+            torch.ones(30, 2, device="meta"),
             r"output of Mine\.advance is on the device 'meta'",
         ),
-        (np.full((60, 2), "a"), "are no numbers but of type <U1"),
+        (np.full((30, 2), "a"), "are no numbers but of type <U1"),
     ],
     ids=str,
 )
@@ -110,9 +109,9 @@ def test_outputs_that_are_no_features(output, message):
     "keep", [lambda self, state, rows: state, lambda self, state, rows: state[:1]]
 )
 def test_keep_that_returns_other_rows(keep):
-    clf = fitted(with_member("keep", keep))
+    extractor = with_member("keep", keep)
     with pytest.raises(ValueError, match=r"returned \d+ rows? for .*Mine\.keep\(\)"):
-        clf.predict(X)
+        fitted(extractor)
 
 
 @pytest.mark.parametrize(

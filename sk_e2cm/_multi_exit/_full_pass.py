@@ -141,9 +141,11 @@ def counted(bad: NDArray[np.intp], rows: NDArray[np.intp]) -> str:
     )
 
 
-def _verified(extractor: Extractor, samples: NDArray[Any], key: str) -> bool:
-    """Check samples; `key` stands for the extractor where that is remembered."""
-    verify(extractor, samples)
+def _verified(
+    extractor: Extractor, X: NDArray[Any], looked_at: NDArray[Any], key: str
+) -> bool:
+    """Check X; where it is remembered, `looked_at` and `key` stand for what was."""
+    verify(extractor, X)
     return True
 
 
@@ -180,7 +182,7 @@ class FullPass:
         self.batch_size = batch_size
         self.verbose = verbose
         self.compute = memory.cache(staged_features, ignore=["extractor", "pooling"])
-        self._verify = memory.cache(_verified, ignore=["extractor"])
+        self._verify = memory.cache(_verified, ignore=["extractor", "X"])
         # Made once: weights are many, and an extractor may count its calls.
         self.key = ""
         if memory.location is not None:  # "" is the current folder
@@ -200,7 +202,7 @@ class FullPass:
         ValueError
             If what a stage computes for a sample depends on others.
         """
-        self._verify(self.extractor, some_samples(X), self.key)
+        self._verify(self.extractor, X, some_samples(X), self.key)
 
     def __call__(self, X: NDArray[Any]) -> Iterator[Batch]:
         axes = channel_axes_of(self.extractor, X.shape[1:])

@@ -13,6 +13,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from ._cut import Stage, stages_of
 from ._freeze import device_of_weights, frozen_copy
+from ._state import random_state_kept
 from ._trace import Trace
 
 Axis = int | None
@@ -35,6 +36,7 @@ _PRODUCT = re.compile(r"mm|bmm|addmm|baddbmm|matmul")
 _JOINS = re.compile(r"cat|concat|concatenate")
 
 
+@random_state_kept()
 def find_channel_axes(
     trace: Trace, ends: Sequence[fx.Node], row: Tensor
 ) -> tuple[Axis, ...]:

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from ._freeze import share
+from ._state import random_state_kept
 
 _UNLIMITED = torch.iinfo(torch.int64).max
 
@@ -44,7 +45,7 @@ class KnownIds:
         sample = sample.clone(memory_format=torch.contiguous_format)
         watch = _Watch(sample)
         # What else stops the network is told by those who run it next.
-        with torch.no_grad(), watch, suppress(Exception):
+        with torch.no_grad(), watch, suppress(Exception), random_state_kept():
             share(network)(sample)
         if watch.beyond:
             number, size = watch.beyond

@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ._freeze import device_of_weights, like, with_tensors
 from ._quantized import exact_twin, hidden_macs
+from ._state import random_state_kept
 from ._trace import TORCH_PATCHED, Trace
 
 Shape = tuple[int, ...]
@@ -87,6 +88,7 @@ def _thawed(value: Any) -> Any:
     return value
 
 
+@random_state_kept()
 @torch.inference_mode(False)
 def measure(
     trace: Trace,
