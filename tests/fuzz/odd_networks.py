@@ -105,7 +105,8 @@ class Doubled(nn.Module):
 def _as(kind: type[Network], network: Any) -> Network:
     """Return the same network as a subclass."""
     made = kind(network.stem, list(network.blocks), network.head, network.carries)
-    return made.eval()
+    made.eval()
+    return made
 
 
 def _ending(how: str) -> Callable[[Made], None]:

@@ -9,6 +9,8 @@ import torch
 from scipy.special import softmax
 from sklearn.covariance import ledoit_wolf_shrinkage
 
+from sk_e2cm._multi_exit._pooling import MapPooling
+
 from ..outputs import average_by_loops
 from ..references import leave
 from .networks import Made, alone
@@ -199,7 +201,10 @@ def check_against_formulas(
     weight = np.ones(len(X))
     # Ledoit and Wolf's formula counts equal samples once.
     distinct = len(np.unique(X, axis=0)) == len(X)
+    told = clf.extractor_.channel_axes(X.shape[1:])
     for j, f in enumerate(features[:-1]):
+        if told[j] is None and isinstance(clf.network_.heads[j].pooling, MapPooling):
+            continue  # the axis of the channels was guessed, and fit has warned
         whitened = (clf.distance_scale_[j] == 1).all()
         if not well_posed(f, codes) or (whitened and not distinct):
             continue
