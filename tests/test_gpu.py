@@ -26,8 +26,8 @@ def _single_precision(monkeypatch):
 
 EXITS = ["stem", "block", "down"]
 PARAMS = {
-    "the paper's": {"calibration": None},
-    "Euclidean": {},
+    "the paper's": {"metric": "euclidean", "calibration": None},
+    "Euclidean": {"metric": "euclidean"},
     "whitened": {"metric": "mahalanobis"},
     "second order, Dirichlet": {
         "metric": "mahalanobis",
@@ -106,3 +106,25 @@ def test_a_clusterer_and_its_thresholds(digits, network):
     search = TunedExitsCV(clusterer, max_drop=0.02, random_state=0).fit(X[:800])
     assert search.best_score_ >= 0.98
     assert (search.predict(X[:800]) == search.estimator_.labels_).mean() > 0.95
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v3_small", "resnet18", "efficientnet_b0"])
+def test_numbers_rounded_to_ten_bits_are_no_mix_up(name, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    torchvision = pytest.importorskip("torchvision")
+    extractor = TorchExtractor(torchvision.models.get_model(name), 4).to("cuda")
+    X = np.random.default_rng(0).normal(size=(70, 3, 64, 64)).astype(np.float32)
+    extractor.verify(X)
+
+
+@pytest.mark.parametrize("allow_tf32", [True, False])
+def test_samples_that_are_mixed_on_a_gpu_are_refused(allow_tf32, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", allow_tf32)
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3),
+        torch.nn.BatchNorm2d(8, track_running_stats=False),
+        torch.nn.Flatten(),
+    )
+    X = np.random.default_rng(0).normal(size=(70, 3, 8, 8)).astype(np.float32)
+    with pytest.raises(ValueError, match="mixes"):
+        TorchExtractor(network, ["0"]).to("cuda").verify(X)
