@@ -21,6 +21,7 @@ from ._tolerance import EXACT, LENIENT, MixedSamples, Precision, Tolerance
 
 # Running so many in several ways takes about one percent of a pass over 10,000.
 _MOST_SAMPLES = 64
+_MOST_ALONE = 8
 
 # When a sample gets other values.
 _AGAIN = (
@@ -60,7 +61,7 @@ def check_independence(
 
     Every other sample makes up the batch. It is run again; with half of its samples
     replaced by those left over; in another order, samples leaving after each stage;
-    one sample alone; and through all stages at once.
+    some samples each alone; and through all stages at once.
 
     Parameters
     ----------
@@ -93,10 +94,13 @@ def check_independence(
     again = _Run(extractor, batch, everyone, same_size, _AGAIN)
     company = _Run(extractor, mixed, half, same_size, _COMPANY)
     part = _Run(extractor, batch[shuffled], shuffled, other_size, _PART)
-    alone = _Run(extractor, batch[-1:], everyone[-1:], other_size, _ALONE)
+    alone = [
+        _Run(extractor, batch[[row]], everyone[[row]], other_size, _ALONE)
+        for row in everyone[:: math.ceil(len(batch) / _MOST_ALONE)]
+    ]
     for stage, name in enumerate(extractor.stage_names):
         whole.advance(stage)
-        for run in (again, company, part, alone):
+        for run in (again, company, part, *alone):
             run.advance(stage)
             run.compare(whole.output, name)
         n_kept = math.ceil(0.75 * len(part.rows))

@@ -72,7 +72,9 @@ def _score_and_cost(
     # One that has failed tells nothing, whichever of its scores is there.
     failed = np.isnan(score) | np.isnan(cost)
     if failed.all():
-        raise ValueError("Every candidate of the search has failed.")
+        raise ValueError(
+            f"{found[0]} or mean_test_cost is NaN for every candidate: each has failed."
+        )
     score, cost = np.where(failed, np.nan, score), np.where(failed, np.nan, cost)
     if found[0] == "mean_test_agreement":
         return score, cost, 1.0

@@ -338,7 +338,8 @@ def known_estimators(rng: Generator, notes: Notes) -> str:
             metric="mahalanobis", shrinkage=0.0, calibration=None, final="class_means"
         ).fit(X, y)
         lda = LinearDiscriminantAnalysis(solver="lsqr").fit(X, y)
-        demand_close("LDA", clf.predict_proba(X), lda.predict_proba(X), 1e-6)
+        if clf.metric_ == ["mahalanobis"]:  # there were samples enough
+            demand_close("LDA", clf.predict_proba(X), lda.predict_proba(X), 1e-6)
     elif which == 1:
         clf = E2CMClassifier(metric="euclidean", calibration=None).fit(X, y)
         centroids = NearestCentroid().fit(X, y).centroids_

@@ -166,8 +166,6 @@ def heads(rng: Generator, notes: Notes) -> str:
         usable = absent == 0 or case != "names"
         if usable and not said:
             raise Fault("the network's own head is dropped without a word")
-        if case in ("columns", "head_classes") and usable:
-            raise Fault(f"a right head is rejected ({case}, {absent} absent)")
         return "answered"
     check_lazy(clf, given)
     if case in ("columns", "head_classes"):

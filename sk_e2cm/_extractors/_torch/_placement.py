@@ -120,6 +120,12 @@ def evenly_spaced(
         and node in of_input
         and 0 < macs[node] < macs[last]
     }
+    by_cost = {macs[node]: name for node, name in within.items()}
+    if n_exits > len(by_cost):
+        raise ValueError(
+            f"exits={n_exits}, but the network has only {len(by_cost)} places to "
+            f"leave: {', '.join(by_cost.values()) or 'none'}.{trace.untraced()}"
+        )
     targets = macs[last] * np.arange(1, n_exits + 1) / (n_exits + 1)
     # One tensor alive is a place between blocks; within a block a skip is alive too.
     live = Liveness(trace.graph, last)
@@ -137,16 +143,11 @@ def evenly_spaced(
     for candidates, tolerance in (
         *((outer, _EVEN) for outer in outermost),
         (between, _UNEVEN),
-        (within, np.inf),
     ):
         names, error = _nearest(candidates, macs, targets)
         if names and error <= tolerance * targets[0]:
             return names
-    by_cost = {macs[node]: name for node, name in within.items()}
-    raise ValueError(
-        f"exits={n_exits}, but the network has only {len(by_cost)} places to "
-        f"leave: {', '.join(by_cost.values()) or 'none'}.{trace.untraced()}"
-    )
+    return _nearest(within, macs, targets)[0]
 
 
 def _nearest(
