@@ -369,7 +369,9 @@ class E2CMClusterer(
             *of_exits, of_last = batch.features
             check_squares(extractor.stage_names[-1], of_last)
             if batch.rows.start == 0:
-                last = np.empty((len(X), of_last.shape[1]), of_last.dtype)
+                # KMeans takes squared distances as differences of large numbers.
+                dtype = np.float64 if self.clusterer is None else of_last.dtype
+                last = np.empty((len(X), of_last.shape[1]), dtype)
             last[batch.rows] = of_last
             kept.add(batch._replace(features=of_exits))
         clusters = find_clusters(clusterer, last, sample_weight)

@@ -128,7 +128,7 @@ NO_NUMBERS = {
         quietly(tensor(X).to_sparse_csr),
         r"X is a sparse tensor.*to_dense",
     ),
-    "meta": (torch.zeros(60, 4, device="meta"), "X is on the device 'meta'"),
+    "meta": (torch.zeros(60, 4, device="meta"), "X is a tensor on the device 'meta'"),
     "nested": (
         quietly(torch.nested.nested_tensor, [torch.zeros(4)] * 60),
         "X is a nested tensor.*padded",
@@ -245,7 +245,7 @@ BAD_Y = {
     "pairs": ([(1, 2)] * 60, r"y must have one label .*\(60, 2\)"),
     "a number": (1, r"y must have one label .*\(\)"),
     "a name": ("target", r"y must have one label .*\(\)"),
-    "meta": (torch.zeros(60, device="meta"), "y is on the device 'meta'"),
+    "meta": (torch.zeros(60, device="meta"), "y is a tensor on the device 'meta'"),
     "sparse": (tensor(y).to_sparse(), "y is a sparse tensor"),
     "measurements": (
         np.linspace(0, 1, 60),
@@ -305,7 +305,7 @@ def test_weights_are_taken_from_whatever_holds_them(make, given):
 @pytest.mark.parametrize(
     ("weight", "message"),
     [
-        (torch.ones(60, device="meta"), "sample_weight is on the device 'meta'"),
+        (torch.ones(60, device="meta"), "sample_weight is a tensor on the device 'meta'"),
         (torch.ones(60).to_sparse(), "sample_weight is a sparse tensor"),
         (["a"] * 60, "sample_weight has values of type <U1"),
         ("balanced", "sample_weight has values of type <U8"),

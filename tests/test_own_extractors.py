@@ -93,7 +93,7 @@ def test_advance_through_that_does_not_return_two_values():
         ([[1.0], [1.0, 2.0]], r"output of Mine\.advance has parts of different shapes"),
         (
             torch.ones(30, 2, device="meta"),
-            r"output of Mine\.advance is on the device 'meta'",
+            r"output of Mine\.advance is a tensor on the device 'meta'",
         ),
         (np.full((30, 2), "a"), "are no numbers but of type <U1"),
     ],

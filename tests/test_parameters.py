@@ -104,7 +104,7 @@ def test_what_can_be_used_may_be_of_other_types(name, value):
         ([0.5, [0.5]], "threshold has parts of different shapes"),
         ([True], "threshold must be a number, got"),
         ({"0": 0.5}, "threshold must hold numbers: .*'dict'"),
-        (torch.zeros(1, device="meta"), "threshold is on the device 'meta'"),
+        (torch.zeros(1, device="meta"), "threshold is a tensor on the device 'meta'"),
         (np.full(1, 1j), "threshold has numbers of type complex128"),
         ([10**400], "threshold must hold numbers: .*too large"),
     ],
@@ -190,7 +190,7 @@ def test_a_memory_that_is_no_folder(tmp_path):
 @pytest.mark.parametrize(
     ("head_classes", "message"),
     [
-        (torch.zeros(2, device="meta"), "head_classes is on the device 'meta'"),
+        (torch.zeros(2, device="meta"), "head_classes is a tensor on the device 'meta'"),
         ([None, "a"], "head_classes contains NaN, None or NA"),
         ([[0], [0, 1]], "head_classes has parts of different shapes"),
         (np.eye(2), "head_classes must have one label"),

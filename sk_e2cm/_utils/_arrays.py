@@ -133,7 +133,7 @@ def refuse_without_numbers(tensor: Tensor, name: str) -> None:
             f"{name} is a sparse tensor, and a dense one is needed: {name}.to_dense()."
         )
     if tensor.is_meta:
-        raise ValueError(f"{name} is on the device 'meta', and so has no numbers.")
+        raise ValueError(f"{name} is a tensor on the device 'meta', without numbers.")
 
 
 def _without_tensors(values: Any, name: str) -> Any:
