@@ -185,11 +185,11 @@ def _column_numbers(classes: NDArray[Any], width: int) -> NDArray[np.intp] | Non
 def _are_scores(numbers: NDArray[np.intp], statistics: Statistics) -> bool:
     """Tell scores of classes, some of which do not occur in y, from other features.
 
-    The labels reach beyond the middle of the columns, or the largest columns are right
+    The labels reach beyond a quarter of the columns, or the largest columns are right
     more often than one answer for all.
     """
     features, weight = statistics.features[-1], statistics.sample_weight
-    if 2 * (numbers.max() + 1) > features.shape[1]:
+    if 4 * (numbers.max() + 1) > features.shape[1]:
         return True
     right = features.argmax(axis=1) == numbers[statistics.codes]
     return bool(weight @ right > np.bincount(statistics.codes, weight).max())

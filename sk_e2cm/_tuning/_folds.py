@@ -101,7 +101,7 @@ def _checked_pairs(cv: Iterable[Any]) -> list[Any]:
         if not isinstance(pair, (tuple, list)) or len(pair) != 2:
             raise ValueError(
                 "cv must be a number, a splitter, or pairs of the rows to train on and "
-                f"those to hold out, got {pair!r:.60} in the place of a pair."
+                f"those to hold out; cv={cv!r:.60} has {pair!r:.60} instead of one."
             )
     return pairs
 

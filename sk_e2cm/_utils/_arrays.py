@@ -84,7 +84,8 @@ def as_numbers(values: Any, name: str) -> NDArray[Any]:
         )
     if array.dtype.kind not in "biuf":
         raise ValueError(
-            f"{name} has values of type {array.dtype}, and numbers are needed."
+            f"{name} has values of type {array.dtype}, and numbers are needed, got "
+            f"{values!r:.60}."
         )
     # Of numbers longer than these torch knows nothing.
     return array.astype(np.float64) if array.dtype.itemsize > 8 else array

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from itertools import pairwise
 from numbers import Integral
 from typing import Any
@@ -35,7 +35,8 @@ def exit_names(exits: Any) -> tuple[str, ...]:
     if isinstance(exits, str):
         return (exits,)
     # Sets and the like have no order; a tensor without axes cannot be taken apart.
-    in_order = isinstance(exits, Iterable) and not isinstance(exits, (Set, Tensor))
+    others = (Set, Mapping, Tensor)
+    in_order = isinstance(exits, Iterable) and not isinstance(exits, others)
     names = list(exits) if in_order else [exits]
     if not all(isinstance(name, str) for name in names):
         raise TypeError(
