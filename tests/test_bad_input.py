@@ -410,3 +410,10 @@ def test_a_single_image():
     with pytest.raises(ValueError, match=r"A single sample x is X = x\[None\]"):
         clf.predict(images[0])
     assert clf.predict(images[0][None]) == clf.predict(images)[0]
+
+
+@pytest.mark.parametrize("unit", [1e160, 1e-160])
+def test_features_whose_squares_leave_the_range_of_floats(unit):
+    table = np.random.default_rng(0).normal(size=(60, 4)) * unit
+    with pytest.raises(ValueError, match=r"stage 'X' .*squares overflow or vanish"):
+        E2CMClassifier().fit(table, np.arange(60) % 2)

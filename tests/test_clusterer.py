@@ -399,3 +399,15 @@ def test_frames_come_back_with_names_and_their_index():
     assert_allclose(found, k_means(X).transform(X))
     with pytest.raises(ValueError, match="feature names"):
         ours.predict(frame[list("fedcba")])
+
+
+def test_samples_far_from_zero_belong_to_the_nearest_center():
+    rng = np.random.default_rng(0)
+    X = (1e4 + rng.normal(size=(300, 6))).astype(np.float32)
+    clusterer = E2CMClusterer(ToyExtractor(), n_clusters=4, random_state=0).fit(X)
+    nearest = clusterer.transform(X).argmin(axis=1)
+    assert_array_equal(clusterer.labels_, nearest)
+    clusterer.set_params(threshold=np.inf)
+    assert_array_equal(clusterer.predict(X), nearest)
+    one_by_one = [clusterer.predict(X[[i]])[0] for i in range(50)]
+    assert_array_equal(one_by_one, nearest[:50])

@@ -433,3 +433,13 @@ def test_another_fit_without_confidence_forgets_the_bound(data):
     search = tuned(max_drop=0.2, confidence=0.9).fit(*data)
     assert search.drop_upper_ > 0
     assert search.set_params(confidence=None).fit(*data).drop_upper_ is None
+
+
+def test_without_labels_a_network_of_one_answer_is_said_to_be_one():
+    network = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 3))
+    with torch.no_grad():
+        network[1].bias[2] += 100
+    search = TunedExitsCV(E2CMClassifier(TorchExtractor(network, ["0"])), max_drop=0.1)
+    X = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
+    with pytest.raises(ValueError, match="they are 2 for every sample"):
+        search.fit(X)
