@@ -168,7 +168,7 @@ def test_features_of_another_width_name_the_stage_and_the_widths(metric, other, 
     params = {"metric": metric, "batch_size": 8, "final": "class_means"}
     message = f"'part1' has {width} features for some samples and 4 for others"
     clf = E2CMClassifier(extractor, **params)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match="'part1' gives a sample other values of"):
         clf.fit(changed, y)
     clf.fit(wide, y)
     for ask in (clf.predict, clf.predict_proba, clf.exit_proba, clf.predict_exit):

@@ -173,7 +173,9 @@ class _Run:
         own = self.output[torch.from_numpy(compared)]
         expected = whole[torch.from_numpy(self.rows[compared])]
         if not self.tolerance.agree(own, expected, axis=0, among=whole):
+            given, before = tuple(own.shape[1:]), tuple(expected.shape[1:])
+            what = "values" if given == before else f"values of {given}, not {before},"
             raise MixedSamples(
-                f"{name!r} gives a sample other values {self.when}. Choose another "
+                f"{name!r} gives a sample other {what} {self.when}. Choose another "
                 "exit, or mend the network."
             )

@@ -112,7 +112,7 @@ class Misbehaving(ToyExtractor):
         self.how, self.calls = how, 0
 
     def begin(self, X: Any) -> Any:
-        self.calls += 1
+        self.calls += len(X) == 16  # of the pass over all samples
         if self.how == "raises":
             raise Expected("of the user")
         return super().begin(X)
@@ -120,7 +120,7 @@ class Misbehaving(ToyExtractor):
     def advance(self, state: Any, stage: int) -> Any:
         state, output = super().advance(state, stage)
         match self.how:
-            case "another width later" if self.calls > 7:
+            case "another width later" if self.calls > 1:
                 output = output[:, :1]
             case "zero width":
                 output = output[:, :0]
