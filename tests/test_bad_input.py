@@ -261,8 +261,8 @@ def test_text_labels_against_a_head_without_names(clf):
 
 
 def test_a_head_of_another_width():
-    clf = E2CMClassifier(TorchExtractor(mlp(5), ["1"]), final="network")
-    with pytest.raises(ValueError, match="5 columns, but y has 2 classes"):
+    clf = E2CMClassifier(TorchExtractor(mlp(20), ["1"]), final="network")
+    with pytest.raises(ValueError, match="20 columns, but y has 2 classes"):
         clf.fit(X, y)
     assert clf.set_params(final="auto").fit(X, y).final_ == "class_means"
 
