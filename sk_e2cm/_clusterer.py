@@ -376,10 +376,13 @@ class E2CMClusterer(
             kept.add(batch._replace(features=of_exits))
         clusters = find_clusters(clusterer, last, sample_weight)
         wanted_one = self.clusterer is None and self.n_clusters == 1
-        if len(clusters.centers) == 1 and not wanted_one:
+        is_one = len(clusters.centers) == 1
+        of_rounding = (last.std(axis=0) <= kept.rounding[-1]).all()
+        if (is_one or of_rounding) and not wanted_one:
+            found = "one cluster" if is_one else "clusters of rounding"
             raise ValueError(
-                f"{clusterer!r} has found one cluster only, so that there is nothing "
-                "to decide. Do the samples, and the network's outputs, differ?"
+                f"{clusterer!r} has found {found} only, so that there is nothing to "
+                "decide. Do the samples, and the network's outputs, differ?"
             )
         return clusters
 

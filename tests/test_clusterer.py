@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import sklearn
+import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 from sklearn.cluster import Birch, BisectingKMeans, KMeans, MiniBatchKMeans
@@ -411,3 +412,14 @@ def test_samples_far_from_zero_belong_to_the_nearest_center():
     assert_array_equal(clusterer.predict(X), nearest)
     one_by_one = [clusterer.predict(X[[i]])[0] for i in range(50)]
     assert_array_equal(one_by_one, nearest[:50])
+
+
+def test_a_last_stage_that_is_constant_but_for_rounding_has_no_clusters():
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(2, 3, 1), torch.nn.InstanceNorm2d(3), torch.nn.AvgPool2d(4)
+    )
+    X = np.random.default_rng(0).normal(size=(60, 2, 4, 4)).astype(np.float32)
+    network.append(torch.nn.Flatten()).append(torch.nn.Softmax(dim=1))
+    clusterer = E2CMClusterer(TorchExtractor(network, ["0"]), n_clusters=3)
+    with pytest.raises(ValueError, match="has found clusters of rounding only"):
+        clusterer.fit(X)

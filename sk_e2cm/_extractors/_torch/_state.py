@@ -206,22 +206,24 @@ def _summary(value: Any, depth: int = _DEPTH) -> Any:
 
 
 def _sums(value: Any) -> list[float]:
-    """Return the sum of each tensor in a value, and that of its absolute numbers."""
+    """Return sums of each tensor in a value that tell whether it has changed.
+
+    Of its numbers, of their sizes and, since the logits of what is masked may be
+    enormous, of the numbers squeezed between -1 and 1.
+    """
     sums = []
     for leaf in tree_leaves(value):
-        if (
-            isinstance(leaf, Tensor)
-            and leaf.layout is torch.strided
-            and not leaf.is_nested
-        ):
-            numbers = leaf.dequantize() if leaf.is_quantized else leaf.detach()
-            if numbers.is_complex():
-                numbers = torch.view_as_real(numbers)
-            if not numbers.is_floating_point():
-                numbers = numbers.double()
-            sums.append(float(numbers.sum(dtype=torch.float64)))
-            norm = torch.linalg.vector_norm(numbers, ord=1, dtype=torch.float64)
-            sums.append(float(norm))
+        if not isinstance(leaf, Tensor) or leaf.layout is not torch.strided:
+            continue
+        if leaf.is_nested:
+            continue
+        numbers = leaf.dequantize() if leaf.is_quantized else leaf.detach()
+        numbers = torch.view_as_real(numbers) if numbers.is_complex() else numbers
+        numbers = numbers if numbers.is_floating_point() else numbers.double()
+        size = numbers.abs()
+        squeezed = (numbers / (1 + size)).nan_to_num()
+        for summed in (numbers, size, squeezed):
+            sums.append(float(summed.sum(dtype=torch.float64)))
     return sums
 
 

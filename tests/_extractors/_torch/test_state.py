@@ -180,6 +180,19 @@ def test_the_random_numbers_of_others_stay_as_they_were(name):
     assert numbers[0] == numbers[1]
 
 
+@pytest.mark.parametrize("fill", [-1e4, torch.finfo(torch.float32).min, -torch.inf])
+def test_no_mask_hides_what_a_generator_of_its_own_draws(fill):
+    generator = torch.Generator()
+
+    def draws_and_masks(x):
+        x = x + torch.rand(x.shape, generator=generator)
+        return x.masked_fill(torch.arange(4) > 0, fill)
+
+    network = nn.Sequential(nn.Linear(4, 4), Function(draws_and_masks))
+    with pytest.raises(ValueError, match=r"'1' .*been called before"):
+        refuse_state(network, torch.randn(3, 4))
+
+
 def test_the_network_is_left_as_it_is():
     network = Within(Part(moves_its_mean))
     with pytest.raises(ValueError, match="'mean'"):
