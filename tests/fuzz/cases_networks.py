@@ -48,7 +48,10 @@ def right_network(rng: Generator, notes: Notes) -> str:
     extractor = demand_answer(cut(made), "a right network")
     estimator = any_estimator(rng, extractor, made.n_classes)
     notes.append(repr(estimator))
-    demand_answer(fit(estimator, samples, made.network), "a right network")
+    fitted = fit(estimator, samples, made.network)
+    if "clusters of rounding" in str(fitted.error):
+        return "refused"
+    demand_answer(fitted, "a right network")
     atol = tolerance(made)
     check_lazy(estimator, samples.X, near=max(1e-4, atol))
     check_rows(estimator, samples.X, np.random.RandomState(0), atol)

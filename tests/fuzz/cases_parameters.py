@@ -93,7 +93,8 @@ def says(value: Any, text: str) -> bool:
     numbers = re.findall(r"\d+\.?\d*|nan|NaN", text)
     if isinstance(value, np.ndarray | torch.Tensor) and numbers:
         return True
-    return any(each and each in text for each in said) or "NaN" in text
+    text = text.lower()
+    return any(each and each.lower() in text for each in said) or "nan" in text
 
 
 def _demand_named(done: Attempt, value: Value) -> str:
