@@ -28,7 +28,13 @@ from ._tuning._confidence import (
     check_confidence,
     with_cautious,
 )
-from ._tuning._folds import check_folds, folds_of, set_aside, spare_singletons
+from ._tuning._folds import (
+    check_folds,
+    folds_of,
+    set_aside,
+    spare_singletons,
+    spare_whole_classes,
+)
 from ._tuning._held_out import (
     Data,
     HeldOutPredictions,
@@ -122,8 +128,9 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
         Score on these samples if nobody leaves early.
 
     drop_upper_ : float or None
-        The upper confidence bound of the drop, from the samples set aside; None
-        without `confidence`.
+        The upper confidence bound of the drop with these thresholds, from the samples
+        set aside, as if they had been fixed beforehand: what is promised is
+        `max_drop`. None without `confidence`.
 
     frontier_ : dict of ndarray
         The Pareto set by rising cost: "cost" and "score", of shape (n_points,), and
@@ -348,6 +355,8 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
         if self.risk is not None or self.confidence is not None:
             size = TEST_SIZE if self.risk is None else self.risk.calibration_size
             reserved = set_aside(size, folds, data.y, rng)
+            if not isinstance(self.cv, str):
+                reserved = spare_whole_classes(reserved, data.y)
         aside = data.take(reserved)
         used = ~reserved & (data.weight > 0)
         data, folds = data.take(used), folds[used]

@@ -159,7 +159,8 @@ class _Run:
         self.state, output = state_and_output(self.extractor, returned, member)
         name = self.extractor.stage_names[stage]
         output = checked_output(self.extractor, output, name, len(self.rows))
-        self.output = output if isinstance(output, Tensor) else as_floats(output)
+        output = output if isinstance(output, Tensor) else as_floats(output)
+        self.output = output.clone()  # the next run may overwrite it
 
     def keep(self, which: NDArray[np.intp]) -> None:
         kept: Any = which

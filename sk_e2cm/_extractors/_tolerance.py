@@ -61,7 +61,9 @@ class Tolerance(NamedTuple):
             return not differ.any()
         # What is infinite or NaN in one of the two only stays larger than any bound.
         apart = (a - b).abs().nan_to_num(torch.inf, torch.inf).where(differ, 0)
-        least = self.of_eps * torch.finfo(dtype).eps
+        # Of what has been dequantised, or taken apart, the type of its parts.
+        given = dtype if dtype.is_floating_point else a.dtype
+        least = self.of_eps * torch.finfo(given).eps
         of_range, of_size, of_typical = (max(share, least) for share in self[:3])
         ranges = _ranges(among, axis)
         varied = ranges[ranges > 0]
@@ -95,12 +97,12 @@ class Precision(NamedTuple):
 STRICT = Precision(EXACT, Tolerance(1e-3, 1e-5, 1e-5, 2))
 
 # For what cannot be computed in double precision, and for extractors of others.
-_BOUNDS = Tolerance(1e-2, 1e-5, 1e-4, 16)
-LENIENT = Precision(_BOUNDS, _BOUNDS)
+_LOOSE = Tolerance(1e-2, 1e-5, 1e-4, 16)
+LENIENT = Precision(_LOOSE, _LOOSE)
 
 # All that is more than rounding is seen.
-_BOUNDS = Tolerance(1e-6, 1e-8, 1e-11, 0)
-IN_DOUBLE = Precision(_BOUNDS, _BOUNDS)
+_TIGHT = Tolerance(1e-6, 1e-8, 1e-11, 0)
+IN_DOUBLE = Precision(_TIGHT, _TIGHT)
 
 
 def _plain(values: Tensor) -> Tensor:

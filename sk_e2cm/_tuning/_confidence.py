@@ -124,7 +124,7 @@ class DropTest:
         return spread.take(np.arange(first, full + 1))
 
     def upper(self, thresholds: Floats) -> float:
-        """Return the upper confidence bound of the drop with these thresholds."""
+        """Return the upper bound of the drop with thresholds that are given."""
         if is_closed(thresholds).all():
             return 0.0
         return upper_bound(*self.count(thresholds), self.confidence)

@@ -142,9 +142,10 @@ def set_aside(
     n_aside = int(np.ceil(share * len(held_out)))
     if not 0 < n_aside < len(held_out):
         raise ValueError(
-            f"risk= sets {n_aside} of {len(held_out)} samples held out aside, with "
-            f"calibration_size={share}: some are needed for the promise, and some to "
-            "choose thresholds on. Use more samples, or another calibration_size."
+            f"risk= or confidence= sets {n_aside} of {len(held_out)} samples held out "
+            f"aside, a share of {share}: some are needed for the promise, and some to "
+            "choose thresholds on. Use more samples, or another calibration_size of "
+            "RiskControl."
         )
     labels = None
     if y is not None:
@@ -158,3 +159,8 @@ def set_aside(
     aside = np.zeros(len(folds), dtype=bool)
     aside[chosen] = True
     return aside
+
+
+def spare_whole_classes(aside: NDArray[np.bool_], y: Any) -> NDArray[np.bool_]:
+    """Set no class aside as a whole: those that are fitted to the rest must know it."""
+    return aside if y is None else aside & np.isin(y, y[~aside])

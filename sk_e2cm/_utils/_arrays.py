@@ -172,7 +172,8 @@ def _tensor_as_floats(tensor: Tensor) -> Tensor:
         return tensor
     if tensor.is_quantized:
         return tensor.dequantize()
-    needs_double = tensor.dtype in (torch.int32, torch.int64)
+    is_whole = not tensor.is_floating_point() and not tensor.is_complex()
+    needs_double = is_whole and tensor.itemsize >= 4
     return tensor.double() if needs_double else tensor.float()
 
 

@@ -167,18 +167,35 @@ def _codes(code: CodeType) -> Iterator[CodeType]:
 def _imported(code: CodeType, scope: dict[str, Any]) -> dict[str, Any]:
     """Return the modules that code imports when it runs, if they are users'."""
     found: dict[str, Any] = {}
-    instructions = list(dis.get_instructions(code))
+    instructions = [
+        each for each in dis.get_instructions(code) if each.opname != "EXTENDED_ARG"
+    ]
     for at, instruction in enumerate(instructions):
         if instruction.opname != "IMPORT_NAME":
             continue
-        name = instruction.argval
-        level, wanted = (each.argval for each in instructions[at - 2 : at])
-        if level == 0 and is_installed(name):
-            continue
+        level = instructions[at - 2].argval
+        name = "." * level + instruction.argval
         with suppress(ImportError):
-            module = __import__(name, scope, None, wanted, level)
-            found["." * level + name] = module
-    return found
+            full = importlib.util.resolve_name(name, scope.get("__package__"))
+            found[name] = _module_or_source(full)
+    return {name: module for name, module in found.items() if module is not None}
+
+
+def _module_or_source(name: str) -> Any:
+    """Return a user's module; its source if it was not imported, which would run it."""
+    if is_installed(name):
+        return None
+    if name in sys.modules:
+        return sys.modules[name]
+    package, *inside = name.split(".")
+    spec = importlib.util.find_spec(package)
+    if spec is None:
+        return None
+    files = [Path(spec.origin)] if spec.origin and not inside else []
+    for folder in spec.submodule_search_locations or [] if inside else []:
+        files.append(Path(folder, *inside).with_suffix(".py"))
+        files.append(Path(folder, *inside, "__init__.py"))
+    return next((file.read_bytes() for file in files if file.is_file()), None)
 
 
 def _members(

@@ -13,7 +13,7 @@ from sklearn.model_selection import (
 )
 
 from sk_e2cm import E2CMClassifier, E2CMClusterer, TunedExitsCV
-from sk_e2cm._tuning._folds import check_folds, folds_of, set_aside
+from sk_e2cm._tuning._folds import check_folds, folds_of, set_aside, spare_whole_classes
 from sk_e2cm.testing import ToyExtractor
 
 RNG = np.random.default_rng(0)
@@ -313,3 +313,11 @@ def test_without_labels_a_share_of_those_held_out_is_set_aside(share, n_aside):
 def test_a_single_fold_may_not_hold_out_everybody(y):
     with pytest.raises(ValueError, match="all samples out in one fold"):
         check_folds(np.zeros(20, dtype=int), y)
+
+
+def test_no_class_is_set_aside_as_a_whole():
+    y = np.array([0, 0, 1, 1, 2])
+    aside = np.array([True, False, True, True, True])
+    expected = [True, False, False, False, False]
+    np.testing.assert_array_equal(spare_whole_classes(aside, y), expected)
+    np.testing.assert_array_equal(spare_whole_classes(aside, None), aside)

@@ -23,7 +23,7 @@ from ._layout import find_channel_axes
 from ._lookups import KnownIds
 from ._macs import measure, summarize
 from ._placement import (
-    checked_output,
+    checked_output_name,
     checked_shape,
     evenly_spaced,
     exit_names,
@@ -138,7 +138,7 @@ class TorchExtractor(Extractor):
         input_shape: tuple[int, ...] | None = None,
     ) -> None:
         check_module(module)
-        names, last_name = exit_names(exits), checked_output(output)
+        names, last_name = exit_names(exits), checked_output_name(output)
         input_shape = None if input_shape is None else checked_shape(input_shape)
         # What is pickled and hashed; what runs may keep notes on itself.
         self._module = frozen_copy(module)
@@ -400,10 +400,12 @@ class TorchExtractor(Extractor):
             (n_samples, channels, height, width), 2 in (n_samples, length, channels).
             None where nothing tells, or where layers contradict each other.
         """
-        shape = tuple(int(side) for side in input_shape)
+        shape = checked_shape(input_shape)
         if shape not in self._channel_axes:
             row = self._rows.get(shape, torch.zeros(1, *shape, dtype=self._dtype))
             found = find_channel_axes(self._trace, self._ends, row)
+            if shape not in self._rows and None in found:
+                return found  # a real sample may tell more
             self._channel_axes[shape] = found
         return self._channel_axes[shape]
 

@@ -26,7 +26,7 @@ _MAKES_LAST = re.compile(r"embedding|one_hot|conv_tbc|lstm|gru|rnn")
 
 # and are taken to come last, second, or before the axes of a map by these,
 _USES_LAST = re.compile(
-    r"linear|layer_norm|rms_norm|multi_head_attention|encoder_layer"
+    r"(?<!bi)(?<!tri)(?<!upsample_)linear|layer_norm|rms_norm|multi_head_attention|encoder_layer"
 )
 _USES_SECOND = re.compile(r"batch_norm|instance_norm|group_norm")
 _USES_MAPS = re.compile(r"conv|pool.*[123]d|pixel_shuffle|pixel_unshuffle")

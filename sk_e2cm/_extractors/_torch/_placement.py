@@ -46,7 +46,7 @@ def exit_names(exits: Any) -> tuple[str, ...]:
     return tuple(map(str, names))
 
 
-def checked_output(output: Any) -> str:
+def checked_output_name(output: Any) -> str:
     """Return the name of the last module run; "" is the whole network."""
     if output is not None and not isinstance(output, str):
         raise TypeError(f"output must be the name of a module, got {output!r}.")
