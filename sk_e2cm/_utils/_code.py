@@ -173,11 +173,13 @@ def _imported(code: CodeType, scope: dict[str, Any]) -> dict[str, Any]:
     for at, instruction in enumerate(instructions):
         if instruction.opname != "IMPORT_NAME":
             continue
-        level = instructions[at - 2].argval
+        level, wanted = (each.argval for each in instructions[at - 2 : at])
         name = "." * level + instruction.argval
         with suppress(ImportError):
             full = importlib.util.resolve_name(name, scope.get("__package__"))
             found[name] = _module_or_source(full)
+            for member in wanted or ():  # may be modules, too
+                found[f"{name}.{member}"] = _module_or_source(f"{full}.{member}")
     return {name: module for name, module in found.items() if module is not None}
 
 
