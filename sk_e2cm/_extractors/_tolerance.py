@@ -101,7 +101,7 @@ _LOOSE = Tolerance(1e-2, 1e-5, 1e-4, 16)
 LENIENT = Precision(_LOOSE, _LOOSE)
 
 # All that is more than rounding is seen.
-_TIGHT = Tolerance(1e-6, 1e-8, 1e-11, 0)
+_TIGHT = Tolerance(1e-9, 1e-11, 1e-12, 0)
 IN_DOUBLE = Precision(_TIGHT, _TIGHT)
 
 
