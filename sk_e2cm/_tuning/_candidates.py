@@ -9,17 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._utils._arrays import as_numbers
+from ._choice import ROUNDING
 
 Results = Mapping[str, Any]
-
-# Means over folds are off in the last digit.
-_ROUNDING = 1e-9
 
 
 def most_accurate(results: Results, *, max_cost: float) -> int:
     """Return the index of the most accurate of those that cost at most `max_cost`."""
     score, cost, _ = _score_and_cost(results)
-    allowed = cost <= max_cost + _ROUNDING  # not where NaN
+    allowed = cost <= max_cost + ROUNDING  # not where NaN
     if not allowed.any():
         raise ValueError(
             f"No candidate costs at most {max_cost}: the cheapest costs "
@@ -32,7 +30,7 @@ def most_accurate(results: Results, *, max_cost: float) -> int:
 def cheapest(results: Results, *, max_drop: float) -> int:
     """Return the index of the cheapest of those that lose at most `max_drop`."""
     score, cost, full = _score_and_cost(results)
-    allowed = full - score <= max_drop + _ROUNDING
+    allowed = full - score <= max_drop + ROUNDING
     if not allowed.any():
         raise ValueError(
             f"No candidate loses at most {max_drop}: the best loses "

@@ -8,7 +8,8 @@ import numpy as np
 
 from ._search import Points
 
-_ROUNDING = 1e-9
+# Means over folds, and sums over samples, are off in the last digit.
+ROUNDING = 1e-9
 
 # The exits cost something, too, but seldom as much as their network.
 _MOST_COST = 2.0
@@ -60,9 +61,9 @@ def choose(
         If the cost cannot be met, or is a percentage.
     """
     if max_cost is None:
-        most = np.inf if max_drop is None else max_drop + _ROUNDING
+        most = np.inf if max_drop is None else max_drop + ROUNDING
         return int((points.loss - full_loss <= most).argmax())
-    allowed = points.cost <= max_cost + _ROUNDING
+    allowed = points.cost <= max_cost + ROUNDING
     if not allowed.any():
         raise ValueError(
             f"max_cost={max_cost} cannot be met: the least possible cost{of_which} is "

@@ -145,10 +145,9 @@ class TorchExtractor(Extractor):
         trace = Trace(share(self._module), [*names, last_name])
         last = trace.node(last_name)
         trace.refuse_dropout(last)
-        self._dtype = trace.input_dtype()
+        dtype = trace.input_dtype()
         if isinstance(exits, Integral):
-            names = evenly_spaced(trace, int(exits), last, input_shape, self._dtype)
-        self._ends = stage_ends(trace, names, last, output)
+            names = evenly_spaced(trace, int(exits), last, input_shape, dtype)
         self._trace = trace
         self._exits = names
         self._output = output
@@ -156,9 +155,9 @@ class TorchExtractor(Extractor):
         self._network = StagedNetwork(
             trace.root,
             trace.graph,
-            self._ends,
+            stage_ends(trace, names, last, output),
             names=(*names, output or ""),
-            dtype=self._dtype,
+            dtype=dtype,
             device=self.device,
         )
         # Facts about (content, shape of input), found out when first asked for.
@@ -331,7 +330,9 @@ class TorchExtractor(Extractor):
             If there are token ids that the network does not know, or if it draws random
             numbers, keeps something between batches, or mixes the samples of a batch.
         """
-        if self._dtype is torch.int64:  # all of X, so that samples are numbered as in X
+        if (
+            self._network.dtype is torch.int64
+        ):  # all of X, so that samples are numbered as in X
             self._refuse_unknown_ids(self._network.batch(X))
         samples = some_samples(X)
         key = content_hash(samples)
@@ -360,7 +361,7 @@ class TorchExtractor(Extractor):
             Of the kind that `X` is.
         """
         state = self.begin(X)
-        for stage in range(len(self._ends)):
+        for stage in range(len(self._network.ends)):
             state, output = self.advance(state, stage)
             # A copy: the next stage may overwrite it.
             yield output.clone() if isinstance(X, Tensor) else to_numpy(output)
@@ -381,8 +382,8 @@ class TorchExtractor(Extractor):
         shape = checked_shape(input_shape)
         if shape not in self._macs:
             row = self._rows.get(shape)
-            spent = measure(self._trace, [shape], self._dtype, row).macs
-            self._macs[shape] = np.array([spent[end] for end in self._ends])
+            spent = measure(self._trace, [shape], self._network.dtype, row).macs
+            self._macs[shape] = np.array([spent[end] for end in self._network.ends])
         return self._macs[shape].copy()
 
     def channel_axes(self, input_shape: tuple[int, ...]) -> tuple[int | None, ...]:
@@ -402,8 +403,10 @@ class TorchExtractor(Extractor):
         """
         shape = checked_shape(input_shape)
         if shape not in self._channel_axes:
-            row = self._rows.get(shape, torch.zeros(1, *shape, dtype=self._dtype))
-            found = find_channel_axes(self._trace, self._ends, row)
+            row = self._rows.get(
+                shape, torch.zeros(1, *shape, dtype=self._network.dtype)
+            )
+            found = find_channel_axes(self._trace, self._network.ends, row)
             if shape not in self._rows and None in found:
                 return found  # a real sample may tell more
             self._channel_axes[shape] = found
@@ -436,11 +439,13 @@ class TorchExtractor(Extractor):
         output  Sequential  (1, 3)                   56  1.000
         """
         shape = self._input_shape if input_shape is None else input_shape
-        meter = measure_plausibly(self._trace, shape, self._dtype)
+        meter = measure_plausibly(self._trace, shape, self._network.dtype)
         ends = (*self._exits, self._output or "")
         modules = [self._module.get_submodule(name) for name in ends]
         print(
-            summarize(meter, self._trace.input, self.stage_names, modules, self._ends)
+            summarize(
+                meter, self._trace.input, self.stage_names, modules, self._network.ends
+            )
         )
 
     def to(self, device: str | torch.device) -> TorchExtractor:
@@ -501,7 +506,7 @@ class TorchExtractor(Extractor):
         return partial(type(self), output=self._output, input_shape=self._input_shape)
 
     def _refuse_unknown_ids(self, batch: Tensor) -> None:
-        if self._dtype is not torch.int64 or not len(batch):
+        if self._network.dtype is not torch.int64 or not len(batch):
             return
         shape = batch.shape[1:]
         if shape not in self._ids:

@@ -363,14 +363,18 @@ ALLOWED = {
 @pytest.mark.parametrize("part", [Function, Decides])
 def test_a_network_that_differs_by_rounding_alone_is_not_refused(name, part):
     network = nn.Sequential(nn.Linear(4, 4), part(ALLOWED[name]), nn.Identity())
-    TorchExtractor(network, ["0"]).verify(torch.randn(200, 4).numpy())
+    extractor = TorchExtractor(network, ["0"])
+    extractor.verify(torch.randn(200, 4).numpy())
+    assert len(extractor.findings[0]) == 1
 
 
 @pytest.mark.parametrize(
     "dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 )
 def test_a_right_network_of_any_precision_is_not_refused(dtype):
-    TorchExtractor(right(dtype), ["0"]).verify(torch.randn(200, 4).numpy())
+    extractor = TorchExtractor(right(dtype), ["0"])
+    extractor.verify(torch.randn(200, 4).numpy())
+    assert len(extractor.findings[0]) == 1
 
 
 def test_what_runs_in_single_precision_only_is_not_refused():
