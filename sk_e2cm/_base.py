@@ -43,6 +43,7 @@ class BaseE2CM(EarlyExitMixin, BaseEstimator):
             StrOptions({"ledoit_wolf", "oas"}),
             Interval(Real, 0, 1, closed="both"),
         ],
+        "cost_unit": [StrOptions({"macs", "seconds"})],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
         "device": [str, torch.device, None],
         "memory": [str, PathLike, joblib.Memory, None],
@@ -54,6 +55,7 @@ class BaseE2CM(EarlyExitMixin, BaseEstimator):
     pooling: Any
     shrinkage: str | float
     calibration: str | None
+    cost_unit: str
 
     def _head_spec(
         self, hashes: NDArray[np.uint64], n_classes: int
@@ -83,14 +85,25 @@ class BaseE2CM(EarlyExitMixin, BaseEstimator):
         network: MultiExitNetwork,
         by_means: Sequence[ClassMeansHead],
         too_few: str | None,
+        since: float,
         **fitted: Any,
     ) -> None:
-        """Set all that was fitted at once: an interrupt leaves the old or the new."""
+        """Set all that was fitted at once: an interrupt leaves the old or the new.
+
+        `since` is when the fit began: costs in seconds are measured last.
+        """
+        seconds = None
+        if self.cost_unit == "seconds":
+            network, seconds = self._in_seconds(
+                network, valid_X, self.batch_size, since=since
+            )
         seen = BaseEstimator()
         validate_data(seen, X, skip_check_array=True)
         metrics = [head.means.metric for head in by_means]
         fitted |= {
             "network_": network,
+            "seconds_": seconds,
+            "_warned_of": set(),
             "input_shape_": valid_X.shape[1:],
             "metric_": metrics,
             "metric_reason_": too_few or self._too_wide(network.stage_names, metrics),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from numbers import Integral
 from typing import Any, Self
 
@@ -91,6 +92,10 @@ class E2CMClusterer(
     shrinkage : {"ledoit_wolf", "oas"} or float, default="ledoit_wolf"
         For ``metric="mahalanobis"``, see `E2CMClassifier`.
 
+    cost_unit : {"macs", "seconds"}, default="macs"
+        What costs are fractions of, see `E2CMClassifier`. In seconds, 1 is the time of
+        the network as it was given and of the clusterer after it.
+
     batch_size : int, default=128
         Samples run through the network at once.
 
@@ -143,9 +148,12 @@ class E2CMClusterer(
         For each exit; 1 is uncalibrated.
 
     stage_cost_ : ndarray of shape (n_exits + 1,)
-        Cost of exiting at each stage, in fractions of the network's multiply-adds up
-        to its last stage. Those of the open exits and, if the clusterer has its own,
+        Cost of exiting at each stage, in fractions of the network's multiply-adds, or
+        of its time, up to its last stage. Those of the open exits and, if the clusterer has its own,
         of the distances to `cluster_centers_` are included: the last may exceed 1.
+
+    seconds_ : Seconds or None
+        What stages and exits take, see `E2CMClassifier`.
 
     network_ : MultiExitNetwork
         The frozen stages with a head for each, the clusters and the costs: what
@@ -222,6 +230,7 @@ class E2CMClusterer(
         threshold: ArrayLike = 0.9,
         calibration: str | None = "temperature",
         shrinkage: str | float = "ledoit_wolf",
+        cost_unit: str = "macs",
         batch_size: int = 128,
         device: str | torch.device | None = None,
         memory: Any = None,
@@ -236,6 +245,7 @@ class E2CMClusterer(
         self.threshold = threshold
         self.calibration = calibration
         self.shrinkage = shrinkage
+        self.cost_unit = cost_unit
         self.batch_size = batch_size
         self.device = device
         self.memory = memory
@@ -290,6 +300,7 @@ class E2CMClusterer(
 
         `folds` are as for `E2CMClassifier`, but no cluster is held out as a whole.
         """
+        since = time.perf_counter()
         extractor = self._checked_extractor(X)
         all_X, _, all_weight = check_samples(self, X, None, sample_weight)
         used = with_weight(all_weight)
@@ -344,6 +355,7 @@ class E2CMClusterer(
             network,
             by_means,
             too_few,
+            since,
             clusterer_=clusters.logits.clusterer,
             labels_=labels,
             inertia_=clusters.inertia,

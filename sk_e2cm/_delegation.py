@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import update_wrapper
-from typing import Any
+from typing import Any, Self
 
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from sklearn.pipeline import Pipeline
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
@@ -44,6 +44,19 @@ class DelegatesToEstimator:
     cost = _delegated(EarlyExitClassifierMixin.cost)
     score = _delegated(EarlyExitClassifierMixin.score)
 
+    def measure_seconds(self, X: ArrayLike, *, batch_size: int | None = None) -> Self:
+        """Measure anew what stages and exits take; the thresholds stay.
+
+        The parameters, errors and warnings are those of the estimator inside.
+
+        Returns
+        -------
+        Self
+            The tuned estimator, with `seconds_`.
+        """
+        self._inside().measure_seconds(X, batch_size=batch_size)
+        return self
+
     def _inside(self) -> Any:
         check_is_fitted(self, "estimator_")
         return self.estimator_
@@ -67,6 +80,11 @@ class DelegatesToEstimator:
     def stage_cost_(self) -> Floats:
         """Cost of exiting at each stage, in fractions of the network's."""
         return self._inside().stage_cost_
+
+    @property
+    def seconds_(self) -> Any:
+        """What stages and exits take; None where it was not measured."""
+        return self._inside().seconds_
 
 
 def with_exits(estimator: Any, X: Any) -> tuple[EarlyExitMixin, Any]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from numbers import Integral
 from os import PathLike, fspath
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -13,14 +14,22 @@ from sklearn.utils import check_array, check_consistent_length
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, check_memory, validate_data
 
-from ._extractors import Extractor, check_columns, on_device
+from ._extractors import Extractor, check_columns, device_of, on_device
 from ._multi_exit._full_pass import FullPass
 from ._multi_exit._network import Exits, MultiExitNetwork
 from ._multi_exit._pooling import PoolingSpec
+from ._multi_exit._seconds import Seconds
 from ._multi_exit._thresholds import first_exit
 from ._utils._arrays import Floats
 from ._utils._compat import validate_parameter_constraints
-from ._utils._validation import WRAP, as_array, check_weight, is_valid, labels_like
+from ._utils._validation import (
+    WRAP,
+    Interval,
+    as_array,
+    check_weight,
+    is_valid,
+    labels_like,
+)
 
 # What is so many times as large is on another scale.
 _OTHER_SCALE = 10
@@ -35,11 +44,15 @@ class EarlyExitMixin:
     """
 
     network_: MultiExitNetwork
+    seconds_: Seconds | None
+    _warned_of: set[str]
     input_shape_: tuple[int, ...]
     _fitted_numbers: tuple[np.dtype[Any], float]
 
     threshold: ArrayLike
     batch_size: int
+    cost_unit: str
+    extractor: Extractor | None
     device: Any
     memory: Any
     verbose: int
@@ -55,10 +68,11 @@ class EarlyExitMixin:
     def stage_cost_(self) -> Floats:
         """Cost of exiting at each stage.
 
-        In fractions of the network's multiply-adds, those of the open exits
-        included: the last may exceed 1.
+        In fractions of the network's multiply-adds, or of its time, those of the open
+        exits included: the last may exceed 1.
         """
         check_is_fitted(self, "network_")
+        self._warn_of_other_conditions(self.network_)
         return self.network_.stage_cost(self.threshold)
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
@@ -141,14 +155,95 @@ class EarlyExitMixin:
         Returns
         -------
         float
-            Mean fraction of the network's multiply-adds.
+            Mean fraction of the network's multiply-adds, or of its time.
         """
         stage = self.predict_exit(X)
         return float(self.stage_cost_[stage].mean())
 
+    def measure_seconds(self, X: ArrayLike, *, batch_size: int | None = None) -> Self:
+        """Measure anew what stages and exits take: on another machine, for instance.
+
+        Nothing is fitted. With ``cost_unit="seconds"`` costs are fractions of time
+        afterwards; with "macs" they stay as they are, and only `seconds_` is set.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, ...)
+            Samples of the shape that was fitted; best some batches of those that will
+            be predicted.
+
+        batch_size : int, default=None
+            Samples per batch. By default, the parameter `batch_size`.
+
+        Returns
+        -------
+        Self
+            The estimator, with `seconds_`.
+
+        Raises
+        ------
+        ValueError
+            If the timer is too coarse for a whole batch.
+        """
+        size = self.batch_size if batch_size is None else batch_size
+        constraint = {"batch_size": [Interval(Integral, 1, None, closed="left")]}
+        name = f"{type(self).__name__}.measure_seconds"
+        validate_parameter_constraints(
+            constraint, {"batch_size": size}, caller_name=name
+        )
+        X = self._check_X(X)
+        network, seconds = self._in_seconds(self.network_, X, size)
+        measured: dict[str, Any] = {"seconds_": seconds, "_warned_of": set()}
+        if self.cost_unit == "seconds":
+            measured["network_"] = network
+        self.__dict__ = vars(self) | measured
+        return self
+
+    def _in_seconds(
+        self,
+        network: MultiExitNetwork,
+        X: NDArray[Any],
+        batch_size: int,
+        *,
+        since: float | None = None,
+    ) -> tuple[MultiExitNetwork, Seconds]:
+        """Return the network with its costs in time, and what was measured."""
+        if self.extractor is not None and not hasattr(network.extractor, "uncut"):
+            name = type(network.extractor).__name__
+            warnings.warn(
+                f"cost_unit='seconds' measures {name} and does not use its own costs, "
+                f"those of {name}.macs. Since it has no method uncut(X), the cost 1 is "
+                "the time of all its stages without exits.",
+                stacklevel=5,
+            )
+        return network.in_seconds(X, batch_size, self.device, since=since)
+
+    def _warn_of_other_conditions(self, network: MultiExitNetwork) -> None:
+        """Warn once if costs were measured on another device or in other batches."""
+        seconds = self.seconds_
+        if seconds is None or network.costs.unit != "time":
+            return
+        device = str(device_of(network.to(self.device).extractor))
+        if seconds.device != device:
+            self._warn_once("device", seconds.device, device)
+        if seconds.batch_size != self.batch_size:
+            self._warn_once("batch_size", seconds.batch_size, self.batch_size)
+
+    def _warn_once(self, name: str, measured: Any, now: Any) -> None:
+        if name in self._warned_of:
+            return
+        self._warned_of.add(name)
+        warnings.warn(
+            f"Costs in seconds were measured with {name}={measured!r}, and {name} is "
+            f"{now!r} now: predictions are right, but costs are those of before. Call "
+            "measure_seconds(X), which needs no fit.",
+            stacklevel=5,
+        )
+
     def _prepared(self, X: ArrayLike) -> tuple[NDArray[Any], MultiExitNetwork]:
         """Return valid samples, and the network on the device asked for."""
         X = self._check_X(X)
+        self._warn_of_other_conditions(self.network_)
         return X, self.network_.to(self.device)
 
     def _exits(self, X: ArrayLike) -> Exits:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from copy import copy, deepcopy
+from dataclasses import replace
 from numbers import Real
 from typing import Any, Self
 
@@ -22,6 +23,7 @@ from ._delegation import DelegatesToEstimator
 from ._early_exit import EarlyExitMixin
 from ._multi_exit._thresholds import is_closed
 from ._tuning._choice import check_drop, choose
+from ._tuning._clock import is_slower
 from ._tuning._confidence import (
     TEST_SIZE,
     DropTest,
@@ -51,8 +53,14 @@ from ._tuning._search import (
     search,
     starts,
 )
+from ._utils._arrays import Floats
 from ._utils._compat import StrOptions, _fit_context
 from ._utils._validation import Interval, check_samples
+
+_BY_TIME = (
+    " In seconds an exit may also cost more than it saves: see estimator_.seconds_, and "
+    "try fewer exits, or a larger batch_size."
+)
 
 
 class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
@@ -70,7 +78,8 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
 
     max_cost : float, default=None
         Choose the most accurate thresholds of at most this cost, in fractions of
-        the network's multiply-adds.
+        the network's multiply-adds, or of its time if the estimator has
+        ``cost_unit="seconds"``.
 
     max_drop : float, default=None
         Choose the cheapest thresholds that lose at most this much of the full network's
@@ -291,7 +300,15 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
             points = test.passed(with_cautious(problem, points))
         points = rescored(self.scoring, points, problem, network.labels, held_out.codes)
         full_loss = float(points.loss[-1])
-        self._set_best(held_out.estimator, pareto(points), full_loss, test)
+        points = pareto(points)
+        of_which = "" if self.risk is None else " that the promise allows"
+        unit = network.costs.unit
+        best = choose(points, full_loss, self.max_cost, self.max_drop, of_which, unit)
+        chosen = points.take(np.array([best]))
+        if is_slower(held_out, chosen.thresholds[0]):
+            chosen = evaluate(problem, nobody)
+            chosen = replace(chosen, loss=np.array([full_loss]))
+        self._set_best(held_out.estimator, points, chosen, full_loss, test)
         return self
 
     def _check_estimator(self) -> None:
@@ -379,39 +396,43 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
         self,
         estimator: Any,
         points: Points,
+        chosen: Points,
         full_loss: float,
         test: DropTest | None,
     ) -> None:
-        of_which = "" if self.risk is None else " that the promise allows"
-        best = choose(points, full_loss, self.max_cost, self.max_drop, of_which)
-        thresholds = points.thresholds if self.per_class else points.thresholds[:, :, 0]
         frontier = {
             "cost": points.cost,
             "score": 1.0 - points.loss,
-            "threshold": thresholds,
+            "threshold": self._as_users_give_them(points.thresholds),
         }
+        (best,) = chosen.thresholds
+        threshold = self._as_users_give_them(best)
         fitted = {
             "frontier_": frontier,
             "full_score_": float(1.0 - full_loss),
-            "best_score_": float(1.0 - points.loss[best]),
-            "best_cost_": float(points.cost[best]),
-            "best_threshold_": thresholds[best].copy(),
-            "drop_upper_": test and test.upper(points.thresholds[best]),
+            "best_score_": float(1.0 - chosen.loss[0]),
+            "best_cost_": float(chosen.cost[0]),
+            "best_threshold_": threshold.copy(),
+            "drop_upper_": test and test.upper(best),
             # Copies, so that who changes one changes no other.
-            "estimator_": estimator.set_params(threshold=thresholds[best].copy()),
+            "estimator_": estimator.set_params(threshold=threshold.copy()),
         }
         # At once: an interrupt leaves the old or the new.
         self.__dict__ = vars(self) | fitted
-        closed = is_closed(points.thresholds[best])
+        closed = is_closed(best)
         if len(closed) and closed.all():
             goals = {"cost": self.max_cost, "drop": self.max_drop, "risk": self.risk}
             asked = [goal for goal, value in goals.items() if value is not None]
             warnings.warn(
                 "The thresholds chosen close every exit: nothing will leave early. "
                 f"Allow a larger {' or '.join(asked)}, hold out more samples, or use "
-                "a metric and a pooling that make better exits.",
+                "a metric and a pooling that make better exits."
+                + _BY_TIME * (estimator.network_.costs.unit == "time"),
                 stacklevel=4,
             )
+
+    def _as_users_give_them(self, thresholds: Floats) -> Floats:
+        return thresholds if self.per_class else thresholds[..., 0]
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()

@@ -258,6 +258,9 @@ class TradeoffDisplay:
     name : str, default=None
         For the legend.
 
+    unit : str, default=None
+        Of what costs are fractions, such as "multiply-adds" or "time": for the label.
+
     Attributes
     ----------
     ax_ : matplotlib.axes.Axes
@@ -290,6 +293,7 @@ class TradeoffDisplay:
         *,
         chosen: tuple[float, float] | None = None,
         name: str | None = None,
+        unit: str | None = None,
     ) -> None:
         self.cost = as_numbers(cost, "cost")
         self.score = as_numbers(score, "score")
@@ -308,6 +312,7 @@ class TradeoffDisplay:
         self.full_score = float(number)
         self.chosen = chosen
         self.name = name
+        self.unit = unit
 
     @classmethod
     def from_estimator(
@@ -367,6 +372,7 @@ class TradeoffDisplay:
                 classes=network.labels,
                 chosen=(inside.stage_cost_[stage].mean(), score),
                 name=name,
+                unit=network.costs.unit,
                 ax=ax,
             )
         if isinstance(estimator, Pipeline):
@@ -380,6 +386,7 @@ class TradeoffDisplay:
             estimator.full_score_,
             chosen=(estimator.best_cost_, estimator.best_score_),
             name=name,
+            unit=estimator.estimator_.network_.costs.unit,
         ).plot(ax)
 
     @classmethod
@@ -392,6 +399,7 @@ class TradeoffDisplay:
         classes: ArrayLike | None = None,
         chosen: tuple[float, float] | None = None,
         name: str | None = None,
+        unit: str | None = None,
         ax: Any = None,
     ) -> Self:
         """Draw what one threshold, shared by all exits, can reach.
@@ -416,6 +424,9 @@ class TradeoffDisplay:
         name : str, default=None
             For the legend.
 
+        unit : str, default=None
+            Of what costs are fractions, such as "multiply-adds" or "time".
+
         ax : matplotlib.axes.Axes, default=None
             Where to draw; new axes by default.
 
@@ -430,7 +441,9 @@ class TradeoffDisplay:
         y_true, last = as_labels(y_true, "y_true"), to_array(exit_proba, "")[:, -1]
         labels = labels_of(y_true, classes, last.shape[1])
         full_score = accuracy(y_true, labels[last.argmax(axis=1)])
-        return cls(cost, score, full_score, chosen=chosen, name=name).plot(ax)
+        return cls(
+            cost, score, full_score, chosen=chosen, name=name, unit=unit
+        ).plot(ax)
 
     def plot(self, ax: Any = None) -> Self:
         """Draw.
@@ -454,8 +467,9 @@ class TradeoffDisplay:
         self.ax_.axhline(self.full_score, color=color, linestyle=":")
         if self.chosen is not None:
             self.ax_.plot(*self.chosen, "o", color=color)
+        of_what = f"network's {self.unit}" if self.unit else "network's"
         self.ax_.set(
-            xlabel="Cost, in fractions of the network's (dotted: full network)",
+            xlabel=f"Cost, in fractions of the {of_what} (dotted: full network)",
             ylabel="Score",
         )
         if self.name is not None:

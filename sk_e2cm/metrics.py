@@ -60,7 +60,8 @@ def accuracy_cost_scorer(
     Returns
     -------
     dict
-        ``"accuracy"``; ``"cost"``, the mean fraction of the network's multiply-adds;
+        ``"accuracy"``; ``"cost"``, the mean fraction of the network's multiply-adds,
+        or of its time, as the estimator's ``cost_unit`` says;
         ``"full_accuracy"``, the accuracy of this estimator with all exits closed.
 
     Notes
@@ -124,7 +125,8 @@ def agreement_cost_scorer(
     -------
     dict
         ``"agreement"``, the share of samples that get the label they get with all exits
-        closed; ``"cost"``, the mean fraction of the network's multiply-adds.
+        closed; ``"cost"``, the mean fraction of the network's multiply-adds, or of its
+        time, as the estimator's ``cost_unit`` says.
 
     Examples
     --------
@@ -315,7 +317,7 @@ def best_within_cost(max_cost: float) -> Callable[[Results], int]:
     Parameters
     ----------
     max_cost : float
-        In fractions of the network's multiply-adds.
+        In fractions of the network's multiply-adds, or of its time.
 
     Returns
     -------

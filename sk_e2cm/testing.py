@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -66,6 +67,10 @@ class ToyExtractor(Extractor):
     def keep(self, state: NDArray[Any], rows: NDArray[np.intp]) -> NDArray[Any]:
         """Return these rows."""
         return state[rows]
+
+    def join(self, states: Sequence[NDArray[Any]]) -> NDArray[Any]:
+        """Return the rows of several states as one."""
+        return np.concatenate(states)
 
     def macs(self, input_shape: tuple[int, ...]) -> ArrayLike:
         """Return a cost of 1000 for every feature seen."""
@@ -156,6 +161,17 @@ class CountingExtractor(Extractor):
     def keep(self, state: tuple[Any, int], rows: NDArray[np.intp]) -> tuple[Any, int]:
         """Reduce the state to these rows."""
         return self.extractor.keep(state[0], rows), len(rows)
+
+    @property
+    def join(self) -> Callable[[Sequence[tuple[Any, int]]], tuple[Any, int]]:
+        """Joins states, if the extractor that does the work can."""
+        join_inner = getattr(self.extractor, "join")  # noqa: B009
+
+        def join(states: Sequence[tuple[Any, int]]) -> tuple[Any, int]:
+            inner, n_rows = zip(*states, strict=True)
+            return join_inner(inner), sum(n_rows)
+
+        return join
 
     def macs(self, input_shape: tuple[int, ...]) -> ArrayLike:
         """Return the cost of the extractor that does the work."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Sequence
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -153,6 +154,24 @@ class PipelineExtractor(Extractor):
         X, so_far = state
         return _safe_indexing(X, rows), so_far[rows]
 
+    def join(
+        self, states: Sequence[tuple[Any, NDArray[Any]]]
+    ) -> tuple[Any, NDArray[Any]]:
+        """Join the states of several batches after the same stage.
+
+        Parameters
+        ----------
+        states : sequence of state
+            As `advance` or `keep` returned them.
+
+        Returns
+        -------
+        state
+            With the rows of all, in this order.
+        """
+        Xs, so_far = zip(*states, strict=True)
+        return _stacked(Xs), np.concatenate(so_far)
+
     def macs(self, input_shape: tuple[int, ...]) -> NDArray[np.float64]:
         return self.costs.cumsum()
 
@@ -160,6 +179,19 @@ class PipelineExtractor(Extractor):
         kind = "FeatureUnion" if self._side_by_side else "Pipeline"
         steps = list(zip(self._names, self.transformers, strict=True))
         return f"{type(self).__name__}({kind}({steps}), costs={self.costs.tolist()})"
+
+
+def _stacked(Xs: Sequence[Any]) -> Any:
+    """Put arrays, sparse matrices or data frames one below the other."""
+    if sparse.issparse(Xs[0]):
+        return sparse.vstack(Xs, format="csr")
+    if hasattr(Xs[0], "iloc"):
+        import pandas as pd  # there, since these are its data frames
+
+        return pd.concat(Xs)
+    if hasattr(Xs[0], "vstack"):  # of Polars
+        return reduce(lambda above, below: above.vstack(below), Xs)
+    return np.concatenate(Xs)
 
 
 def _steps(transformers: Any) -> list[tuple[str, Any]]:

@@ -27,6 +27,7 @@ _METHODS = {
     "keep": ("state", "rows"),
     "macs": ("input_shape",),
     "advance_through": ("state", "first", "last"),
+    "join": ("states",),
     "to": ("device",),
 }
 
@@ -55,7 +56,10 @@ class Extractor(ABC):
     Notes
     -----
     More members are used where they are there: `advance_through`, for extractors that
-    run several stages quicker at once; ``verify(X)``, which `fit` calls with its
+    run several stages quicker at once; ``join(states)``, the states of several batches
+    after the same stage as one, with the rows of all in their order: without it,
+    predictions run later stages on the few samples that are left of each batch; with
+    it, states wait while other batches are computed; ``verify(X)``, which `fit` calls with its
     samples to have a model refused that mixes them (otherwise some of them are run
     through the stages in several batches and compared); ``fingerprint``, a string that
     names the content, under which ``memory=`` stores features; ``device``, where

@@ -15,16 +15,20 @@ from ._thresholds import is_closed
 class Costs:
     """What each stage adds to the cost of a sample, and what running its head adds.
 
-    In fractions of the full network's cost, in whatever unit.
+    In fractions of the full network's cost.
 
     Parameters
     ----------
     stages, heads : ndarray of shape (n_exits + 1,)
         The last head always runs, the others only at open exits.
+
+    unit : str, default="multiply-adds"
+        Of what these are fractions: of the network's multiply-adds, or of its time.
     """
 
     stages: Floats
     heads: Floats
+    unit: str = "multiply-adds"
 
     @classmethod
     def from_counts(cls, cumulative: Floats, heads: Floats) -> Self:

@@ -22,6 +22,11 @@ from .._extractors import (
 )
 from .._utils._arrays import Features, Floats, as_floats, resolution, to_numpy
 from .._utils._hashing import content_hash
+from .._utils._memory import (
+    is_out_of_memory,
+    release_memory,
+    warn_of_smaller_batches,
+)
 from ._heads import check_width
 from ._pooling import Pooling, PoolingSpec, make_pooling
 
@@ -207,10 +212,7 @@ class FullPass:
     def __call__(self, X: NDArray[Any]) -> Iterator[Batch]:
         axes = channel_axes_of(self.extractor, X.shape[1:])
         widths: list[int] = []
-        for start in range(0, len(X), self.batch_size):
-            rows = slice(start, min(start + self.batch_size, len(X)))
-            found = self.compute(self.extractor, X[rows], self.pooling, axes, self.key)
-            batch = Batch(rows, *found)
+        for batch in self._batches(X, axes):
             widths = widths or [features.shape[1] for features in batch.features]
             for name, features, width in zip(
                 self.stage_names, batch.features, widths, strict=True
@@ -218,7 +220,30 @@ class FullPass:
                 check_width(name, features.shape[1], width)
             yield batch
             if self.verbose:
-                _draw_progress(rows.stop, len(X))
+                _draw_progress(batch.rows.stop, len(X))
+
+    def _batches(
+        self, X: NDArray[Any], channel_axes: Sequence[int | None]
+    ) -> Iterator[Batch]:
+        """Run batch by batch, and smaller ones if the memory does not hold them."""
+        start, size = 0, self.batch_size
+        while start < len(X):
+            rows = slice(start, min(start + size, len(X)))
+            try:
+                found = self.compute(
+                    self.extractor, X[rows], self.pooling, channel_axes, self.key
+                )
+            except Exception as error:
+                n_rows = rows.stop - rows.start
+                if not is_out_of_memory(error) or n_rows == 1:
+                    raise
+                if size == self.batch_size:
+                    warn_of_smaller_batches(error)
+                size = n_rows // 2
+                release_memory(device_of(self.extractor))
+            else:
+                start = rows.stop
+                yield Batch(rows, *found)
 
 
 def _draw_progress(done: int, total: int) -> None:

@@ -156,6 +156,11 @@ def check_width(stage_name: str, found: int, expected: int) -> None:
         )
 
 
+def takes_arrays(head: Head) -> bool:
+    """Tell whether the logits come from an estimator of scikit-learn's kind."""
+    return isinstance(head.logits, _EstimatorLogits)
+
+
 def moved(head: Head, device: torch.device) -> Head:
     """Move a head to a device, where it finds its parts at once.
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,21 +11,35 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .._extractors import Extractor, checked_output, state_and_output, through
+from .._extractors import (
+    Extractor,
+    checked_output,
+    device_of,
+    state_and_output,
+    through,
+)
+from .._utils._memory import is_out_of_memory, release_memory, warn_of_smaller_batches
 from ._heads import Head
 from ._thresholds import stays
 
+Rows = slice | Tensor
+
+# With fewer samples at once a CPU takes longer for each; with more than the second
+# number it takes no less, since they leave its caches.
+_ENOUGH = 32
+_FULL = 64
+
 
 class Step(NamedTuple):
-    """One open exit, or the last stage: what it says of the samples that are there.
+    """One open exit, or the last stage: what it says of samples that are there.
 
     Parameters
     ----------
     stage : int
         Which it is.
 
-    rows : tensor of shape (n_there,) or None
-        Which samples of the batch are there; None for all of them.
+    rows : slice, or tensor of shape (n_there,)
+        Which samples of X these are.
 
     proba : tensor of shape (n_there, n_classes)
         Probabilities of the classes.
@@ -34,23 +49,40 @@ class Step(NamedTuple):
     """
 
     stage: int
-    rows: Tensor | None
+    rows: Rows
     proba: Tensor
     confidence: Tensor
     label: Tensor
 
 
-def run_lazily(
-    extractor: Extractor,
-    heads: Sequence[Head],
-    X: NDArray[Any],
-    thresholds: Sequence[Tensor | float | None],
-) -> list[Step]:
-    """Run one batch stage by stage; confident samples exit.
+class Group(NamedTuple):
+    """Samples that are computed together.
 
-    A sample that has left is not computed again: it is dropped from the batch before
-    the next stage runs. The loop stops when no sample is left. Stages between open
-    exits are run as one, and nothing but whether samples stay leaves the device.
+    Parameters
+    ----------
+    state : Any
+        The extractor's.
+
+    rows : slice, or tensor of shape (size,)
+        Which samples of X these are.
+
+    size : int
+        How many.
+    """
+
+    state: Any
+    rows: Rows
+    size: int
+
+
+class LazyLoop:
+    """Runs samples stage by stage; confident ones exit, the others are joined.
+
+    A sample that has left is not computed again: it is dropped before the next stage
+    runs. Stages between open exits are run as one, and nothing but how many samples
+    stay leaves the device. Where few of a batch stay, they wait for those of the next
+    batches, so that later stages run full; in this way one batch at most waits at each
+    open exit. An extractor without `join` runs batch by batch.
 
     Parameters
     ----------
@@ -60,95 +92,224 @@ def run_lazily(
     heads : sequence of length J + 1
         One for each stage, on the device of the extractor.
 
-    X : ndarray of shape (n_samples, ...)
-        One batch.
-
     thresholds : sequence of length J
         For each exit a number, or a tensor of one for each class, or None if its head
         is not to be run.
 
-    Returns
-    -------
-    list of Step
-        For each stage whose head has run, in order. A sample leaves at the last one
-        where it is.
+    X : ndarray of shape (n_samples, ...)
+        Samples.
+
+    batch_size : int
+        Samples run at once. Where the memory of the device does not hold so many, half
+        of them are run at once, and so on.
     """
-    # Others may compute gradients, or keep what they have made.
-    with torch.inference_mode(hasattr(extractor, "device")):
-        return _run(extractor, heads, X, thresholds)
 
+    def __init__(
+        self,
+        extractor: Extractor,
+        heads: Sequence[Head],
+        thresholds: Sequence[Tensor | float | None],
+        X: NDArray[Any],
+        batch_size: int,
+    ) -> None:
+        self._extractor = extractor
+        self._heads = heads
+        self._X = X
+        needed = [*thresholds, None]
+        last = len(thresholds)
+        self._stops = [s for s in range(last) if needed[s] is not None] + [last]
+        self._needed = [needed[stop] for stop in self._stops]
+        self._advance = through(extractor)
+        self._names = extractor.stage_names
+        self._has_device = hasattr(extractor, "device")
+        self._device = device_of(extractor)
+        self._set_size(batch_size)
+        self._joins = len(X) > batch_size and hasattr(extractor, "join")
+        self._waiting: list[list[Group]] = [[] for _ in self._stops]
+        self._running: Rows = slice(0, 0)
+        self._steps: list[Step] = []
+        self._is_exhausted = False
 
-def _run(
-    extractor: Extractor,
-    heads: Sequence[Head],
-    X: NDArray[Any],
-    thresholds: Sequence[Tensor | float | None],
-) -> list[Step]:
-    names = extractor.stage_names
-    has_device = hasattr(extractor, "device")
-    advance = through(extractor)
-    state, n, rows = extractor.begin(X), len(X), None
-    steps: list[Step] = []
-    done = 0
-    for stage, needed in enumerate([*thresholds, None]):
-        is_last = stage == len(thresholds)
-        if needed is None and not is_last:
-            continue
-        returned = advance(state, done, stage)
-        state, output = state_and_output(extractor, returned, "advance_through")
-        output = checked_output(extractor, output, names[stage], n)
-        proba = heads[stage].proba(output)
-        confidence, label = proba.max(dim=1)
-        steps.append(Step(stage, rows, proba, confidence, label))
-        if needed is None:
-            break
-        done = stage + 1
-        if n == 1:  # no need of rows
-            if not stays(confidence.item(), label, needed):
-                break
-            continue
-        kept = stays(confidence, label, needed).nonzero().squeeze(1)
-        n_before, n = n, kept.shape[0]
+    def _set_size(self, n_samples: int) -> None:
+        on_cpu = self._device.type == "cpu"
+        self._size = n_samples
+        self._full = min(n_samples, _FULL) if on_cpu else n_samples
+        self._enough = min(n_samples, _ENOUGH) if on_cpu else n_samples
+
+    def run(self) -> Iterator[list[Step]]:
+        """Yield the steps in the order in which they are made.
+
+        A sample leaves at the last one where it is.
+        """
+        start = 0
+        while start < len(self._X):
+            rows = slice(start, min(start + self._size, len(self._X)))
+            start = rows.stop
+            yield from self._without_exhaustion(rows, is_last=start == len(self._X))
+
+    def _without_exhaustion(self, rows: Rows, is_last: bool) -> Iterator[list[Step]]:
+        """Run some samples, in smaller batches if the memory does not hold them."""
+        try:
+            yield self._run(rows, is_last)
+            return
+        except Exception as error:
+            n_running = len(self._as_tensor(self._running))
+            again = self._unfinished()
+            if not is_out_of_memory(error) or len(again) == 1:
+                raise
+            self._set_size(max(min(self._size, n_running) // 2, 1))
+            if not self._is_exhausted:
+                warn_of_smaller_batches(error)
+            self._is_exhausted = True
+        # Not within the except clause, which keeps the tensors of the stack alive.
+        release_memory(self._device)
+        yield self._steps  # of those who have left before
+        while len(again):
+            part, again = again[: self._size], again[self._size :]
+            yield from self._without_exhaustion(part, is_last and not len(again))
+
+    def _unfinished(self) -> Tensor:
+        """Forget all that is under way; return which samples that were."""
+        groups = [group for groups in self._waiting for group in groups]
+        rows = [self._running, *(group.rows for group in groups)]
+        self._waiting = [[] for _ in self._stops]
+        return torch.cat([self._as_tensor(each) for each in rows]).unique()
+
+    def _run(self, rows: Rows, is_last: bool) -> list[Step]:
+        self._steps, self._running = [], rows
+        # Others may compute gradients, or keep what they have made.
+        with torch.inference_mode(self._has_device):
+            batch = self._X[rows if isinstance(rows, slice) else rows.cpu().numpy()]
+            self._go(Group(self._extractor.begin(batch), rows, len(batch)), 0)
+            if is_last:
+                for stop in range(len(self._stops)):
+                    if groups := self._waiting[stop]:
+                        self._waiting[stop] = []
+                        self._go(self._join(groups), stop + 1)
+        return self._steps
+
+    def _go(self, group: Group | None, stop: int) -> None:
+        """Run a group from stop to stop until all have left, or wait."""
+        while group is not None:
+            self._running = group.rows
+            stage, needed = self._stops[stop], self._needed[stop]
+            first = self._stops[stop - 1] + 1 if stop else 0
+            returned = self._advance(group.state, first, stage)
+            state, output = state_and_output(
+                self._extractor, returned, "advance_through"
+            )
+            output = checked_output(
+                self._extractor, output, self._names[stage], group.size
+            )
+            proba = self._heads[stage].proba(output)
+            confidence, label = proba.max(dim=1)
+            self._steps.append(Step(stage, group.rows, proba, confidence, label))
+            if needed is None:
+                return
+            group = group._replace(state=state)
+            if group.size > 1:
+                kept = stays(confidence, label, needed).nonzero().squeeze(1)
+                group = self._next(stop, group, kept)
+            elif not stays(confidence.item(), label, needed):
+                return
+            elif self._joins:
+                group = self._next(stop, group, label.new_zeros(1))
+            stop += 1
+
+    def _next(self, stop: int, group: Group, kept: Tensor) -> Group | None:
+        """Return who goes on: who has stayed, or those together with who has waited."""
+        n = kept.shape[0]
         if n == 0:
-            break
-        if n < n_before:
-            rows = kept if rows is None else rows[kept]
-            state = extractor.keep(state, kept if has_device else kept.numpy())
-    return steps
+            return None
+        if not self._joins or n >= self._enough:
+            return self._keep(group, kept)
+        waiting = self._waiting[stop]
+        missing = self._full - sum(each.size for each in waiting)
+        if n < missing:
+            waiting.append(self._keep(group, kept))
+            return None
+        full = [*waiting, self._keep(group, kept[:missing])]
+        rest = [self._keep(group, kept[missing:])] if n > missing else []
+        self._waiting[stop] = rest
+        return self._join(full)
+
+    def _keep(self, group: Group, kept: Tensor) -> Group:
+        n = kept.shape[0]
+        if n == group.size:
+            return group
+        state = self._extractor.keep(
+            group.state, kept if self._has_device else kept.numpy()
+        )
+        if isinstance(group.rows, Tensor):
+            return Group(state, group.rows[kept], n)
+        return Group(state, kept + group.rows.start if group.rows.start else kept, n)
+
+    def _join(self, groups: list[Group]) -> Group:
+        if len(groups) == 1:
+            return groups[0]
+        rows = torch.cat([self._as_tensor(group.rows) for group in groups])
+        self._running = rows
+        extractor: Any = self._extractor
+        return Group(extractor.join([g.state for g in groups]), rows, len(rows))
+
+    def _as_tensor(self, rows: Rows) -> Tensor:
+        if isinstance(rows, slice):
+            return torch.arange(rows.start, rows.stop, device=self._device)
+        return rows
 
 
-class LastSteps:
-    """The step at which each sample of a batch leaves.
+class StepsOnHost:
+    """Steps whose values are arrays.
 
     Parameters
     ----------
-    steps : list of Step
-        As `run_lazily` returned them.
+    steps : sequence of Step
+        As `LazyLoop` yields them.
+
+    every : bool, default=True
+        Whether to keep steps that others follow for the same samples.
+
+    first_row : int, default=0
+        What to add to the numbers of the samples.
 
     Attributes
     ----------
-    stage : ndarray of int, shape (n_samples,)
-        The stage of that step.
+    stages : list of int
+        The stage of each step.
+
+    rows : list of slice or ndarray
+        Which samples are there.
     """
 
-    def __init__(self, steps: Sequence[Step]) -> None:
-        if steps[-1].rows is None:  # everybody is there to the last
-            self._steps = steps[-1:]
-            self.stage = np.full(steps[-1].label.shape, steps[-1].stage)
-            return
-        everybody = sum(step.rows is None for step in steps) - 1
-        self._steps = steps[everybody:]
-        counts = [step.label.shape[0] for step in self._steps]
-        later = [step.rows for step in self._steps if step.rows is not None]
-        rows = torch.cat(later).cpu().numpy()
-        # Of equal rows NumPy assigns the last.
-        self._row = np.arange(counts[0])
-        self._row[rows] = np.arange(counts[0], sum(counts))
-        self.stage = np.repeat([step.stage for step in self._steps], counts)[self._row]
+    def __init__(
+        self, steps: Sequence[Step], *, every: bool = True, first_row: int = 0
+    ) -> None:
+        following = [step.rows for step in steps[1:]]
+        self._steps = [
+            step
+            for step, rows in zip_longest(steps, following)
+            if every or rows is not step.rows
+        ]
+        self.stages = [step.stage for step in self._steps]
+        tensors = [s.rows for s in self._steps if isinstance(s.rows, Tensor)]
+        arrays = iter(_to_host(tensors))
+        self.rows: list[slice | NDArray[np.intp]] = []
+        for step in self._steps:
+            if isinstance(step.rows, slice):
+                start, stop = step.rows.start + first_row, step.rows.stop + first_row
+                self.rows.append(slice(start, stop))
+            else:
+                self.rows.append(next(arrays) + first_row)
 
-    def of(self, field: str) -> NDArray[Any]:
-        """Return the "proba", "confidence" or "label" of each sample at its step."""
-        values = [getattr(step, field) for step in self._steps]
-        if len(values) == 1:
-            return values[0].cpu().numpy()
-        return torch.cat(values).cpu().numpy()[self._row]
+    def of(self, field: str) -> list[NDArray[Any]]:
+        """Return the "proba", "confidence" or "label" of each step."""
+        return _to_host([getattr(step, field) for step in self._steps])
+
+
+def _to_host(tensors: Sequence[Tensor]) -> list[NDArray[Any]]:
+    """Return arrays; from another device all are copied at once."""
+    if len(tensors) > 1 and tensors[0].device.type != "cpu":
+        sizes = [len(tensor) for tensor in tensors]
+        together = torch.cat(list(tensors)).cpu().numpy()
+        return np.split(together, np.cumsum(sizes)[:-1])
+    return [tensor.cpu().numpy() for tensor in tensors]

@@ -16,8 +16,9 @@ from .._utils._arrays import Floats, to_tensor
 from ._costs import Costs
 from ._full_pass import Batch, check_finite, counted
 from ._heads import Head, in_double, moved
-from ._loop import LastSteps, Step, run_lazily
+from ._loop import LazyLoop, Step, StepsOnHost
 from ._pooling import PoolingSpec
+from ._seconds import Race, Seconds, measure_seconds, race
 from ._thresholds import check_thresholds, is_closed
 
 Device = str | torch.device | None
@@ -59,6 +60,10 @@ class MultiExitNetwork:
     pooling
         How outputs are pooled, as users say it: see `E2CMClassifier`.
 
+    at_once : int, default=None
+        The most samples to run at once, where fewer than a batch are quicker. None is
+        a batch.
+
     Notes
     -----
     `threshold` is everywhere what users give: a number, one per exit, or one per exit
@@ -72,12 +77,14 @@ class MultiExitNetwork:
         labels: NDArray[Any],
         costs: Costs,
         pooling: PoolingSpec,
+        at_once: int | None = None,
     ) -> None:
         self.extractor = extractor
         self.heads = tuple(moved(head, device_of(extractor)) for head in heads)
         self.labels = labels
         self.costs = costs
         self.pooling = pooling
+        self.at_once = at_once
         self._elsewhere: dict[str, MultiExitNetwork] = {}
 
     def __repr__(self) -> str:
@@ -112,8 +119,61 @@ class MultiExitNetwork:
                 self.labels,
                 self.costs,
                 self.pooling,
+                self.at_once,
             )
         return self._elsewhere[str(device)]
+
+    def in_seconds(
+        self,
+        X: NDArray[Any],
+        batch_size: int,
+        device: Device = None,
+        *,
+        since: float | None = None,
+    ) -> tuple[MultiExitNetwork, Seconds]:
+        """Return the network with its costs in time, and what was measured.
+
+        The parameters are those of `measure_seconds`, and where to measure.
+        """
+        there = self.to(device)
+        seconds, extractor = measure_seconds(
+            there.extractor, there.heads, X, batch_size, since=since
+        )
+        if extractor is not there.extractor:  # in another memory format
+            extractor = on_device(extractor, device_of(self.extractor))
+        else:
+            extractor = self.extractor
+        network = type(self)(
+            extractor,
+            self.heads,
+            self.labels,
+            seconds.costs,
+            self.pooling,
+            seconds.at_once,
+        )
+        return network, seconds
+
+    def race(
+        self,
+        X: NDArray[Any],
+        threshold: ArrayLike,
+        batch_size: int,
+        device: Device = None,
+    ) -> Race:
+        """Time these thresholds on samples: see the function of this name."""
+        there = self.to(device)
+        needed = there._needed(self.thresholds(threshold), run_closed=False)
+        return race(
+            there.extractor,
+            there.heads,
+            needed,
+            X,
+            batch_size=batch_size,
+            at_once=self._at_once(batch_size),
+        )
+
+    def _at_once(self, batch_size: int) -> int:
+        return min(batch_size, self.at_once or batch_size)
 
     def thresholds(self, threshold: ArrayLike) -> Floats:
         """Return a user's threshold in the shape (n_exits, n_classes) or (n_exits, 1).
@@ -172,8 +232,13 @@ class MultiExitNetwork:
             If a stage or its head gives NaN.
         """
         exits = Exits(*np.empty((2, len(X)), dtype=np.intp))
-        for rows, _, last in self._run(X, threshold, batch_size):
-            exits.stage[rows], exits.label[rows] = last.stage, last.of("label")
+        for steps in self._run(X, threshold, batch_size):
+            labels = steps.of("label")
+            for stage, rows, label in zip(
+                steps.stages, steps.rows, labels, strict=True
+            ):
+                # Who stays is overwritten by a later step.
+                exits.stage[rows], exits.label[rows] = stage, label
         return exits
 
     def proba(
@@ -189,8 +254,9 @@ class MultiExitNetwork:
             In the order of `X`.
         """
         proba = np.empty((len(X), len(self.labels)))
-        for rows, _, last in self._run(X, threshold, batch_size):
-            proba[rows] = last.of("proba")
+        for steps in self._run(X, threshold, batch_size):
+            for rows, found in zip(steps.rows, steps.of("proba"), strict=True):
+                proba[rows] = found
         return proba
 
     def staged_proba(
@@ -207,11 +273,13 @@ class MultiExitNetwork:
             In the order of `X`.
         """
         proba = np.empty((len(self.heads), len(X), len(self.labels)))
-        for rows, steps, _ in self._run(X, threshold, batch_size, run_closed=True):
-            for step in steps:
-                there = slice(None) if step.rows is None else step.rows.cpu().numpy()
+        for steps in self._run(X, threshold, batch_size, every=True):
+            found = steps.of("proba")
+            for stage, rows, of_stage in zip(
+                steps.stages, steps.rows, found, strict=True
+            ):
                 # For all later stages: samples that stay are overwritten there.
-                proba[step.stage :, rows][:, there] = step.proba.cpu().numpy()
+                proba[stage:, rows] = of_stage
         return proba
 
     @torch.inference_mode()
@@ -243,26 +311,29 @@ class MultiExitNetwork:
         threshold: ArrayLike,
         batch_size: int,
         *,
-        run_closed: bool = False,
-    ) -> Iterator[tuple[slice, list[Step], LastSteps]]:
-        needed = self._needed(self.thresholds(threshold), run_closed=run_closed)
-        for start in range(0, len(X), batch_size):
-            batch = X[start : start + batch_size]
-            steps = run_lazily(self.extractor, self.heads, batch, needed)
-            last = LastSteps(steps)
+        every: bool = False,
+    ) -> Iterator[StepsOnHost]:
+        """Run the loop; `every` step at every exit is wanted, or the last ones only."""
+        needed = self._needed(self.thresholds(threshold), run_closed=every)
+        at_once = self._at_once(batch_size)
+        loop = LazyLoop(self.extractor, self.heads, needed, X, at_once)
+        for made in loop.run():
+            steps = StepsOnHost(made, every=every)
+            yield steps
             # Whose confidence is NaN leaves at once.
-            if np.isnan(last.of("confidence")).any():
+            for start in _batches_with_nan(steps, batch_size):
                 # Numbers may be too large for single precision.
                 heads = [in_double(head) for head in self.heads]
-                steps = run_lazily(self.extractor, heads, batch, needed)
-                last = LastSteps(steps)
-                self._refuse_nan(batch, steps)
-            yield slice(start, start + len(batch)), steps, last
+                batch = X[start : start + batch_size]
+                again = LazyLoop(self.extractor, heads, needed, batch, batch_size)
+                for made_again in again.run():
+                    self._refuse_nan(batch, made_again)
+                    yield StepsOnHost(made_again, every=every, first_row=start)
 
     def _needed(
         self, thresholds: Floats, *, run_closed: bool
     ) -> list[Tensor | float | None]:
-        """Return what `run_lazily` takes: None for exits that are not to be run."""
+        """Return what `LazyLoop` takes: None for exits that are not to be run."""
         device = device_of(self.extractor)
         dtype = torch.float32 if device.type == "mps" else torch.float64
         needed: list[Tensor | float | None] = []
@@ -283,7 +354,10 @@ class MultiExitNetwork:
         if step is None:
             return
         name, head = self.stage_names[step.stage], self.heads[step.stage]
-        rows = np.arange(len(X)) if step.rows is None else step.rows.cpu().numpy()
+        everybody = np.arange(len(X))
+        rows = everybody[
+            step.rows if isinstance(step.rows, slice) else step.rows.cpu().numpy()
+        ]
         begun = self.extractor.begin(X)
         _, output = through(self.extractor)(begun, 0, step.stage)
         check_finite(head.pooling(output).cpu().numpy()[rows], name, rows)
@@ -296,7 +370,14 @@ class MultiExitNetwork:
         # Arrays, since another machine may lack the device, and since torch's own
         # pickles differ between processes.
         heads = [picklable(head) for head in self.heads]
-        parts = self.extractor, heads, self.labels, self.costs, self.pooling
+        parts = (
+            self.extractor,
+            heads,
+            self.labels,
+            self.costs,
+            self.pooling,
+            self.at_once,
+        )
         return type(self), parts, getattr(self.extractor, "findings", None)
 
     def __setstate__(self, findings: Any) -> None:
@@ -304,6 +385,16 @@ class MultiExitNetwork:
         extractor: Any = self.extractor
         if findings is not None:
             extractor.findings = findings
+
+
+def _batches_with_nan(steps: StepsOnHost, batch_size: int) -> list[int]:
+    """Return the first samples of the batches in which a confidence is NaN."""
+    starts = set()
+    for rows, confidence in zip(steps.rows, steps.of("confidence"), strict=True):
+        if np.isnan(confidence).any():
+            numbers = np.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows
+            starts.update((numbers[np.isnan(confidence)] // batch_size).tolist())
+    return [batch_size * number for number in sorted(starts)]
 
 
 def refuse_nan(confidence: Floats, stage_name: str, rows: NDArray[np.intp]) -> None:

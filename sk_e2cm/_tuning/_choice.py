@@ -38,6 +38,7 @@ def choose(
     max_cost: float | None,
     max_drop: float | None,
     of_which: str = "",
+    unit: str = "multiply-adds",
 ) -> int:
     """Return the index of the point that is asked for.
 
@@ -55,6 +56,9 @@ def choose(
     of_which : str, default=""
         Says, after a space, which points these are.
 
+    unit : str, default="multiply-adds"
+        Of what costs are fractions, see `Costs`.
+
     Raises
     ------
     ValueError
@@ -67,12 +71,12 @@ def choose(
     if not allowed.any():
         raise ValueError(
             f"max_cost={max_cost} cannot be met: the least possible cost{of_which} is "
-            f"{points.cost.min():.4g}, in fractions of the network's multiply-adds. "
+            f"{points.cost.min():.4g}, in fractions of the network's {unit}. "
             "Allow more, or add an earlier exit."
         )
     if max_cost > _MOST_COST and allowed.all():
         raise ValueError(
             f"max_cost={max_cost} would allow any cost: it is a fraction of the "
-            "network's multiply-adds and not a percentage. 40% is max_cost=0.4."
+            f"network's {unit} and not a percentage. 40% is max_cost=0.4."
         )
     return int(np.flatnonzero(allowed)[-1])

@@ -53,12 +53,16 @@ class HeldOutPredictions:
 
     weight : ndarray of shape (n_samples,)
         Weights of the samples.
+
+    X : array-like of shape (n_all_samples, ...)
+        These samples, maybe among others.
     """
 
     estimator: Any
     predictions: StagePredictions
     codes: NDArray[np.intp]
     weight: Floats
+    X: Any = None
 
     def problem(self, loss: Floats, n_groups: int = 1) -> ThresholdProblem:
         """Return the problem of choosing thresholds, given losses at each stage."""
@@ -99,7 +103,7 @@ def predict_held_out(estimator: Any, data: Data) -> HeldOutPredictions:
             codes[rows] = proba[:, -1].argmax(axis=1)
         for stage in range(n_stages):
             predictions.add(stage, proba[:, stage], codes[rows], rows)
-    return HeldOutPredictions(estimator, predictions, codes, data.weight)
+    return HeldOutPredictions(estimator, predictions, codes, data.weight, data.X)
 
 
 def cross_predict(
@@ -116,4 +120,4 @@ def cross_predict(
     for stage, proba in enumerate(cross_fit.out_of_fold()):
         predictions.add(stage, proba, codes)
     weight = data.weight[cross_fit.rows]
-    return HeldOutPredictions(estimator, predictions, codes, weight)
+    return HeldOutPredictions(estimator, predictions, codes, weight, data.X)

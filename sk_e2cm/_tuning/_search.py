@@ -42,7 +42,7 @@ class Points:
     Parameters
     ----------
     loss, cost : ndarray of shape (n_points,)
-        Mean loss, and mean cost in fractions of the network's multiply-adds.
+        Mean loss, and mean cost in fractions of the full network's.
 
     thresholds : ndarray of shape (n_points, n_exits, n_groups)
         See `ThresholdProblem`.

@@ -9,7 +9,7 @@ from scipy.special import softmax
 from sk_e2cm import Extractor
 from sk_e2cm._extractors import RawFeatures
 from sk_e2cm._multi_exit._heads import DistanceLogits, Head
-from sk_e2cm._multi_exit._loop import LastSteps, Step, run_lazily
+from sk_e2cm._multi_exit._loop import LazyLoop, Step, StepsOnHost
 from sk_e2cm._multi_exit._pooling import Flatten
 from sk_e2cm._multi_exit._thresholds import check_thresholds, is_closed
 from sk_e2cm.testing import CountingExtractor, ToyExtractor
@@ -140,19 +140,25 @@ def needed(threshold, *, skip_closed=True):
     ]
 
 
+def run(extractor, heads, X, thresholds, batch_size=None):
+    """Return all steps of a run, in order."""
+    loop = LazyLoop(extractor, heads, thresholds, X, batch_size or len(X))
+    return [step for steps in loop.run() for step in steps]
+
+
 def leave(extractor, X, heads, threshold, batch_size=None, **params):
     """Return where each sample has left, and with which probabilities."""
-    stages, probas = [], []
-    batch_size = batch_size or len(X)
-    for start in range(0, len(X), batch_size):
-        batch = X[start : start + batch_size]
-        steps = run_lazily(extractor, heads, batch, needed(threshold, **params))
-        last = LastSteps(steps)
-        stages.append(last.stage)
-        probas.append(last.of("proba"))
-        assert_array_equal(last.of("confidence"), probas[-1].max(axis=1))
-        assert_array_equal(last.of("label"), probas[-1].argmax(axis=1))
-    return np.concatenate(stages), np.concatenate(probas)
+    stage, proba = np.full(len(X), -1), np.empty((len(X), N_CLASSES))
+    asked = needed(threshold, **params)
+    loop = LazyLoop(extractor, heads, asked, X, batch_size or len(X))
+    for made in loop.run():
+        steps = StepsOnHost(made, every=False)
+        probas, confidences = steps.of("proba"), steps.of("confidence")
+        for step, (at, rows) in enumerate(zip(steps.stages, steps.rows, strict=True)):
+            stage[rows], proba[rows] = at, probas[step]
+            assert_array_equal(confidences[step], probas[step].max(axis=1))
+            assert_array_equal(steps.of("label")[step], probas[step].argmax(axis=1))
+    return stage, proba
 
 
 def first_exit_by_loops(proba, thresholds):
@@ -203,12 +209,12 @@ def test_samples_leave_at_every_stage(extractor):
 def test_without_exits_everyone_leaves_at_the_only_stage():
     X, means = make_X(), torch.eye(N_CLASSES, N_FEATURES, dtype=torch.float64)
     head = Head(Flatten(), DistanceLogits(means, torch.ones(N_CLASSES)))
-    (step,) = run_lazily(RawFeatures(), [head], X, [])
+    (step,) = run(RawFeatures(), [head], X, [])
     assert step.stage == 0
-    assert step.rows is None
+    assert step.rows == slice(0, 300)
     distances = np.linalg.norm(X[:, None] - np.eye(N_CLASSES, N_FEATURES), axis=2)
     assert_allclose(step.proba, softmax(-distances, axis=1))
-    assert_array_equal(LastSteps([step]).stage, 0)
+    assert StepsOnHost([step]).stages == [0]
 
 
 # Who has left is not computed again
@@ -227,27 +233,26 @@ def test_a_stage_computes_those_who_have_not_left_before(threshold, batch_size):
 def test_the_loop_ends_when_nobody_is_left():
     extractor = CountingExtractor(ToyExtractor(N_STAGES))
     heads = make_heads(ToyExtractor(N_STAGES))
-    steps = run_lazily(extractor, heads, make_X(), [None, 0.0, 0.0])
+    steps = run(extractor, heads, make_X(), [None, 0.0, 0.0])
     assert [step.stage for step in steps] == [1]
     assert_array_equal(extractor.rows, [300, 300, 0, 0])
 
 
 def test_rows_are_those_of_the_batch():
     heads = make_heads(ToyExtractor(N_STAGES))
-    steps = run_lazily(ToyExtractor(N_STAGES), heads, make_X(), [0.6] * 3)
+    steps = run(ToyExtractor(N_STAGES), heads, make_X(), [0.6] * 3)
     there = np.arange(300)
     assert [step.stage for step in steps] == [0, 1, 2, 3]
     for step in steps:
-        rows = there if step.rows is None else step.rows
-        assert_array_equal(rows, there)
+        assert_array_equal(np.arange(300)[step.rows], there)
         assert step.proba.shape == (len(there), N_CLASSES)
         there = there[step.confidence.numpy() < 0.6]
 
 
 def test_nothing_is_gathered_before_somebody_leaves():
     extractor = Noting()
-    steps = run_lazily(extractor, make_heads(extractor), make_X(), [1.5] * 3)
-    assert [step.rows for step in steps] == [None] * N_STAGES
+    steps = run(extractor, make_heads(extractor), make_X(), [1.5] * 3)
+    assert [step.rows for step in steps] == [slice(0, 300)] * N_STAGES
     assert extractor.kept == []
 
 
@@ -255,8 +260,8 @@ def test_nothing_is_gathered_before_somebody_leaves():
 def test_of_one_sample_no_rows_are_ever_taken(threshold):
     extractor = Noting()
     for x in make_X(30):
-        steps = run_lazily(extractor, make_heads(extractor), x[None], [threshold] * 3)
-        assert {step.rows for step in steps} == {None}
+        steps = run(extractor, make_heads(extractor), x[None], [threshold] * 3)
+        assert all(step.rows == slice(0, 1) for step in steps)
     assert extractor.kept == []
 
 
@@ -266,7 +271,7 @@ def test_the_last_of_many_is_gathered_once():
     means = torch.tensor([[9.0], [0.0]])
     sure = Head(Flatten(), DistanceLogits(means, torch.tensor([9.0, 0.0])))
     heads = [sure, *[Fixed(0.5, 0.5)] * 3]
-    steps = run_lazily(extractor, heads, X, [torch.tensor([0.4, INF]), 0.9, 0.9])
+    steps = run(extractor, heads, X, [torch.tensor([0.4, INF]), 0.9, 0.9])
     assert [len(step.label) for step in steps] == [3, 1, 1, 1]
     assert [rows.tolist() for rows in extractor.kept] == [[1]]
 
@@ -284,7 +289,7 @@ def test_the_batch_is_not_written_to():
 )
 def test_extractors_with_a_device_get_tensors_of_rows_and_others_arrays(device, kind):
     extractor = Noting(device)
-    run_lazily(extractor, make_heads(extractor), make_X(), [0.6] * 3)
+    run(extractor, make_heads(extractor), make_X(), [0.6] * 3)
     assert len(extractor.kept) == 3
     for rows in extractor.kept:
         assert isinstance(rows, kind)
@@ -335,7 +340,7 @@ def test_an_exit_closed_for_some_classes_is_open():
 )
 def test_stages_between_open_exits_are_run_as_one(thresholds, runs):
     extractor = Noting()
-    run_lazily(extractor, make_heads(extractor), make_X(), thresholds)
+    run(extractor, make_heads(extractor), make_X(), thresholds)
     assert extractor.advanced == runs
 
 
@@ -353,33 +358,182 @@ def test_a_probability_equal_to_the_threshold_leaves_the_loop():
 @pytest.mark.parametrize("n", [1, 5])
 def test_whose_confidence_is_nan_leaves_at_once(n):
     heads = [Fixed(0.5, 0.5), Fixed(np.nan, np.nan), *[Fixed(1, 0)] * 2]
-    steps = run_lazily(ToyExtractor(N_STAGES), heads, make_X(n), [0.9] * 3)
+    steps = run(ToyExtractor(N_STAGES), heads, make_X(n), [0.9] * 3)
     assert [step.stage for step in steps] == [0, 1]
 
 
-# Where everyone was last
+# Steps as arrays
 
 
-@pytest.mark.parametrize(
-    "whose", [[None, [1, 2, 4], [2]], [None, None, [0, 3]], [None], [None] * 3], ids=str
-)
-def test_last_steps_are_the_last_where_each_sample_is(whose):
-    steps, expected = [], [None] * 5
-    for step, rows in enumerate(whose):
-        here = range(5) if rows is None else rows
-        confidence = torch.tensor([10.0 * step + row for row in here])
-        rows = rows if rows is None else torch.tensor(rows)
-        label = torch.full((len(here),), step)
-        proba = confidence[:, None] + torch.arange(2)
-        steps.append(Step(2 * step, rows, proba, confidence, label))
-        for row in here:
-            expected[row] = step
-    last = LastSteps(steps)
-    assert last.stage.tolist() == [2 * step for step in expected]
-    assert last.of("label").tolist() == expected
-    confidence = [10.0 * step + row for row, step in enumerate(expected)]
-    assert last.of("confidence").tolist() == confidence
-    assert last.of("proba").tolist() == [[c, c + 1] for c in confidence]
+def make_step(stage, rows):
+    numbers = range(rows.start, rows.stop) if isinstance(rows, slice) else rows
+    confidence = torch.tensor([10.0 * stage + row for row in numbers])
+    rows = rows if isinstance(rows, slice) else torch.tensor(rows)
+    proba = confidence[:, None] + torch.arange(2)
+    return Step(stage, rows, proba, confidence, confidence.long())
+
+
+def test_steps_that_others_follow_for_all_their_samples_can_be_left_out():
+    everyone = slice(3, 8)
+    steps = [make_step(0, everyone), make_step(2, everyone), make_step(4, [5, 6])]
+    assert StepsOnHost(steps).stages == [0, 2, 4]
+    last = StepsOnHost(steps, every=False)
+    assert last.stages == [2, 4]
+    assert last.rows[0] == everyone
+    assert_array_equal(last.rows[1], [5, 6])
+    assert [label.tolist() for label in last.of("label")] == [
+        [23, 24, 25, 26, 27],
+        [45, 46],
+    ]
+    assert_array_equal(last.of("proba")[1], [[45, 46], [46, 47]])
+
+
+def test_rows_may_count_from_another_sample_on():
+    steps = [make_step(0, slice(0, 3)), make_step(1, [2])]
+    found = StepsOnHost(steps, first_row=10)
+    assert found.rows[0] == slice(10, 13)
+    assert_array_equal(found.rows[1], [12])
+
+
+# Survivors of several batches are joined
+
+
+class Joining(Noting):
+    """Notes, too, which states were joined."""
+
+    def __init__(self):
+        super().__init__()
+        self.joined, self.sizes = [], []
+
+    def advance_through(self, state, first, last):
+        self.sizes.append((last, len(state)))
+        return super().advance_through(state, first, last)
+
+    def join(self, states):
+        self.joined.append([len(state) for state in states])
+        return super().join(states)
+
+
+class Alone(ToyExtractor):
+    """Has no method join."""
+
+    join = property(lambda self: getattr(super(), "no such method"))
+
+
+def test_an_extractor_without_join_runs_batch_by_batch():
+    extractor = CountingExtractor(Alone(N_STAGES))
+    assert not hasattr(extractor, "join")
+    heads = make_heads(ToyExtractor(N_STAGES))
+    X = make_X()
+    loop = LazyLoop(extractor, heads, [0.6] * 3, X, 20)
+    for i, steps in enumerate(loop.run()):
+        for step in steps:
+            rows = np.arange(300)[step.rows]
+            assert (rows // 20 == i).all()
+    stage, _ = leave(ToyExtractor(N_STAGES), X, heads, 0.6, 20)
+    assert_array_equal(stage, leave(Alone(N_STAGES), X, heads, 0.6, 20)[0])
+
+
+@pytest.mark.parametrize("batch_size", [2, 10, 33, 100])
+def test_later_stages_run_full(batch_size):
+    extractor, X = Joining(), make_X(2000)
+    heads = make_heads(extractor)
+    leave(extractor, X, heads, 0.6, batch_size)
+    for stage in range(1, N_STAGES):
+        sizes = [size for at, size in extractor.sizes if at == stage]
+        # The last ones are what is left over.
+        *full, _ = sizes
+        assert min(full) >= min(batch_size, 32)
+        assert max(sizes) <= max(batch_size, 64)
+
+
+@pytest.mark.parametrize("batch_size", [2, 10, 33, 100])
+def test_at_most_one_batch_waits_at_each_exit(batch_size):
+    extractor, X = Joining(), make_X(2000)
+    loop = LazyLoop(extractor, make_heads(extractor), [0.6] * 3, X, batch_size)
+    most = 0
+    for _ in loop.run():
+        waiting = [sum(g.size for g in groups) for groups in loop._waiting]
+        most = max(most, *waiting)
+        assert all(n < batch_size for n in waiting)
+    assert most > 0
+    assert not any(loop._waiting)
+
+
+@pytest.mark.parametrize("threshold", THRESHOLDS.values(), ids=THRESHOLDS)
+@pytest.mark.parametrize("batch_size", [1, 7, 40])
+def test_answers_do_not_depend_on_who_was_joined(threshold, batch_size):
+    X, heads = make_X(), make_heads(ToyExtractor(N_STAGES))
+    stage, proba = leave(ToyExtractor(N_STAGES), X, heads, threshold, batch_size)
+    alone, proba_alone = leave(Alone(N_STAGES), X, heads, threshold, batch_size)
+    assert_array_equal(stage, alone)
+    assert_allclose(proba, proba_alone, rtol=0, atol=1e-7)
+
+
+def test_of_a_single_batch_nothing_is_joined_or_split():
+    extractor = Joining()
+    run(extractor, make_heads(extractor), make_X(), [0.6] * 3)
+    assert extractor.joined == []
+    assert len(extractor.kept) == 3
+
+
+# Batches that the memory does not hold
+
+
+class Small(ToyExtractor):
+    """Has memory for so many samples at one of its stages."""
+
+    def __init__(self, stage, n_samples, error):
+        super().__init__(N_STAGES)
+        self.stage, self.n_samples, self.error = stage, n_samples, error
+        self.refused = []
+
+    def advance(self, state, stage):
+        if stage == self.stage and len(state) > self.n_samples:
+            self.refused.append(len(state))
+            raise self.error
+        return super().advance(state, stage)
+
+
+MEMORY_ERRORS = [
+    torch.OutOfMemoryError("CUDA out of memory."),
+    RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"),
+    MemoryError("no array"),
+]
+
+
+@pytest.mark.parametrize("error", MEMORY_ERRORS, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("stage", range(N_STAGES))
+def test_a_batch_too_large_for_the_memory_is_halved_and_nothing_is_lost(stage, error):
+    X, heads = make_X(), make_heads(ToyExtractor(N_STAGES))
+    extractor = Small(stage, 9, error)
+    with pytest.warns(UserWarning, match="smaller batch_size") as warned:
+        found = leave(extractor, X, heads, 0.6, batch_size=80)
+    assert len(warned) == 1
+    expected = leave(ToyExtractor(N_STAGES), X, heads, 0.6, batch_size=80)
+    assert_array_equal(found[0], expected[0])
+    assert_allclose(found[1], expected[1], rtol=0, atol=1e-7)
+    # What was too large once is not tried again.
+    assert extractor.refused == sorted(extractor.refused, reverse=True)
+    assert len(set(extractor.refused)) == len(extractor.refused)
+
+
+def test_one_sample_that_the_memory_does_not_hold_is_an_error():
+    extractor = Small(2, 0, MEMORY_ERRORS[0])
+    heads = make_heads(ToyExtractor(N_STAGES))
+    with (
+        pytest.warns(UserWarning, match="smaller batch_size"),
+        pytest.raises(torch.OutOfMemoryError, match="CUDA out of memory"),
+    ):
+        run(extractor, heads, make_X(5), [1.5] * 3)
+
+
+def test_other_errors_are_not_tried_again():
+    extractor = Small(1, 9, RuntimeError("mat1 and mat2 shapes"))
+    heads = make_heads(ToyExtractor(N_STAGES))
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        run(extractor, heads, make_X(), [1.5] * 3)
+    assert extractor.refused == [300]
 
 
 # Outputs that are none
@@ -408,4 +562,4 @@ class Returns(ToyExtractor):
 def test_an_output_that_cannot_be_features_names_its_stage(output, message):
     extractor = Returns(output)
     with pytest.raises(ValueError, match=message):
-        run_lazily(extractor, make_heads(RunningSum()), make_X(5), [None, 0.6, 0.6])
+        run(extractor, make_heads(RunningSum()), make_X(5), [None, 0.6, 0.6])

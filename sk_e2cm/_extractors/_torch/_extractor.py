@@ -315,6 +315,27 @@ class TorchExtractor(Extractor):
         """
         return self._network.keep(state, rows)
 
+    @torch.inference_mode()
+    def join(self, states: Sequence[Live]) -> Live:
+        """Join the states of several batches after the same stage.
+
+        Parameters
+        ----------
+        states : sequence of state
+            As `advance` or `keep` returned them.
+
+        Returns
+        -------
+        state
+            With the rows of all, in this order.
+
+        Raises
+        ------
+        ValueError
+            If a value that is to be the same for every batch is not.
+        """
+        return self._network.join(states)
+
     def verify(self, X: NDArray[Any]) -> None:
         """Check on some of these samples that samples may leave.
 

@@ -61,6 +61,9 @@ class Rows:
             return value.movedim(1, -1).index_select(0, rows).movedim(-1, 1)
         return value.index_select(self.axis, rows)
 
+    def join(self, values: Sequence[Tensor]) -> Tensor:
+        return torch.cat(list(values), dim=self.axis)
+
 
 @dataclass(frozen=True)
 class Count:
@@ -71,6 +74,9 @@ class Count:
     def keep(self, value: int, rows: Tensor) -> int:
         return self.per_sample * len(rows)
 
+    def join(self, values: Sequence[int]) -> int:
+        return sum(values)
+
 
 @dataclass(frozen=True)
 class Constant:
@@ -78,6 +84,15 @@ class Constant:
 
     def keep(self, value: Any, rows: Tensor) -> Any:
         return value
+
+    def join(self, values: Sequence[Any]) -> Any:
+        first = values[0]
+        if not all(_is_equal(first, value) for value in values[1:]):
+            raise ValueError(
+                "States cannot be joined: a value that was the same for every batch "
+                f"is not, {first!r:.60} in one and something else in another."
+            )
+        return first
 
 
 @dataclass(frozen=True)
@@ -88,11 +103,36 @@ class Each:
 
     def keep(self, value: Any, rows: Tensor) -> Any:
         kept = [rule.keep(v, rows) for rule, v in zip(self.rules, value, strict=True)]
-        make = getattr(value, "_make", type(value))  # a named tuple has names to keep
-        return make(kept)
+        return _like(value, kept)
+
+    def join(self, values: Sequence[Any]) -> Any:
+        return _like(values[0], join_each(self.rules, values))
+
+
+def _like(value: Any, parts: Sequence[Any]) -> Any:
+    make = getattr(value, "_make", type(value))  # a named tuple has names to keep
+    return make(parts)
+
+
+def _is_equal(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor):
+        return a is b or torch.equal(a, b)
+    return bool(a == b)
 
 
 Rule = Rows | Count | Constant | Each
+
+
+def join_each(rules: Sequence[Rule], states: Sequence[Sequence[Any]]) -> list[Any]:
+    """Join the values of several batches, each by its rule.
+
+    Raises
+    ------
+    ValueError
+        If constants are not equal.
+    """
+    by_value = zip(*states, strict=True)
+    return [rule.join(values) for rule, values in zip(rules, by_value, strict=True)]
 
 
 class KeepRules(NamedTuple):

@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 from ..._utils._arrays import as_numbers, convert, to_tensor
 from ._cut import Stage, stages_of
 from ._freeze import share
-from ._rows import INPUT, KeepRules
+from ._rows import INPUT, KeepRules, join_each
 
 
 class Live(NamedTuple):
@@ -113,6 +113,11 @@ class StagedNetwork:
             rows = to_tensor(rows).to(self.device, torch.int64)
         values = live.rules.keep(live.values, rows)
         return Live(values, live.rules, live.ahead)
+
+    def join(self, states: Sequence[Live]) -> Live:
+        first = states[0]
+        values = join_each(first.rules.rules, [live.values for live in states])
+        return first._replace(values=tuple(values))
 
 
 def run_uncut(network: nn.Module, names: Sequence[str], X: Tensor) -> list[Any]:

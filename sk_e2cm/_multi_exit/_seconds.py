@@ -1,0 +1,575 @@
+"""What stages and exits take in seconds: measured, not counted."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .._extractors import Extractor, device_of, state_and_output, through
+from .._utils._arrays import Floats
+from .._utils._memory import is_out_of_memory, warn_of_smaller_batches
+from ._costs import Costs
+from ._heads import Head, takes_arrays
+from ._loop import LazyLoop, StepsOnHost
+from ._thresholds import stays
+
+# Rounds that medians are taken of; the second number where the time is up.
+_LEAST_ROUNDS, _FEWEST_ROUNDS = 7, 3
+_MOST_ROUNDS = 200
+# Relative, of the total.
+_SMALL_SPREAD = 0.05
+# In seconds, and as a share of the time of the fit.
+_MOST_SECONDS, _SHARE_OF_FIT = 30.0, 0.1
+# A round lasts at least so many seconds, if a batch is quicker.
+_SHORTEST_ROUND = 0.1
+# A race has rounds of so many seconds, and of so many batches.
+_RACE_ROUND, _MOST_BATCHES = 0.5, 200
+# No fewer samples are tried at once, and so many numbers of them.
+_FEWEST_AT_ONCE, _MOST_SIZES = 32, 3
+# Another way of running must be quicker by this factor.
+_CLEARLY = 0.97
+
+_NOBODY = 2.0  # no probability is as large
+
+
+class Lap:
+    """Seconds since it was last asked, when the device has done all that it was given.
+
+    Parameters
+    ----------
+    device : torch.device
+        Where things are computed.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        waits = {"cuda": torch.cuda.synchronize, "mps": torch.mps.synchronize}
+        self._wait: Callable[[], Any] = waits.get(device.type, lambda: None)
+        self._now = time.perf_counter()
+
+    def __call__(self) -> float:
+        self._wait()
+        before, self._now = self._now, time.perf_counter()
+        return self._now - before
+
+
+@dataclass(frozen=True, eq=False)
+class Seconds:
+    """What one sample takes, in seconds, in batches of one size on one machine.
+
+    Parameters
+    ----------
+    stage_names : tuple of str
+        The exits and the last stage.
+
+    stages : ndarray of shape (n_exits + 1,)
+        Of each stage.
+
+    heads : ndarray of shape (n_exits + 1,)
+        Of each head, and of letting samples leave there.
+
+    plain : float
+        Of the network as it was given: arrays in, labels out.
+
+    whole : float
+        Of the same as it is run here, with all exits closed.
+
+    stage_spread, head_spread : ndarray of shape (n_exits + 1,)
+        Half the distance between the quartiles of the rounds, in seconds.
+
+    plain_spread, whole_spread : float
+        As these.
+
+    batch_size : int
+        Samples per batch.
+
+    at_once : int
+        Samples run at once: no more than `batch_size`, fewer where that is quicker.
+
+    n_rounds : int
+        How many the medians are taken of.
+
+    device : str
+        Where it was measured.
+
+    n_threads : int
+        Of torch.
+    """
+
+    stage_names: tuple[str, ...]
+    stages: Floats
+    heads: Floats
+    plain: float
+    whole: float
+    stage_spread: Floats
+    head_spread: Floats
+    plain_spread: float
+    whole_spread: float
+    batch_size: int
+    at_once: int
+    n_rounds: int
+    device: str
+    n_threads: int
+
+    @property
+    def costs(self) -> Costs:
+        """The same, in shares of the plain network's time."""
+        return Costs(self.stages / self.plain, self.heads / self.plain, unit="time")
+
+    @property
+    def is_noise(self) -> NDArray[np.bool_]:
+        """Which stages cannot be told from noise, (n_exits + 1,)."""
+        return np.asarray(self.stages <= self.stage_spread)
+
+    def __str__(self) -> str:
+        """Return a table, in microseconds."""
+        width = max(len(name) for name in (*self.stage_names, "as it was given"))
+        where = f"{self.device}, {self.n_threads} threads"
+        lines = [
+            f"Microseconds per sample, batches of {self.batch_size} "
+            f"({self.at_once} at once), {where}, medians of {self.n_rounds} rounds",
+            f"{'stage':{width}}  {'its own':>18}  {'its exit':>18}",
+        ]
+        for name, *numbers, noise in zip(
+            self.stage_names,
+            self.stages,
+            self.stage_spread,
+            self.heads,
+            self.head_spread,
+            self.is_noise,
+            strict=True,
+        ):
+            own, own_spread, head, head_spread = numbers
+            note = "  (cannot be told from noise)" if noise else ""
+            lines.append(
+                f"{name:{width}}  {_micro(own, own_spread)}  "
+                f"{_micro(head, head_spread)}{note}"
+            )
+        plain, whole = self.plain, self.whole
+        lines += [
+            f"{'as it was given':{width}}  {_micro(plain, self.plain_spread)}",
+            f"{'exits closed':{width}}  {_micro(whole, self.whole_spread)}"
+            f"  ({whole / plain:.2f} of it)",
+        ]
+        return "\n".join(lines)
+
+
+def _micro(seconds: float, spread: float) -> str:
+    return f"{1e6 * seconds:9.1f} +- {1e6 * spread:5.1f}"
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to run a network: an extractor and how many samples it gets at once."""
+
+    extractor: Extractor
+    at_once: int
+
+
+class Stopwatch:
+    """Measures a network with exits on real samples, in rounds.
+
+    Parameters
+    ----------
+    extractor : Extractor
+        The network in J + 1 stages.
+
+    heads : sequence of Head
+        One for each, on its device.
+
+    X : ndarray of shape (n_samples, ...)
+        Samples; repeated if they are fewer than a batch.
+
+    batch_size : int
+        Samples per batch.
+    """
+
+    def __init__(
+        self,
+        extractor: Extractor,
+        heads: Sequence[Head],
+        X: NDArray[Any],
+        batch_size: int,
+    ) -> None:
+        self.extractor = extractor
+        self.heads = heads
+        self.batch_size = batch_size
+        self._X = X
+        self._start = 0
+        self.lap = Lap(device_of(extractor))
+
+    def next_batch(self) -> NDArray[Any]:
+        """Return samples that were not used in the last round, if there are more."""
+        return self.next_samples(self.batch_size)
+
+    def next_samples(self, n_samples: int) -> NDArray[Any]:
+        """Return as many samples, from the first again after the last."""
+        rows = np.arange(self._start, self._start + n_samples) % len(self._X)
+        self._start = (self._start + n_samples) % len(self._X)
+        return self._X[rows]
+
+    def plain(self, batch: NDArray[Any]) -> float:
+        """Time the network as it was given."""
+        self.lap()
+        run_plain(self.extractor, self.heads[-1], batch)
+        return self.lap()
+
+    def early(
+        self, way: Way, thresholds: Sequence[Tensor | float | None], batch: NDArray[Any]
+    ) -> float:
+        """Time the loop."""
+        self.lap()
+        run_early(way, self.heads, thresholds, batch)
+        return self.lap()
+
+    @torch.inference_mode()
+    def pieces(self, way: Way, batch: NDArray[Any]) -> NDArray[np.float64]:
+        """Time each stage, each head, and going on after it: (3, n_exits + 1)."""
+        extractor, lap, n = way.extractor, self.lap, len(batch)
+        spent = np.zeros((3, len(self.heads)))
+        order = np.random.RandomState(0).permutation(n)
+        halves = [self._rows(extractor, half) for half in np.array_split(order, 2)]
+        state = None
+        for stage, head in enumerate(self.heads):
+            lap()
+            if stage == 0:
+                state = extractor.begin(batch)
+            state, output = state_and_output(extractor, extractor.advance(state, stage))
+            spent[0, stage] = lap()
+            confidence, label = head.proba(output).max(dim=1)
+            if stage == len(self.heads) - 1:
+                label.cpu().numpy()
+            elif n == 1:
+                stays(confidence.item(), label, _NOBODY)
+            else:
+                stays(confidence, label, _NOBODY).nonzero().squeeze(1)
+            spent[1, stage] = lap()
+            if n > 1 and stage < len(self.heads) - 1:
+                states = [extractor.keep(state, half) for half in halves]
+                if hasattr(extractor, "join"):
+                    state = extractor.join(states)
+                spent[2, stage] = lap()
+        return spent
+
+    def _rows(self, extractor: Extractor, rows: NDArray[np.intp]) -> Any:
+        if not hasattr(extractor, "device"):
+            return rows
+        return torch.from_numpy(rows).to(device_of(extractor))
+
+
+@dataclass(frozen=True)
+class Race:
+    """What samples take with exits, with all exits closed, and as the network was given.
+
+    Parameters
+    ----------
+    early, closed, plain : float
+        Medians of interleaved rounds, in seconds per sample.
+    """
+
+    early: float
+    closed: float
+    plain: float
+
+
+def race(
+    extractor: Extractor,
+    heads: Sequence[Head],
+    thresholds: Sequence[Tensor | float | None],
+    X: NDArray[Any],
+    *,
+    batch_size: int,
+    at_once: int,
+) -> Race:
+    """Time exits on real samples, in turn with what does without them.
+
+    Parameters
+    ----------
+    extractor : Extractor
+        The network in stages.
+
+    heads : sequence of Head
+        One for each stage, on its device.
+
+    thresholds : sequence of length n_exits
+        As `LazyLoop` takes them.
+
+    X : ndarray of shape (n_samples, ...)
+        Samples; as many as time allows are run in each round.
+
+    batch_size, at_once : int
+        See `Seconds`.
+    """
+    watch = Stopwatch(extractor, heads, X, batch_size)
+    way = Way(extractor, at_once)
+    closed = [None] * len(thresholds)
+    once = watch.plain(X[:batch_size]) + watch.plain(X[:batch_size])
+    n_batches = int(np.clip(_RACE_ROUND / max(once / 2, 1e-6), 1, _MOST_BATCHES))
+    n = min(len(X), n_batches * batch_size)
+    started = time.perf_counter()
+    spent: list[list[float]] = []
+    while len(spent) < _LEAST_ROUNDS + 1:
+        late = time.perf_counter() - started > _MOST_SECONDS / 3
+        if late and len(spent) > _FEWEST_ROUNDS:
+            break
+        X_now = watch.next_samples(n)
+        starts = range(0, n, batch_size)
+        spent.append(
+            [
+                watch.early(way, thresholds, X_now),
+                watch.early(way, closed, X_now),
+                sum(watch.plain(X_now[s : s + batch_size]) for s in starts),
+            ]
+        )
+    early, closed_, plain = np.median(spent[1:], axis=0) / n  # after a warm-up
+    return Race(early, closed_, plain)
+
+
+def run_plain(extractor: Any, last: Head, batch: NDArray[Any]) -> NDArray[Any]:
+    """Run the network as it was given, or all stages as one; return labels."""
+    with torch.inference_mode():
+        if hasattr(extractor, "uncut"):
+            output = extractor.uncut(batch)
+        else:
+            begun = extractor.begin(batch)
+            last_stage = len(extractor.stage_names) - 1
+            _, output = through(extractor)(begun, 0, last_stage)
+        if takes_arrays(last) or not isinstance(output, Tensor) or output.dim() != 2:
+            output = last.proba(output)  # no network of torch's that says labels
+        return output.argmax(dim=1).cpu().numpy()
+
+
+def run_early(
+    way: Way,
+    heads: Sequence[Head],
+    thresholds: Sequence[Tensor | float | None],
+    X: NDArray[Any],
+) -> NDArray[Any]:
+    """Run the loop; return labels."""
+    labels = np.empty(len(X), dtype=np.intp)
+    loop = LazyLoop(way.extractor, heads, thresholds, X, way.at_once)
+    for made in loop.run():
+        steps = StepsOnHost(made, every=False)
+        for rows, label in zip(steps.rows, steps.of("label"), strict=True):
+            labels[rows] = label
+    return labels
+
+
+def measure_seconds(
+    extractor: Extractor,
+    heads: Sequence[Head],
+    X: NDArray[Any],
+    batch_size: int,
+    *,
+    since: float | None = None,
+) -> tuple[Seconds, Extractor]:
+    """Measure what stages and heads take; return the quickest extractor, too.
+
+    All is timed in turn, in rounds, after a warm-up.
+
+    Parameters
+    ----------
+    extractor : Extractor
+        The network in stages.
+
+    heads : sequence of Head
+        One for each stage, on its device.
+
+    X : ndarray of shape (n_samples, ...)
+        Real samples.
+
+    batch_size : int
+        Samples per batch.
+
+    since : float, default=None
+        When the fit began, by ``time.perf_counter()``: a tenth of its time may be
+        used, or 30 seconds if that is longer.
+
+    Returns
+    -------
+    seconds : Seconds
+        The table.
+
+    extractor : Extractor
+        The same in the memory format that is quickest.
+
+    Raises
+    ------
+    ValueError
+        If the timer is too coarse for a whole batch.
+
+    Warns
+    -----
+    UserWarning
+        If the timer is too coarse for single stages.
+    """
+    now = time.perf_counter()
+    allowed = max(
+        _MOST_SECONDS, _SHARE_OF_FIT * (now - (now if since is None else since))
+    )
+    try:
+        watch = Stopwatch(extractor, heads, X, batch_size)
+        way = _quickest(watch, now + allowed / 3)
+        seconds = _measure(watch, way, now + allowed)
+        return seconds, way.extractor
+    except Exception as error:
+        if not is_out_of_memory(error) or batch_size == 1:
+            raise
+        warn_of_smaller_batches(error)
+    return measure_seconds(extractor, heads, X, batch_size // 2, since=since)
+
+
+def _quickest(watch: Stopwatch, deadline: float) -> Way:
+    """Choose the memory format, and how many samples to run at once."""
+    layouts: Any = getattr(watch.extractor, "layouts", lambda: (watch.extractor,))
+    sizes = [watch.batch_size]
+    while sizes[-1] >= 2 * _FEWEST_AT_ONCE and len(sizes) < _MOST_SIZES:
+        sizes.append(sizes[-1] // 2)
+    # The first is what is asked for, and each must be clearly better than those before.
+    ways = [Way(each, size) for each in layouts() for size in sizes]
+    if len(ways) == 1:
+        return ways[0]
+    closed = [None] * (len(watch.heads) - 1)
+    for way in ways:
+        watch.early(way, closed, watch.next_batch())
+    spent: list[list[float]] = []
+    while len(spent) < _LEAST_ROUNDS:
+        if len(spent) >= _FEWEST_ROUNDS and time.perf_counter() > deadline:
+            break
+        batch = watch.next_batch()
+        spent.append([watch.early(way, closed, batch) for way in ways])
+    best, least = ways[0], float("inf")
+    for way, taken in zip(ways, np.median(spent, axis=0).tolist(), strict=True):
+        if taken < _CLEARLY * least:
+            best, least = way, taken
+    return best
+
+
+@dataclass(frozen=True)
+class _Rounds:
+    """Seconds per sample in each round.
+
+    Parameters
+    ----------
+    plain, closed, open : ndarray of shape (n_rounds,)
+        Of the network as given, and of the loop with all exits closed, and open with
+        nobody leaving.
+
+    pieces : ndarray of shape (n_rounds, 3, n_exits + 1)
+        See `Stopwatch.pieces`.
+    """
+
+    plain: Floats
+    closed: Floats
+    open: Floats
+    pieces: Floats
+
+
+def _measure(watch: Stopwatch, way: Way, deadline: float) -> Seconds:
+    n_exits = len(watch.heads) - 1
+    measures: list[Callable[[NDArray[Any]], float]] = [
+        watch.plain,
+        partial(watch.early, way, [None] * n_exits),
+        partial(watch.early, way, [_NOBODY] * n_exits),
+    ]
+    for warm_up in (*measures, lambda batch: watch.pieces(way, batch[: way.at_once])):
+        warm_up(watch.next_batch())
+    once = sum(measure(watch.next_batch()) for measure in measures)
+    resolution = timer_resolution()
+    shortest = max(_SHORTEST_ROUND, 20 * resolution)
+    repeats = int(np.clip(np.ceil(shortest / max(once, resolution)), 1, 1000))
+    totals: list[list[float]] = []
+    pieces: list[Floats] = []
+    while len(totals) < _MOST_ROUNDS:
+        if len(totals) >= _FEWEST_ROUNDS and time.perf_counter() > deadline:
+            break
+        if len(totals) >= _LEAST_ROUNDS and _is_steady(totals):
+            break
+        of_round, of_pieces = np.zeros(3), np.zeros((3, n_exits + 1))
+        for _ in range(repeats):
+            batch = watch.next_batch()
+            of_round += [measure(batch) for measure in measures]
+            of_pieces += watch.pieces(way, batch[: way.at_once])
+        totals.append((of_round / repeats / watch.batch_size).tolist())
+        n_at_once = min(way.at_once, watch.batch_size)
+        pieces.append(of_pieces / repeats / n_at_once)
+    plain, closed, opened = np.array(totals).T
+    if np.median(plain) <= 0:
+        raise ValueError(
+            f"The timer of this machine is too coarse ({resolution:.2g} s) to measure "
+            "the network in seconds. Use cost_unit='macs', or a larger batch_size."
+        )
+    if resolution > np.median(plain) * watch.batch_size / (n_exits + 1):
+        warnings.warn(
+            f"The timer of this machine is coarse, {resolution:.2g} s: what single "
+            "stages take is uncertain. Use a larger batch_size, or cost_unit='macs'.",
+            stacklevel=3,
+        )
+    rounds = _Rounds(plain, closed, opened, np.array(pieces))
+    return _table(watch, way, rounds)
+
+
+def _is_steady(totals: list[list[float]]) -> bool:
+    total = np.sum(totals, axis=1)
+    return bool(half_spread(total) <= _SMALL_SPREAD * np.median(total))
+
+
+def _table(watch: Stopwatch, way: Way, rounds: _Rounds) -> Seconds:
+    """Split what the loop takes as a whole among stages and heads.
+
+    What single pieces take, timed one by one, tells only their shares: the clock itself
+    takes time, and the loop has work of its own.
+    """
+    stages, heads, going_on = np.median(rounds.pieces, axis=0)
+    closed = float(np.median(rounds.closed))
+    rest = closed - stages.sum() - heads[-1]
+    if rest >= 0:
+        stages = stages + rest * (np.arange(len(stages)) == 0)
+    else:
+        shrunk = closed / (stages.sum() + heads[-1])
+        stages, heads[-1] = stages * shrunk, heads[-1] * shrunk
+    asked = max(float(np.median(rounds.open - rounds.closed)), 0.0)
+    of_exits = heads[:-1].sum()
+    heads[:-1] *= asked / of_exits if of_exits > 0 else 0.0
+    spread = half_spread(rounds.pieces)
+    return Seconds(
+        stage_names=tuple(watch.extractor.stage_names),
+        stages=stages,
+        heads=heads + going_on,
+        plain=float(np.median(rounds.plain)),
+        whole=closed,
+        stage_spread=spread[0],
+        head_spread=spread[1] + spread[2],
+        plain_spread=float(half_spread(rounds.plain)),
+        whole_spread=float(half_spread(rounds.closed)),
+        batch_size=watch.batch_size,
+        at_once=way.at_once,
+        n_rounds=len(rounds.plain),
+        device=str(device_of(watch.extractor)),
+        n_threads=torch.get_num_threads(),
+    )
+
+
+def half_spread(rounds: Floats) -> Any:
+    """Return half the distance between the quartiles, along the first axis."""
+    low, high = np.quantile(rounds, [0.25, 0.75], axis=0)
+    return (high - low) / 2
+
+
+def timer_resolution() -> float:
+    """Return the least time, in seconds, that the timer can tell."""
+    declared = time.get_clock_info("perf_counter").resolution
+    started = now = time.perf_counter()
+    for _ in range(10**5):
+        now = time.perf_counter()
+        if now > started:
+            break
+    return max(declared, now - started)
