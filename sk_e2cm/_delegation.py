@@ -43,6 +43,7 @@ class DelegatesToEstimator:
     exit_proba = _delegated(EarlyExitClassifierMixin.exit_proba)
     cost = _delegated(EarlyExitClassifierMixin.cost)
     score = _delegated(EarlyExitClassifierMixin.score)
+    summary = _delegated(EarlyExitClassifierMixin.summary)
 
     def measure_seconds(self, X: ArrayLike, *, batch_size: int | None = None) -> Self:
         """Measure anew what stages and exits take; the thresholds stay.

@@ -160,6 +160,47 @@ class EarlyExitMixin:
         stage = self.predict_exit(X)
         return float(self.stage_cost_[stage].mean())
 
+    def summary(self) -> None:
+        """Print a table of the stages: thresholds, and what they cost.
+
+        In fractions of the network's multiply-adds, or of its time. A closed exit, of
+        threshold inf, costs nothing; of several thresholds the lowest is shown.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sk_e2cm import E2CMClassifier
+        >>> from sk_e2cm.testing import ToyExtractor
+        >>> X = np.arange(80.0).reshape(20, 4)
+        >>> clf = E2CMClassifier(ToyExtractor(n_stages=2), threshold=0.8)
+        >>> clf.fit(X, [0, 1] * 10).summary()
+        Costs in fractions of the network's multiply-adds
+        stage  threshold   stage    exit  leaving here
+        part1        0.8  0.5000  0.0010        0.5010
+        part2             0.5000  0.0020        1.0030
+        """
+        check_is_fitted(self, "network_")
+        self._warn_of_other_conditions(self.network_)
+        network = self.network_
+        thresholds = network.thresholds(self.threshold)
+        exits = network.costs.added(thresholds) - network.costs.stages
+        shown = [f"{lowest:.4g}" for lowest in thresholds.min(axis=1)]
+        width = max(len("stage"), *(len(name) for name in network.stage_names))
+        print(f"Costs in fractions of the network's {network.costs.unit}")
+        print(f"{'stage':{width}}  threshold   stage    exit  leaving here")
+        for name, threshold, own, exit_, total in zip(
+            network.stage_names,
+            [*shown, ""],
+            network.costs.stages,
+            exits,
+            network.stage_cost(self.threshold),
+            strict=True,
+        ):
+            print(
+                f"{name:{width}}  {threshold:>9}  {own:.4f}  {exit_:.4f}  "
+                f"{total:>12.4f}"
+            )
+
     def measure_seconds(self, X: ArrayLike, *, batch_size: int | None = None) -> Self:
         """Measure anew what stages and exits take: on another machine, for instance.
 

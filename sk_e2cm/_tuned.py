@@ -305,10 +305,12 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
         unit = network.costs.unit
         best = choose(points, full_loss, self.max_cost, self.max_drop, of_which, unit)
         chosen = points.take(np.array([best]))
-        if is_slower(held_out, chosen.thresholds[0]):
+        if slower := is_slower(held_out, chosen.thresholds[0]):
             chosen = evaluate(problem, nobody)
             chosen = replace(chosen, loss=np.array([full_loss]))
         self._set_best(held_out.estimator, points, chosen, full_loss, test)
+        if not slower:
+            self._warn_if_nobody_leaves(chosen.thresholds[0], unit)
         return self
 
     def _check_estimator(self) -> None:
@@ -419,17 +421,20 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
         }
         # At once: an interrupt leaves the old or the new.
         self.__dict__ = vars(self) | fitted
-        closed = is_closed(best)
-        if len(closed) and closed.all():
-            goals = {"cost": self.max_cost, "drop": self.max_drop, "risk": self.risk}
-            asked = [goal for goal, value in goals.items() if value is not None]
-            warnings.warn(
-                "The thresholds chosen close every exit: nothing will leave early. "
-                f"Allow a larger {' or '.join(asked)}, hold out more samples, or use "
-                "a metric and a pooling that make better exits."
-                + _BY_TIME * (estimator.network_.costs.unit == "time"),
-                stacklevel=4,
-            )
+
+    def _warn_if_nobody_leaves(self, thresholds: Floats, unit: str) -> None:
+        closed = is_closed(thresholds)
+        if not len(closed) or not closed.all():
+            return
+        goals = {"cost": self.max_cost, "drop": self.max_drop, "risk": self.risk}
+        asked = [goal for goal, value in goals.items() if value is not None]
+        warnings.warn(
+            "The thresholds chosen close every exit: nothing will leave early. "
+            f"Allow a larger {' or '.join(asked)}, hold out more samples, or use "
+            "a metric and a pooling that make better exits."
+            + _BY_TIME * (unit == "time"),
+            stacklevel=4,
+        )
 
     def _as_users_give_them(self, thresholds: Floats) -> Floats:
         return thresholds if self.per_class else thresholds[..., 0]

@@ -163,6 +163,12 @@ class CountingExtractor(Extractor):
         return self.extractor.keep(state[0], rows), len(rows)
 
     @property
+    def uncut(self) -> Callable[[NDArray[Any]], Any]:
+        """Runs the network as it was given, if there is one, without counting."""
+        run: Callable[[NDArray[Any]], Any] = getattr(self.extractor, "uncut")  # noqa: B009
+        return run
+
+    @property
     def join(self) -> Callable[[Sequence[tuple[Any, int]]], tuple[Any, int]]:
         """Joins states, if the extractor that does the work can."""
         join_inner = getattr(self.extractor, "join")  # noqa: B009

@@ -28,6 +28,8 @@ _METHODS = {
     "macs": ("input_shape",),
     "advance_through": ("state", "first", "last"),
     "join": ("states",),
+    "uncut": ("X",),
+    "layouts": (),
     "to": ("device",),
 }
 
@@ -59,7 +61,10 @@ class Extractor(ABC):
     run several stages quicker at once; ``join(states)``, the states of several batches
     after the same stage as one, with the rows of all in their order: without it,
     predictions run later stages on the few samples that are left of each batch; with
-    it, states wait while other batches are computed; ``verify(X)``, which `fit` calls with its
+    it, states wait while other batches are computed; ``uncut(X)``, the output of the network as it was given, by whose time costs
+    in seconds are measured; ``layouts()``, the extractor itself and others that compute
+    the same in other memory formats, of which the quickest is taken where seconds are
+    measured; ``verify(X)``, which `fit` calls with its
     samples to have a model refused that mixes them (otherwise some of them are run
     through the stages in several batches and compared); ``fingerprint``, a string that
     names the content, under which ``memory=`` stores features; ``device``, where

@@ -139,10 +139,10 @@ class MultiExitNetwork:
         seconds, extractor = measure_seconds(
             there.extractor, there.heads, X, batch_size, since=since
         )
-        if extractor is not there.extractor:  # in another memory format
-            extractor = on_device(extractor, device_of(self.extractor))
-        else:
+        if extractor is there.extractor:
             extractor = self.extractor
+        elif there is not self:  # in another memory format
+            extractor = on_device(extractor, device_of(self.extractor))
         network = type(self)(
             extractor,
             self.heads,

@@ -338,13 +338,13 @@ def run_plain(extractor: Any, last: Head, batch: NDArray[Any]) -> NDArray[Any]:
     with torch.inference_mode():
         if hasattr(extractor, "uncut"):
             output = extractor.uncut(batch)
+            if not takes_arrays(last):
+                scores = torch.as_tensor(output)
+                return scores.flatten(1).argmax(dim=1).cpu().numpy()
         else:
             begun = extractor.begin(batch)
-            last_stage = len(extractor.stage_names) - 1
-            _, output = through(extractor)(begun, 0, last_stage)
-        if takes_arrays(last) or not isinstance(output, Tensor) or output.dim() != 2:
-            output = last.proba(output)  # no network of torch's that says labels
-        return output.argmax(dim=1).cpu().numpy()
+            _, output = through(extractor)(begun, 0, len(extractor.stage_names) - 1)
+        return last.proba(output).argmax(dim=1).cpu().numpy()
 
 
 def run_early(

@@ -42,7 +42,8 @@ def is_slower(held_out: HeldOutPredictions, thresholds: Floats) -> bool:
     most = max(_MOST_SAMPLES, _FEWEST_BATCHES * estimator.batch_size)
     rows = np.unique(np.linspace(0, n - 1, min(n, most)).astype(np.intp))
     X = estimator._check_X(_safe_indexing(held_out.X, rows))
-    found = network.race(X, thresholds, estimator.batch_size, estimator.device)
+    threshold = thresholds[:, 0] if thresholds.shape[1] == 1 else thresholds
+    found = network.race(X, threshold, estimator.batch_size, estimator.device)
     if found.early < found.closed:
         return False
     warnings.warn(

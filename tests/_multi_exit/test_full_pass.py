@@ -7,6 +7,7 @@ import types
 import joblib
 import numpy as np
 import pytest
+import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
 from sk_e2cm import Extractor
@@ -301,3 +302,42 @@ def test_the_cache_tells_poolings_apart_by_what_they_call(tmp_path):
         pooling = notebook["pooling"]
         cached = run_full(RawFeatures(), X, pooling=pooling, memory=tmp_path)
         assert_array_equal(cached, run_full(RawFeatures(), X, pooling=pooling))
+
+
+class Small(ToyExtractor):
+    """Has memory for so many samples."""
+
+    def __init__(self, n_samples):
+        super().__init__(3)
+        self.n_samples, self.refused = n_samples, []
+
+    def advance(self, state, stage):
+        if len(state) > self.n_samples:
+            self.refused.append(len(state))
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return super().advance(state, stage)
+
+
+def test_a_batch_too_large_for_the_memory_is_halved():
+    X, extractor = make_output(50, 6), Small(6)
+    full_pass = FullPass(
+        extractor, pooling="auto", batch_size=32, memory=joblib.Memory(None)
+    )
+    with pytest.warns(UserWarning, match="smaller batch_size") as warned:
+        batches = list(full_pass(X))
+    assert len(warned) == 1
+    assert extractor.refused == [32, 16, 8]
+    assert [batch.rows.stop for batch in batches] == [*range(4, 50, 4), 50]
+    found = np.concatenate([batch.features[-1] for batch in batches])
+    assert_array_equal(found, X)
+
+
+def test_a_sample_that_the_memory_does_not_hold_is_an_error():
+    full_pass = FullPass(
+        Small(0), pooling="auto", batch_size=2, memory=joblib.Memory(None)
+    )
+    with (
+        pytest.warns(UserWarning, match="smaller batch_size"),
+        pytest.raises(torch.OutOfMemoryError),
+    ):
+        list(full_pass(make_output(4, 6)))
