@@ -1,207 +1,278 @@
 """Early exits against the plain network, in seconds: ``make bench-speed``.
 
-Both take NumPy arrays and return labels, in one process and in turn. *Efficiency* is
-the ideal time over the measured one. The ideal is the time that each stage takes for a
-full batch of the same size, times the share of the samples that reach it: exits that
-cost nothing, and survivors that are computed as quickly as in full batches.
+All take NumPy arrays and return labels, in one process and in turn. *Efficiency* is
+the ideal time over the measured one. The ideal is the time that each stage of the
+plain network takes for a sample in a full batch, times the share of the samples that
+reach it: exits that cost nothing, and survivors that are computed as quickly as in full
+batches.
 """
 
 import argparse
-import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import nn
 
-from examples import datasets, dec
-from sk_e2cm import E2CMClassifier, TorchExtractor, TunedExitsCV
+from sk_e2cm import TorchExtractor, TunedExitsCV
 
-from .resnet20 import BLOCKS, load_trained
+from .speed_picture import draw
+from .speed_subjects import SUBJECTS, Subject
 from .tables import write_table
-from .train_resnet20 import split
 
-WHITENED = {"metric": "mahalanobis"}
-EXITS = {
-    "whitened": WHITENED,
-    "second order, Dirichlet": {
-        **WHITENED,
-        "pooling": "second_order",
-        "calibration": "dirichlet",
-    },
-}
 MAX_COST = 0.4
+MAX_DROP = 0.01
 N_ROUNDS = 11
-# A round of early exits takes about so many seconds, since machines are not quiet.
-SHORTEST = 0.3
-MOST_BATCHES = 200
+# The plain network runs for about so many seconds in a round, since machines are not
+# quiet, and through so many batches at least, since later stages are filled up.
+ROUND, FEWEST_BATCHES, MOST_BATCHES = 0.4, 2, 200
+# Points of the frontier at which the predicted time is compared with the clock.
+N_POINTS = 6
 
-HEADER = ["network", "exits", "images at once", "setting", "MACs", "time", "efficiency"]
-
-
-class Subject(NamedTuple):
-    """A frozen network with fitted exits, and what it is timed on."""
-
-    network: str
-    exits: str
-    plain: nn.Module
-    clf: E2CMClassifier
-    thresholds: np.ndarray
-    X: np.ndarray
-    batch_sizes: list[int]
-
-
-def subject(
-    name: str, exits: str, plain: nn.Module, clf: E2CMClassifier, tuning, X, batch_sizes
-) -> Subject:
-    """Choose thresholds for a fitted classifier."""
-    search = TunedExitsCV(clf, max_cost=MAX_COST, cv="prefit", random_state=0)
-    thresholds = search.fit(*tuning).best_threshold_
-    return Subject(name, exits, plain, clf, thresholds, X, batch_sizes)
+HEADER = [
+    "network",
+    "exits",
+    "images at once",
+    "setting",
+    "open exits",
+    "MACs",
+    "time",
+    "time / folded",
+    "efficiency",
+    "efficiency / folded",
+    "predicted time",
+    "two threads",
+]
 
 
-def resnets() -> Iterator[Subject]:
-    for name in ("fashion_mnist", "cifar10"):
-        data = datasets.load(f"npz:{name}")
-        rows, withheld = split(len(data.X_train))
-        rows = rows[:10_000]
-        network = load_trained(name)
-        extractor = TorchExtractor(network, ["stem", *BLOCKS])
-        for exits, params in EXITS.items():
-            clf = E2CMClassifier(extractor, **params)
-            clf.fit(data.X_train[rows], data.y_train[rows])
-            tuning = data.X_train[withheld], data.y_train[withheld]
-            full_name = f"ResNet-20, {name}"
-            sizes = [1, 32, 256]
-            yield subject(full_name, exits, network, clf, tuning, data.X_test, sizes)
+class Setting(NamedTuple):
+    """An estimator with thresholds, under a name."""
+
+    name: str
+    estimator: Any
 
 
-def enlarged(X: np.ndarray) -> np.ndarray:
-    """Return images of 224 x 224 pixels, in 0..1."""
-    images = torch.from_numpy(X).float() / 255
-    return nn.functional.interpolate(images, size=224, mode="bilinear").numpy()
+def settings_of(subject: Subject, size: int, device: str) -> list[Setting]:
+    by_macs = copy(subject.estimator).set_params(batch_size=size, device=device)
+    by_time = copy(by_macs).set_params(cost_unit="seconds")
+    by_time.measure_seconds(subject.X_tune[: max(4 * size, 64)])
+    print(by_time.seconds_, flush=True)
+    settings = [
+        Setting("nobody leaves", copy(by_macs).set_params(threshold=1.5)),
+        Setting("all closed, measured", copy(by_time).set_params(threshold=np.inf)),
+    ]
+    if subject.thresholds is not None:
+        for name, each in (("counted", by_macs), ("measured", by_time)):
+            fixed = copy(each).set_params(threshold=subject.thresholds)
+            settings.append(Setting(f"given thresholds, {name}", fixed))
+    goals = {f"drop {MAX_DROP}": {"max_drop": MAX_DROP}}
+    if subject.thresholds is None:
+        goals[f"cost {MAX_COST}"] = {"max_cost": MAX_COST}
+    for goal, params in goals.items():
+        for name, each in (("MACs", by_macs), ("time", by_time)):
+            chosen = tuned(each, subject, **params)
+            if chosen is not None:
+                settings.append(Setting(f"{goal} by {name}", chosen))
+    return settings
 
 
-def of_torchvision() -> Iterator[Subject]:
-    """Yield networks with random weights: they take as long as trained ones."""
-    from torchvision import models
-
-    data = datasets.load("npz:cifar10")
-    X, y = enlarged(data.X_train[:1000]), data.y_train[:1000]
-    X_new = enlarged(data.X_test[:128])
-    for name, exits in (
-        ("resnet18", ["maxpool", "layer1", "layer2", "layer3"]),
-        ("mobilenet_v3_small", 4),
-    ):
-        torch.manual_seed(0)
-        network = models.get_model(name, weights=None).eval()
-        extractor = TorchExtractor(network, exits, input_shape=X.shape[1:])
-        clf = E2CMClassifier(extractor, final="class_means", batch_size=32, **WHITENED)
-        clf.fit(X[:700], y[:700])
-        tuning = X[700:], y[700:]
-        yield subject(name, "whitened", network, clf, tuning, X_new, [1, 8, 32])
+def tuned(estimator: Any, subject: Subject, **goal: float) -> Any:
+    """Return the estimator with the thresholds for a goal, None if there are none."""
+    search = TunedExitsCV(estimator, cv="prefit", random_state=0, **goal)
+    try:
+        return search.fit(subject.X_tune, subject.y_tune).estimator_
+    except ValueError as error:
+        print(error)
+        return None
 
 
-def encoder() -> Iterator[Subject]:
-    """Yield the encoder of the deep clustering examples, without training."""
-    data = datasets.load("npz:mnist")
-    torch.manual_seed(0)
-    network = dec.make_encoder(data.X_train[0].size).eval()
-    extractor = TorchExtractor(network, dec.EXITS)
-    clf = E2CMClassifier(extractor, final="class_means", **WHITENED)
-    clf.fit(data.X_train[:10_000], data.y_train[:10_000])
-    tuning = data.X_train[10_000:15_000], data.y_train[10_000:15_000]
-    sizes = [1, 32, 256]
-    name = "MLP 784-500-500-2000-10"
-    yield subject(name, "whitened", network, clf, tuning, data.X_test, sizes)
-
-
-def predict(network: nn.Module, device: str, X: np.ndarray) -> np.ndarray:
+def predict(network: nn.Module, device: str, size: int, X: np.ndarray) -> np.ndarray:
     """Predict as anybody would without this package."""
     dtype = next(network.parameters()).dtype
+    labels = []
     with torch.inference_mode():
-        logits = network(torch.from_numpy(X).to(device, dtype))
-        return logits.argmax(dim=1).cpu().numpy()
+        for start in range(0, len(X), size):
+            batch = torch.from_numpy(X[start : start + size]).to(device, dtype)
+            labels.append(network(batch).argmax(dim=1).cpu().numpy())
+    return np.concatenate(labels)
 
 
-def seconds(run: Callable, batches: list[np.ndarray]) -> float:
+def predict_folded(extractor: TorchExtractor, size: int, X: np.ndarray) -> np.ndarray:
+    """Run the frozen network whole, BatchNorm folded, without exits."""
+    last = len(extractor.stage_names) - 1
+    labels = []
+    for start in range(0, len(X), size):
+        begun = extractor.begin(X[start : start + size])
+        _, output = extractor.advance_through(begun, 0, last)
+        labels.append(output.argmax(dim=1).cpu().numpy())
+    return np.concatenate(labels)
+
+
+def one_by_one(run: Callable, X: np.ndarray) -> None:
+    for i in range(len(X)):
+        run(X[i : i + 1])
+
+
+def in_two_threads(run: Callable, X: np.ndarray) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(run, np.array_split(X, 2)))
+
+
+def seconds(run: Callable, X: np.ndarray) -> float:
     started = time.perf_counter()
-    for batch in batches:
-        run(batch)
+    run(X)
     return time.perf_counter() - started
 
 
-def stage_seconds(extractor: TorchExtractor, batches: list[np.ndarray]) -> np.ndarray:
+def stage_seconds(extractor: TorchExtractor, size: int, X: np.ndarray) -> np.ndarray:
     """Return the time of each stage over full batches; the first converts the input."""
     wait = torch.cuda.synchronize if extractor.device.type == "cuda" else lambda: None
     spent = np.zeros(len(extractor.stage_names))
-    for batch in batches:
+    for start in range(0, len(X), size):
         for stage in range(len(spent)):
             started = time.perf_counter()
             if stage == 0:
-                state = extractor.begin(batch)
+                state = extractor.begin(X[start : start + size])
             state, _ = extractor.advance(state, stage)
             wait()
             spent[stage] += time.perf_counter() - started
     return spent
 
 
-def time_setting(timed: Subject, size: int, threshold) -> list[str]:
-    """Time one setting; return its cells from MACs on, medians with their spread."""
-    clf = timed.clf.set_params(threshold=threshold, batch_size=size)
-    extractor = clf.extractor_.to(clf.device)
-    plain = partial(predict, timed.plain, clf.device)
-    starts = range(0, len(timed.X) - size + 1, size)[:MOST_BATCHES]
-    batches = [timed.X[start : start + size].copy() for start in starts]
-    stage = clf.predict_exit(np.concatenate(batches))
-    reach = [(stage >= each).mean() for each in range(len(extractor.stage_names))]
+def time_all(subject: Subject, size: int, settings: list[Setting], device: str):
+    """Return the seconds of every contestant in every round, and who reaches what."""
+    estimator = settings[1].estimator
+    folded = estimator.extractor_.to(device)
+    unfolded = TorchExtractor(
+        subject.plain, folded.exits, output=folded.output, fold=False
+    ).to(device)
+    plain = partial(predict, subject.plain.to(device), device, size)
+    whole = partial(predict_folded, folded, size)
+    runs: dict[str, Callable] = {"plain": plain, "folded": whole}
+    for name, each in settings:
+        runs[name] = each.predict
+    wrap = partial(partial, one_by_one) if size == 1 else lambda run: run
+    runs = {name: wrap(run) for name, run in runs.items()}
+    last = settings[-1]
+    runs["two threads"] = partial(in_two_threads, runs[last.name])
 
-    stage_seconds(extractor, batches[:8])  # warms up, as the next lines do
-    seconds(plain, batches[:8])
-    n_batches = max(1, round(SHORTEST / seconds(clf.predict, batches) * len(batches)))
-    rounds = itertools.cycle(batches)
-    times, efficiencies = [], []
-    for _ in range(N_ROUNDS):
-        now = list(itertools.islice(rounds, n_batches))
-        early, full = seconds(clf.predict, now), seconds(plain, now)
-        times.append(early / full)
-        efficiencies.append(stage_seconds(extractor, now) @ reach / early)
-    macs = f"{clf.stage_cost_[stage].mean():.3f}"
-    return [macs, spread(times), spread(efficiencies)]
+    X = subject.X
+    one = seconds(runs["plain"], X[:size]) and seconds(runs["plain"], X[:size])
+    n_batches = int(np.clip(ROUND / one, FEWEST_BATCHES, MOST_BATCHES))
+    n = min(n_batches * size, len(X) // size * size)
+    spent: dict[str, list] = {name: [] for name in [*runs, "stages", "folded stages"]}
+    used = []
+    for i in range(N_ROUNDS + 1):
+        rows = (np.arange(n) + i * n) % (len(X) // size * size)
+        now = X[rows]
+        for name, run in runs.items():
+            spent[name].append(seconds(run, now))
+        spent["stages"].append(stage_seconds(unfolded, size, now))
+        spent["folded stages"].append(stage_seconds(folded, size, now))
+        used.append(rows)
+    # The first round warms up.
+    return {name: np.array(taken[1:]) for name, taken in spent.items()}, used[1:]
 
 
-def spread(values: list[float]) -> str:
-    return f"{np.median(values):.2f} ({min(values):.2f}-{max(values):.2f})"
+def rows_of(subject: Subject, size: int, device: str) -> list[list[str]]:
+    settings = settings_of(subject, size, device)
+    spent, used = time_all(subject, size, settings, device)
+    where = [subject.name, subject.exits, str(size)]
+    both = spent["plain"], spent["folded"]
+    blank = [""] * (len(HEADER) - 7)
+    lines = [[*where, "plain, folded", "", "", spread(both[1] / both[0]), *blank]]
+    for name, estimator in settings:
+        early = spent[name]
+        stage = estimator.predict_exit(subject.X)
+        reach = np.array(
+            [
+                [(stage[rows] >= s).mean() for s in range(spent["stages"].shape[1])]
+                for rows in used
+            ]
+        )
+        ideal = (spent["stages"] * reach).sum(axis=1)
+        ideal_folded = (spent["folded stages"] * reach).sum(axis=1)
+        thresholds = estimator.network_.thresholds(estimator.threshold)
+        is_timed = estimator.network_.costs.unit == "time"
+        counted = subject.estimator.network_.costs.cumulative(thresholds)[stage].mean()
+        predicted = f"{estimator.stage_cost_[stage].mean():.2f}" if is_timed else ""
+        threads = ""
+        if name == settings[-1].name:
+            threads = spread(early / spent["two threads"])
+        lines.append(
+            [
+                *where,
+                name,
+                str(int(np.isfinite(thresholds).any(axis=1).sum())),
+                f"{counted:.3f}",
+                spread(early / both[0]),
+                spread(early / both[1]),
+                spread(ideal / early),
+                spread(ideal_folded / early),
+                predicted,
+                threads,
+            ]
+        )
+    return lines
+
+
+def frontier(subject: Subject, size: int, device: str) -> list[list[str]]:
+    """Compare what is predicted with the clock, from the cheapest to all closed."""
+    estimator = copy(subject.estimator).set_params(
+        batch_size=size, device=device, cost_unit="seconds"
+    )
+    estimator.measure_seconds(subject.X_tune[: max(4 * size, 64)])
+    search = TunedExitsCV(estimator, max_drop=0.0, cv="prefit", random_state=0)
+    found = search.fit(subject.X_tune, subject.y_tune).frontier_["threshold"]
+    points = np.linspace(0, len(found) - 1, N_POINTS).round().astype(int)
+    estimators = [copy(estimator).set_params(threshold=found[p]) for p in points]
+    settings = [Setting(str(i), each) for i, each in enumerate(estimators)]
+    settings.insert(1, Setting("closed", copy(estimator).set_params(threshold=np.inf)))
+    spent, _ = time_all(subject, size, settings, device)
+    lines = []
+    for name, each in settings:
+        taken = np.median(spent[name] / spent["plain"])
+        predicted = each.cost(subject.X)
+        cells = f"{predicted:.3f}", f"{taken:.3f}", f"{predicted / taken:.2f}"
+        lines.append([subject.name, subject.exits, str(size), *cells])
+    return lines
+
+
+def spread(values: np.ndarray) -> str:
+    return f"{np.median(values):.2f} ({np.min(values):.2f}-{np.max(values):.2f})"
 
 
 def main() -> None:
-    makers = {"resnets": resnets, "torchvision": of_torchvision, "mlp": encoder}
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument(
-        "names", nargs="*", default=list(makers), metavar="|".join(makers)
+        "names", nargs="*", default=list(SUBJECTS), metavar="|".join(SUBJECTS)
     )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--table", default="speed", help="docs/benchmarks/TABLE.csv")
     options = parser.parse_args()
-    lines = []
+    lines, points = [], []
     print(f"{options.device}, {torch.get_num_threads()} threads")
     for name in options.names:
-        for timed in makers[name]():
-            timed.clf.set_params(device=options.device)
-            timed.plain.to(options.device)
-            for size in timed.batch_sizes:
-                for setting, threshold in (
-                    ("nobody leaves", 1.5),
-                    (f"at most {MAX_COST} of the MACs", timed.thresholds),
-                ):
-                    cells = time_setting(timed, size, threshold)
-                    where = [timed.network, timed.exits, str(size), setting]
-                    lines.append([*where, *cells])
-                    print(*lines[-1], sep=" | ", flush=True)
-    write_table(options.table, [HEADER, *lines])
+        for subject in SUBJECTS[name]():
+            for size in subject.batch_sizes:
+                found = rows_of(subject, size, options.device)
+                for line in found:
+                    print(*line, sep=" | ", flush=True)
+                lines += found
+                if subject.thresholds is None:
+                    points += frontier(subject, size, options.device)
+                    for line in points[-N_POINTS - 1 :]:
+                        print(*line, sep=" | ", flush=True)
+                # At once, so that an interrupt loses nothing.
+                write_table(options.table, [HEADER, *lines])
+                header = [*HEADER[:3], "predicted", "measured", "ratio"]
+                write_table(f"{options.table}_frontier", [header, *points])
+    draw(options.table)
 
 
 if __name__ == "__main__":
