@@ -1,0 +1,194 @@
+"""Which form of a network runs: folded where that is right, and else as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..._utils._hashing import content_hash
+from .._independence import check_independence
+from .._tolerance import IN_DOUBLE, LENIENT, Precision, Tolerance
+from ._cut import Stage
+from ._double import InDouble, in_double
+from ._fold import fold
+from ._rows import KeepRules
+from ._staged import Live, StagedNetwork
+from ._verify import decide, learn_keep_rules, prove, rules_after, three_rows_taken_by
+
+# What agrees so well is the same. Deep networks are themselves as far from what they
+# are in double precision, so that in doubt this precision tells.
+_CLOSE = Tolerance(1e-5, 1e-5, 1e-5, 0)
+_ROUNDED = Tolerance(1e-3, 1e-4, 1e-4, 0)
+
+
+class Runner:
+    """Runs a network with its norms folded where that was proved to be right.
+
+    Parameters
+    ----------
+    network : StagedNetwork
+        As it is.
+
+    folds : bool
+        Whether to fold at all.
+
+    Attributes
+    ----------
+    folded : StagedNetwork or None
+        None if there is nothing to fold.
+    """
+
+    def __init__(self, network: StagedNetwork, folds: bool) -> None:
+        self.network = network
+        self.folded = fold(network) if folds else None
+        self._verified: set[str] = set()
+
+    def learn(self, batch: Tensor) -> bool:
+        """Prove the network for samples of this shape unless it has been; tell which.
+
+        Raises
+        ------
+        ValueError
+            If samples of this shape cannot be computed stage by stage.
+        """
+        shape = batch.shape[1:]
+        if shape in self.network.rules:
+            return False
+        network = self.network.exact
+        three = three_rows_taken_by(network, batch)
+        rules = learn_keep_rules(network, three)
+        if self.folded is not None:
+            found = learn_folded_rules(self.folded, network, rules, three)
+            self.folded.rules[shape] = found
+        # At last, since other threads begin once it is there.
+        self.network.rules[shape] = rules
+        return True
+
+    def start(self, batch: Tensor) -> Live:
+        """Return the state before the first stage, of the form that is to run."""
+        if self.folded is not None and self.folded.rules.get(batch.shape[1:]):
+            return self.folded.start(batch)
+        return self.network.start(batch)
+
+    @torch.inference_mode()
+    def verify(self, samples: NDArray[Any]) -> None:
+        """Check on real samples that these may leave, and what was folded.
+
+        Raises
+        ------
+        ValueError
+            If the network mixes the samples of a batch.
+        """
+        key = content_hash(samples)
+        if key in self._verified:
+            return
+
+        def check(network: StagedNetwork, precision: Precision) -> None:
+            check_independence(network, samples, precision)
+
+        decide(self.network.exact, check)
+        self._verify_folded(self.network.batch(samples))
+        self._verified.add(key)
+
+    def _verify_folded(self, batch: Tensor) -> None:
+        shape = batch.shape[1:]
+        if self.folded is None or not self.folded.rules.get(shape):
+            return
+        own = _outputs(self.folded.stages, self.folded.rules[shape], batch)
+        expected = _outputs(self.network.stages, self.network.rules[shape], batch)
+        if not all(map(_agree, own, expected)):
+            self.folded.rules[shape] = ()
+
+
+@torch.inference_mode(False)
+@torch.no_grad()
+def learn_folded_rules(
+    folded: StagedNetwork,
+    network: StagedNetwork,
+    rules: Sequence[KeepRules],
+    three: Tensor,
+) -> tuple[KeepRules, ...]:
+    """Find out what is alive in the folded network, and whether it may be run.
+
+    Parameters
+    ----------
+    folded, network : StagedNetwork
+        With norms folded, and as it is.
+
+    rules : sequence of KeepRules
+        Of the network as it is.
+
+    three : tensor of shape (3, ...)
+        Rows that it takes.
+
+    Returns
+    -------
+    tuple of KeepRules
+        One for each stage; empty if stages compute something else, for whatever reason.
+    """
+    try:
+        found = _rules_of(folded, three)
+        expected = list(_outputs(network.stages, rules, three))
+        own = list(_outputs(folded.stages, found, three))
+        same = all(map(_agree_closely, own, expected)) or (
+            all(map(_agree, own, expected)) and _same_in_double(network, rules, three)
+        )
+        if not same:
+            return ()
+        whole = [
+            output.movedim(0, each.axis)
+            for output, each in zip(own, found, strict=True)
+        ]
+        prove(folded.stages, found, three, whole, LENIENT.other_size)
+    except Exception:  # The network as it is serves as well, only slower.
+        return ()
+    return found
+
+
+def _rules_of(network: StagedNetwork, three: Tensor) -> tuple[KeepRules, ...]:
+    rules = []
+    all_three: tuple[Any, ...] = (three.clone(),)
+    two: tuple[Any, ...] = (three[:2].clone(),)
+    for stage, label in zip(network.stages, network.labels, strict=True):
+        all_three, two = stage(*all_three), stage(*two)
+        rules.append(rules_after(label, two, all_three, LENIENT.other_size))
+    return tuple(rules)
+
+
+def _same_in_double(
+    network: StagedNetwork, rules: Sequence[KeepRules], three: Tensor
+) -> bool:
+    """Tell whether folding changes nothing but the rounding."""
+    with InDouble():
+        twin = in_double(network)
+        folded, three = fold(twin), twin.laid_out(three)
+        return folded is not None and all(
+            IN_DOUBLE.other_size.agree(own, expected, 0, among=expected)
+            for own, expected in zip(
+                _outputs(folded.stages, rules, three),
+                _outputs(twin.stages, rules, three),
+                strict=True,
+            )
+        )
+
+
+def _outputs(
+    stages: Sequence[Stage], all_rules: Sequence[KeepRules], batch: Tensor
+) -> Iterator[Tensor]:
+    """Yield copies of what the stages return, with samples along the first axis."""
+    values: tuple[Any, ...] = (batch.clone(),)
+    for stage, rules in zip(stages, all_rules, strict=True):
+        values = stage(*values)
+        yield values[0].movedim(rules.axis, 0).clone()
+
+
+def _agree(own: Tensor, expected: Tensor) -> bool:
+    return _ROUNDED.agree(own, expected, 0, among=expected)
+
+
+def _agree_closely(own: Tensor, expected: Tensor) -> bool:
+    return _CLOSE.agree(own, expected, 0, among=expected)
