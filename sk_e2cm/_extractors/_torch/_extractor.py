@@ -21,10 +21,12 @@ from ._freeze import check_module, device_of_weights, frozen_copy, picklable, sh
 from ._macs import summarize
 from ._memory_format import in_channels_last
 from ._placement import (
+    all_places,
     checked_output_name,
     checked_shape,
     evenly_spaced,
     exit_names,
+    is_all,
     measure_plausibly,
     stage_ends,
 )
@@ -149,7 +151,9 @@ class TorchExtractor(Extractor):
         last = trace.node(last_name)
         trace.refuse_dropout(last)
         dtype = trace.input_dtype()
-        if isinstance(exits, Integral):
+        if is_all(exits):
+            names = all_places(trace, last, input_shape, dtype)
+        elif isinstance(exits, Integral):
             names = evenly_spaced(trace, int(exits), last, input_shape, dtype)
         self._trace = trace
         self._exits = names
