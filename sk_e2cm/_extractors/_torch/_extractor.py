@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property, partial
-from numbers import Integral
 from typing import Any, Self
 
 import numpy as np
@@ -12,7 +11,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
-from ..._utils._arrays import as_numbers, to_numpy, to_tensor
+from ..._utils._arrays import to_numpy
 from ..._utils._hashing import content_hash
 from .._independence import some_samples
 from .._protocol import Extractor, check_device
@@ -21,12 +20,11 @@ from ._freeze import check_module, device_of_weights, frozen_copy, picklable, sh
 from ._macs import summarize
 from ._memory_format import in_channels_last
 from ._placement import (
-    all_places,
     checked_output_name,
     checked_shape,
-    evenly_spaced,
+    chosen,
     exit_names,
-    is_all,
+    is_choice,
     measure_plausibly,
     stage_ends,
 )
@@ -47,18 +45,20 @@ class TorchExtractor(Extractor):
     module : torch.nn.Module
         Takes a batch with one row per sample; further inputs need defaults.
 
-    exits : sequence of str, or int
+    exits : sequence of str, int or "all"
         Where samples may leave: the names of modules in the order of execution,
         dotted as in ``module.named_modules()``, or one name. A number asks for that
-        many, spaced evenly by cost.
+        many, spaced evenly by cost. "all" takes every place that a number chooses
+        from: cut at many places, and let :class:`TunedExitsCV` close what does not
+        pay. (A module called "all" is ``["all"]``.)
 
     output : str, default=None
         The name of the last module run. What comes after it is neither computed
         nor costed, as in transfer learning. By default, the full network.
 
     input_shape : tuple of int, default=None
-        The shape of one sample, used only to count the cost when `exits` is a
-        number and in `summary`. By default, a shape that the network takes is
+        The shape of one sample, used only to count the cost when `exits` is no list
+        of names and in `summary`. By default, a shape that the network takes is
         looked for.
 
     fold : bool, default=True
@@ -69,7 +69,8 @@ class TorchExtractor(Extractor):
     Attributes
     ----------
     exits : tuple of str
-        The names of the exits, chosen ones included.
+        The names of the exits, chosen ones included. Should one of "all" be refused
+        when samples come, the error names it: pass the list of the others.
 
     output : str or None
         As passed.
@@ -106,6 +107,9 @@ class TorchExtractor(Extractor):
     stages besides the exit's own value is found out by running three rows when a
     shape of input is first met. The stages are then compared with the uncut network,
     with rows dropped and reordered at every cut.
+
+    Where BatchNorm is folded, it is then compared with the stages as they were, and
+    once more by `verify`. What differs by more than rounding runs unfolded.
 
     Weights that are computed from others at each use, as by
     ``torch.nn.utils.parametrizations``, are computed once, for the copy. Of forward
@@ -151,10 +155,8 @@ class TorchExtractor(Extractor):
         last = trace.node(last_name)
         trace.refuse_dropout(last)
         dtype = trace.input_dtype()
-        if is_all(exits):
-            names = all_places(trace, last, input_shape, dtype)
-        elif isinstance(exits, Integral):
-            names = evenly_spaced(trace, int(exits), last, input_shape, dtype)
+        if is_choice(exits):
+            names = chosen(trace, exits, last, input_shape, dtype)
         self._trace = trace
         self._exits = names
         self._output = output
@@ -362,16 +364,7 @@ class TorchExtractor(Extractor):
         tensor
             What the network, or the module named `output`, returns.
         """
-        # The network may write to its input.
-        batch = to_tensor(as_numbers(X, "X")).to(
-            self.device, self._given.dtype, copy=True
-        )
-        if self._output is None:
-            return self._given.whole(batch)
-        values: tuple[Any, ...] = (batch,)
-        for stage in self._given.stages:
-            values = stage(*values)
-        return values[0]
+        return self._given.run(X)
 
     def layouts(self) -> tuple[TorchExtractor, ...]:
         """Return this extractor in each memory format that may be the quickest.

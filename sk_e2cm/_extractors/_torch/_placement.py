@@ -30,7 +30,7 @@ _UNEVEN = 0.6
 
 def exit_names(exits: Any) -> tuple[str, ...]:
     """Return the names given; none if `exits` is their number, or "all"."""
-    if _is_number(exits) or is_all(exits):
+    if is_choice(exits):
         return ()
     if isinstance(exits, str):
         return (exits,)
@@ -46,13 +46,10 @@ def exit_names(exits: Any) -> tuple[str, ...]:
     return tuple(map(str, names))
 
 
-def is_all(exits: Any) -> bool:
-    """Tell whether all places are asked for."""
-    return isinstance(exits, str) and exits == "all"
-
-
-def _is_number(exits: Any) -> bool:
-    return isinstance(exits, Integral) and not isinstance(exits, bool)
+def is_choice(exits: Any) -> bool:
+    """Tell whether the names are to be chosen: their number is given, or "all"."""
+    is_number = isinstance(exits, Integral) and not isinstance(exits, bool)
+    return is_number or (isinstance(exits, str) and exits == "all")
 
 
 def checked_output_name(output: Any) -> str:
@@ -109,17 +106,30 @@ def stage_ends(
     return ends
 
 
-def all_places(
+def chosen(
     trace: Trace,
+    exits: int | str,
     last: fx.Node,
     input_shape: tuple[int, ...] | None,
     dtype: torch.dtype,
 ) -> tuple[str, ...]:
-    """Return the names of all modules that cost something, in order of execution.
+    """Return the names of `exits` modules before `last`, or of "all".
 
-    Of modules between which nothing is spent the last.
+    Raises
+    ------
+    ValueError
+        If there are too few, or if no shape is found at which to count.
     """
+    if exits != "all" and int(exits) < 1:
+        raise ValueError(f"exits={exits}: at least one exit is needed.")
     meter = measure_plausibly(trace, input_shape, dtype)
+    if exits == "all":
+        return _all_places(trace, meter, last)
+    return _evenly_spaced(trace, meter, int(exits), last)
+
+
+def _all_places(trace: Trace, meter: Meter, last: fx.Node) -> tuple[str, ...]:
+    """Return the names of the places at which the cost differs, in order."""
     names = tuple(_by_cost(_places_within(trace, meter, last), meter).values())
     if not names:
         raise ValueError(
@@ -128,17 +138,10 @@ def all_places(
     return names
 
 
-def evenly_spaced(
-    trace: Trace,
-    n_exits: int,
-    last: fx.Node,
-    input_shape: tuple[int, ...] | None,
-    dtype: torch.dtype,
+def _evenly_spaced(
+    trace: Trace, meter: Meter, n_exits: int, last: fx.Node
 ) -> tuple[str, ...]:
     """Return the names of `n_exits` modules that split the cost up to `last` evenly."""
-    if n_exits < 1:
-        raise ValueError(f"exits={n_exits}: at least one exit is needed.")
-    meter = measure_plausibly(trace, input_shape, dtype)
     within = _places_within(trace, meter, last)
     by_cost = _by_cost(within, meter)
     if n_exits > len(by_cost):

@@ -112,6 +112,17 @@ class StagedNetwork:
         is_image = batch.dim() == 4 and self.dtype.is_floating_point
         return self.layout if is_image else torch.preserve_format
 
+    def run(self, X: ArrayLike) -> Any:
+        """Return the output of the network as a whole, up to the end of the stages."""
+        # As users convert it, but never in the memory of X: layers may work in place.
+        batch = to_tensor(as_numbers(X, "X")).to(self.device, self.dtype, copy=True)
+        if not self.names[-1]:
+            return self.whole(batch)
+        values: tuple[Any, ...] = (batch,)
+        for stage in self.stages:
+            values = stage(*values)
+        return values[0]
+
     def begin(self, X: ArrayLike | Tensor) -> Live:
         return self.start(self.batch(X))
 
