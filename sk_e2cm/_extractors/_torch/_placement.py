@@ -108,7 +108,7 @@ def stage_ends(
 
 def chosen(
     trace: Trace,
-    exits: int | str,
+    exits: Any,
     last: fx.Node,
     input_shape: tuple[int, ...] | None,
     dtype: torch.dtype,
