@@ -28,13 +28,18 @@ class Tolerance(NamedTuple):
         The shares of these three; all 0 asks for the same bits.
 
     of_eps : float
-        Each share is at least so many times the distance of floats from 1.
+        Each of these shares is at least so many times the distance of floats from 1.
+
+    of_scale : float, default=0.0
+        The share of the mean size of all features, too, where samples may be so alike
+        that ranges are mere rounding.
     """
 
     of_range: float
     of_size: float
     of_typical: float
     of_eps: float
+    of_scale: float = 0.0
 
     def agree(self, a: Tensor, b: Tensor, axis: int | None, among: Tensor) -> bool:
         """Tell whether `a` is `b` but for rounding.
@@ -69,7 +74,9 @@ class Tolerance(NamedTuple):
         varied = ranges[ranges > 0]
         typical = float(varied.median()) if len(varied) else 0.0
         size = b.abs().nan_to_num(0, 0)
+        scale = float(size.where(size < _MARKS, 0).mean())
         bound = of_range * ranges + of_size * size + of_typical * typical
+        bound = bound + self.of_scale * scale
         return bool((apart <= bound).all())
 
 

@@ -188,14 +188,19 @@ def resolution(values: Any) -> float:
     return float(np.finfo(dtype).eps) if dtype.kind == "f" else 0.0
 
 
-def convert(tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+def convert(
+    tensor: Tensor,
+    device: torch.device,
+    dtype: torch.dtype,
+    layout: torch.memory_format = torch.preserve_format,
+) -> Tensor:
     """Copy a tensor to a device and type; refuse to lose more than rounding does."""
     refuse_without_numbers(tensor, "X")
     if tensor.is_complex():
         raise ValueError("X has complex numbers, which the network does not take.")
     if tensor.is_quantized:
         tensor = tensor.dequantize()
-    converted = tensor.to(device, dtype, copy=True)
+    converted = tensor.to(device, dtype, copy=True, memory_format=layout)
     kept = tensor.is_floating_point() == dtype.is_floating_point or tensor.itemsize == 1
     if not kept and not torch.equal(converted.to(tensor.device, tensor.dtype), tensor):
         raise ValueError(

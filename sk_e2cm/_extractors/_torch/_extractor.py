@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
 from functools import cached_property, partial
-from numbers import Integral
 from typing import Any, Self
 
 import numpy as np
@@ -15,25 +13,24 @@ from torch import Tensor, nn
 
 from ..._utils._arrays import to_numpy
 from ..._utils._hashing import content_hash
-from .._independence import check_independence, some_samples
+from .._independence import some_samples
 from .._protocol import Extractor, check_device
-from .._tolerance import Precision
+from ._facts import Facts
 from ._freeze import check_module, device_of_weights, frozen_copy, picklable, share
-from ._layout import find_channel_axes
-from ._lookups import KnownIds
-from ._macs import measure, summarize
+from ._macs import summarize
+from ._memory_format import in_channels_last
 from ._placement import (
     checked_output_name,
     checked_shape,
-    evenly_spaced,
+    chosen,
     exit_names,
+    is_choice,
     measure_plausibly,
     stage_ends,
 )
-from ._quantized import exact_twin
+from ._runner import Runner
 from ._staged import Live, StagedNetwork
 from ._trace import Trace
-from ._verify import decide, learn_keep_rules
 
 
 class TorchExtractor(Extractor):
@@ -48,24 +45,32 @@ class TorchExtractor(Extractor):
     module : torch.nn.Module
         Takes a batch with one row per sample; further inputs need defaults.
 
-    exits : sequence of str, or int
+    exits : sequence of str, int or "all"
         Where samples may leave: the names of modules in the order of execution,
         dotted as in ``module.named_modules()``, or one name. A number asks for that
-        many, spaced evenly by cost.
+        many, spaced evenly by cost. "all" takes every place that a number chooses
+        from: cut at many places, and let :class:`TunedExitsCV` close what does not
+        pay. (A module called "all" is ``["all"]``.)
 
     output : str, default=None
         The name of the last module run. What comes after it is neither computed
         nor costed, as in transfer learning. By default, the full network.
 
     input_shape : tuple of int, default=None
-        The shape of one sample, used only to count the cost when `exits` is a
-        number and in `summary`. By default, a shape that the network takes is
+        The shape of one sample, used only to count the cost when `exits` is no list
+        of names and in `summary`. By default, a shape that the network takes is
         looked for.
+
+    fold : bool, default=True
+        Let convolutions and linear layers do the work of the BatchNorm after them,
+        where the outputs are the same but for rounding. The cost that is counted
+        does not change.
 
     Attributes
     ----------
     exits : tuple of str
-        The names of the exits, chosen ones included.
+        The names of the exits, chosen ones included. Should one of "all" be refused
+        when samples come, the error names it: pass the list of the others.
 
     output : str or None
         As passed.
@@ -103,6 +108,9 @@ class TorchExtractor(Extractor):
     shape of input is first met. The stages are then compared with the uncut network,
     with rows dropped and reordered at every cut.
 
+    Where BatchNorm is folded, it is then compared with the stages as they were, and
+    once more by `verify`. What differs by more than rounding runs unfolded.
+
     Weights that are computed from others at each use, as by
     ``torch.nn.utils.parametrizations``, are computed once, for the copy. Of forward
     hooks the copy keeps torch's own and those that are methods of the network. Others
@@ -136,6 +144,7 @@ class TorchExtractor(Extractor):
         *,
         output: str | None = None,
         input_shape: tuple[int, ...] | None = None,
+        fold: bool = True,
     ) -> None:
         check_module(module)
         names, last_name = exit_names(exits), checked_output_name(output)
@@ -146,13 +155,15 @@ class TorchExtractor(Extractor):
         last = trace.node(last_name)
         trace.refuse_dropout(last)
         dtype = trace.input_dtype()
-        if isinstance(exits, Integral):
-            names = evenly_spaced(trace, int(exits), last, input_shape, dtype)
+        if is_choice(exits):
+            names = chosen(trace, exits, last, input_shape, dtype)
         self._trace = trace
         self._exits = names
         self._output = output
         self._input_shape = input_shape
-        self._network = StagedNetwork(
+        self._fold = bool(fold)
+        # As the network was given; in another layout another one runs.
+        self._given = StagedNetwork(
             trace.root,
             trace.graph,
             stage_ends(trace, names, last, output),
@@ -160,12 +171,9 @@ class TorchExtractor(Extractor):
             dtype=dtype,
             device=self.device,
         )
-        # Facts about (content, shape of input), found out when first asked for.
-        self._ids: dict[torch.Size, KnownIds] = {}
-        self._macs: dict[tuple[int, ...], NDArray[np.float64]] = {}
-        self._channel_axes: dict[tuple[int, ...], tuple[int | None, ...]] = {}
-        self._rows: dict[tuple[int, ...], Tensor] = {}
-        self._verified: set[str] = set()
+        self._network = self._given
+        self._runner = Runner(self._network, self._fold)
+        self._facts = Facts(trace, self._module, self._network.ends, dtype)
         self._elsewhere: dict[torch.device, TorchExtractor] = {self.device: self}
 
     @classmethod
@@ -217,7 +225,11 @@ class TorchExtractor(Extractor):
     def fingerprint(self) -> str:
         # The graph too: what was built may depend on more than weights and classes.
         module, code = picklable(self._module), self._trace.code()
-        return content_hash((type(self), module, self._exits, self._output, code))
+        content = (type(self), module, self._exits, self._output, code)
+        # Other forms of the same network round otherwise.
+        folded = ("folded",) if self._runner.folded else ()
+        layout = ("channels-last",) if self._network is not self._given else ()
+        return content_hash((*content, *folded, *layout))
 
     def begin(self, X: ArrayLike | Tensor) -> Live:
         """Return the state before the first stage.
@@ -239,12 +251,10 @@ class TorchExtractor(Extractor):
             shape cannot be computed stage by stage.
         """
         batch = self._network.batch(X)
-        shape = batch.shape[1:]
-        self._refuse_unknown_ids(batch)
-        if shape not in self._network.rules:
-            self._network.rules[shape] = learn_keep_rules(self._exact, batch)
-            self._rows[tuple(shape)] = batch[:1].clone()
-        return self._network.start(batch)
+        self._facts.refuse_unknown_ids(batch)
+        if self._runner.learn(batch):
+            self._facts.note_row(batch[:1])
+        return self._runner.start(batch)
 
     def advance(self, state: Live, stage: int) -> tuple[Live, Tensor]:
         """Compute one stage.
@@ -354,19 +364,42 @@ class TorchExtractor(Extractor):
         if (
             self._network.dtype is torch.int64
         ):  # all of X, so that samples are numbered as in X
-            self._refuse_unknown_ids(self._network.batch(X))
+            self._facts.refuse_unknown_ids(self._network.batch(X))
         samples = some_samples(X)
-        key = content_hash(samples)
-        if key in self._verified:
-            return
         self.begin(samples)
+        self._runner.verify(samples)
 
-        def check(network: StagedNetwork, precision: Precision) -> None:
-            check_independence(network, samples, precision)
+    @torch.inference_mode()
+    def uncut(self, X: ArrayLike) -> Any:
+        """Run the network as it was given: in one piece, and with nothing folded.
 
-        with torch.inference_mode():
-            decide(self._exact, check)
-        self._verified.add(key)
+        What the stages are to be compared with, above all in time.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, ...)
+            One batch. It is not written to.
+
+        Returns
+        -------
+        tensor
+            What the network, or the module named `output`, returns.
+        """
+        return self._given.run(X)
+
+    def layouts(self) -> tuple[TorchExtractor, ...]:
+        """Return this extractor in each memory format that may be the quickest.
+
+        Returns
+        -------
+        tuple of TorchExtractor
+            First the object itself. If it has 2-D convolutions, then one that runs in
+            the other of the formats as given and channels-last, made once. Its
+            outputs differ in rounding. It refuses samples if the network needs the
+            format as given (has `view` where `reshape` would do).
+        """
+        other = self._in_other_layout
+        return (self,) if other is None else (self, other)
 
     def staged_transform(self, X: ArrayLike | Tensor) -> Iterator[Any]:
         """Compute all stages for one batch, one after the other.
@@ -400,12 +433,7 @@ class TorchExtractor(Extractor):
         ndarray of shape (n_stages,)
             Cumulative multiply-adds for one sample, by torch's flop counter.
         """
-        shape = checked_shape(input_shape)
-        if shape not in self._macs:
-            row = self._rows.get(shape)
-            spent = measure(self._trace, [shape], self._network.dtype, row).macs
-            self._macs[shape] = np.array([spent[end] for end in self._network.ends])
-        return self._macs[shape].copy()
+        return self._facts.macs(input_shape)
 
     def channel_axes(self, input_shape: tuple[int, ...]) -> tuple[int | None, ...]:
         """Return which axis of each stage's output holds the channels.
@@ -422,16 +450,7 @@ class TorchExtractor(Extractor):
             (n_samples, channels, height, width), 2 in (n_samples, length, channels).
             None where nothing tells, or where layers contradict each other.
         """
-        shape = checked_shape(input_shape)
-        if shape not in self._channel_axes:
-            row = self._rows.get(
-                shape, torch.zeros(1, *shape, dtype=self._network.dtype)
-            )
-            found = find_channel_axes(self._trace, self._network.ends, row)
-            if shape not in self._rows and None in found:
-                return found  # a real sample may tell more
-            self._channel_axes[shape] = found
-        return self._channel_axes[shape]
+        return self._facts.channel_axes(input_shape)
 
     def summary(self, input_shape: tuple[int, ...] | None = None) -> None:
         """Print a table of the stages: module, output shape, cumulative multiply-adds.
@@ -489,10 +508,7 @@ class TorchExtractor(Extractor):
         """
         there = check_device(device)
         if there not in self._elsewhere:
-            copy = self._like()(frozen_copy(self._module, there), self._exits)
-            copy._elsewhere = self._elsewhere
-            copy._channel_axes = self._channel_axes
-            self._elsewhere[there] = copy
+            self._elsewhere[there] = self._moved(there)
         return self._elsewhere[there]
 
     def __eq__(self, other: object) -> bool:
@@ -504,39 +520,75 @@ class TorchExtractor(Extractor):
         return int(self.fingerprint[:15], 16)
 
     def __reduce__(self) -> tuple[Callable[..., TorchExtractor], tuple[Any, ...]]:
-        return self._like(), (picklable(self._module), self._exits)
+        make = self._like()
+        if self._network is not self._given:
+            make = partial(_other_layout, make)
+        return make, (picklable(self._module), self._exits)
 
     @property
     def findings(self) -> tuple[dict[Any, Any], ...]:
         """What was found out about shapes of samples, to be pickled beside it."""
-        return self._network.rules, self._macs, self._channel_axes
+        folded = self._runner.folded
+        of_folded = {} if folded is None else folded.rules
+        facts = self._facts
+        return self._network.rules, facts.all_macs, facts.all_axes, of_folded
 
     @findings.setter
     def findings(self, known: tuple[dict[Any, Any], ...]) -> None:
-        rules, macs, channel_axes = known
+        rules, macs, axes, of_folded = known
+        if self._runner.folded is not None:
+            self._runner.folded.rules.update(of_folded)
         self._network.rules.update(rules)
-        self._macs.update(macs)
-        self._channel_axes.update(channel_axes)
+        self._facts.all_macs.update(macs)
+        self._facts.all_axes.update(axes)
 
     def __repr__(self) -> str:
         output = f", output={self._output!r}" if self._output else ""
         name = type(self._module).__name__
-        return f"{type(self).__name__}({name}, exits={list(self._exits)}{output})"
+        fold = "" if self._fold else ", fold=False"
+        return f"{type(self).__name__}({name}, exits={list(self._exits)}{output}{fold})"
 
     def _like(self) -> Callable[..., TorchExtractor]:
-        return partial(type(self), output=self._output, input_shape=self._input_shape)
+        return partial(
+            type(self),
+            output=self._output,
+            input_shape=self._input_shape,
+            fold=self._fold,
+        )
 
-    def _refuse_unknown_ids(self, batch: Tensor) -> None:
-        if self._network.dtype is not torch.int64 or not len(batch):
-            return
-        shape = batch.shape[1:]
-        if shape not in self._ids:
-            self._ids[shape] = KnownIds(self._module, batch[:1])
-        self._ids[shape].check(batch)
+    def _moved(self, there: torch.device) -> TorchExtractor:
+        if self._network is not self._given:
+            _, given = self.layouts()
+            return _other(given.to(there))
+        moved = self._like()(frozen_copy(self._module, there), self._exits)
+        moved._elsewhere = self._elsewhere
+        moved._facts.all_axes = self._facts.all_axes
+        return moved
 
-    @property
-    def _exact(self) -> StagedNetwork:
-        """The network without the rounding of dynamic quantisation."""
-        root = exact_twin(self._network.root)
-        is_exact = root is self._network.root
-        return self._network if is_exact else replace(self._network, root=root)
+    @cached_property
+    def _in_other_layout(self) -> TorchExtractor | None:
+        """The network in channels-last format; of that one the network as given."""
+        network = in_channels_last(self._given)
+        if network is None:
+            return None
+        other = object.__new__(type(self))
+        # All but what runs is the same.
+        vars(other).update(vars(self))
+        vars(other).pop("fingerprint", None)
+        other._network = network
+        other._runner = Runner(network, self._fold)
+        other._elsewhere = {self.device: other}
+        other._in_other_layout = self
+        return other
+
+
+def _other(extractor: TorchExtractor) -> TorchExtractor:
+    _, other = extractor.layouts()
+    return other
+
+
+def _other_layout(
+    make: Callable[..., TorchExtractor], module: nn.Module, exits: tuple[str, ...]
+) -> TorchExtractor:
+    """Return what a pickle holds of an extractor in the other layout."""
+    return _other(make(module, exits))

@@ -29,8 +29,8 @@ _UNEVEN = 0.6
 
 
 def exit_names(exits: Any) -> tuple[str, ...]:
-    """Return the names given; none if `exits` is their number."""
-    if isinstance(exits, Integral) and not isinstance(exits, bool):
+    """Return the names given; none if `exits` is their number, or "all"."""
+    if is_choice(exits):
         return ()
     if isinstance(exits, str):
         return (exits,)
@@ -40,10 +40,16 @@ def exit_names(exits: Any) -> tuple[str, ...]:
     names = list(exits) if in_order else [exits]
     if not all(isinstance(name, str) for name in names):
         raise TypeError(
-            "exits must be names of modules, in order, or a whole number, got "
+            'exits must be names of modules, in order, a whole number, or "all", got '
             f"{exits!r}."
         )
     return tuple(map(str, names))
+
+
+def is_choice(exits: Any) -> bool:
+    """Tell whether the names are to be chosen: their number is given, or "all"."""
+    is_number = isinstance(exits, Integral) and not isinstance(exits, bool)
+    return is_number or (isinstance(exits, str) and exits == "all")
 
 
 def checked_output_name(output: Any) -> str:
@@ -100,33 +106,50 @@ def stage_ends(
     return ends
 
 
-def evenly_spaced(
+def chosen(
     trace: Trace,
-    n_exits: int,
+    exits: Any,
     last: fx.Node,
     input_shape: tuple[int, ...] | None,
     dtype: torch.dtype,
 ) -> tuple[str, ...]:
-    """Return the names of `n_exits` modules that split the cost up to `last` evenly."""
-    if n_exits < 1:
-        raise ValueError(f"exits={n_exits}: at least one exit is needed.")
+    """Return the names of `exits` modules before `last`, or of "all".
+
+    Raises
+    ------
+    ValueError
+        If there are too few, or if no shape is found at which to count.
+    """
+    if exits != "all" and int(exits) < 1:
+        raise ValueError(f"exits={exits}: at least one exit is needed.")
     meter = measure_plausibly(trace, input_shape, dtype)
-    macs = meter.macs
-    of_input = _descendants(trace.input)
-    within = {
-        node: name
-        for node, name in places(trace).items()
-        # One sample has an axis of length 1 for its row, unless rows are mixed there.
-        if 1 in meter.shapes.get(node, ())
-        and node in of_input
-        and 0 < macs[node] < macs[last]
-    }
-    by_cost = {macs[node]: name for node, name in within.items()}
+    if exits == "all":
+        return _all_places(trace, meter, last)
+    return _evenly_spaced(trace, meter, int(exits), last)
+
+
+def _all_places(trace: Trace, meter: Meter, last: fx.Node) -> tuple[str, ...]:
+    """Return the names of the places at which the cost differs, in order."""
+    names = tuple(_by_cost(_places_within(trace, meter, last), meter).values())
+    if not names:
+        raise ValueError(
+            f'exits="all", but the network has no places to leave.{trace.untraced()}'
+        )
+    return names
+
+
+def _evenly_spaced(
+    trace: Trace, meter: Meter, n_exits: int, last: fx.Node
+) -> tuple[str, ...]:
+    """Return the names of `n_exits` modules that split the cost up to `last` evenly."""
+    within = _places_within(trace, meter, last)
+    by_cost = _by_cost(within, meter)
     if n_exits > len(by_cost):
         raise ValueError(
             f"exits={n_exits}, but the network has only {len(by_cost)} places to "
             f"leave: {', '.join(by_cost.values()) or 'none'}.{trace.untraced()}"
         )
+    macs = meter.macs
     targets = macs[last] * np.arange(1, n_exits + 1) / (n_exits + 1)
     # One tensor alive is a place between blocks; within a block a skip is alive too.
     live = Liveness(trace.graph, last)
@@ -145,23 +168,43 @@ def evenly_spaced(
         *((outer, _EVEN) for outer in outermost),
         (between, _UNEVEN),
     ):
-        names, error = _nearest(candidates, macs, targets)
+        names, error = _nearest(candidates, meter, targets)
         if names and error <= tolerance * targets[0]:
             return names
-    return _nearest(within, macs, targets)[0]
+    return _nearest(within, meter, targets)[0]
+
+
+def _places_within(trace: Trace, meter: Meter, last: fx.Node) -> dict[fx.Node, str]:
+    """Return the places after some of the cost and before all of it, in order."""
+    of_input = _descendants(trace.input)
+    return {
+        node: name
+        for node, name in places(trace).items()
+        # One sample has an axis of length 1 for its row, unless rows are mixed there.
+        if 1 in meter.shapes.get(node, ())
+        and node in of_input
+        and 0 < meter.macs[node] < meter.macs[last]
+    }
+
+
+def _by_cost(candidates: dict[fx.Node, str], meter: Meter) -> dict[float, str]:
+    """Return the name of a place at each cost, in order.
+
+    Of places at the same cost the last: it has seen most.
+    """
+    return {meter.macs[node]: name for node, name in candidates.items()}
 
 
 def _nearest(
     candidates: dict[fx.Node, str],
-    macs: dict[fx.Node, float],
+    meter: Meter,
     targets: NDArray[np.float64],
 ) -> tuple[tuple[str, ...], float]:
     """Choose a place for each target cost; return their names and the largest error.
 
     No names if the places are too few.
     """
-    # Of places at the same cost the last: it has seen most.
-    by_cost = {macs[node]: name for node, name in candidates.items()}
+    by_cost = _by_cost(candidates, meter)
     costs = np.array(sorted(by_cost))
     if len(costs) < len(targets):
         return (), np.inf

@@ -53,6 +53,11 @@ def _exact(layer: Any) -> nn.Module:
     return exact.eval().requires_grad_(False)
 
 
+def is_quantized(network: nn.Module) -> bool:
+    """Tell whether a part of the network is one of torch's quantised layers."""
+    return any(type(m).__module__.startswith("torch.ao.") for m in network.modules())
+
+
 def comes_back_broken(module: nn.Module) -> bool:
     """Tell whether loading a pickle leaves out what ``nn.Module.__init__`` does.
 

@@ -66,7 +66,7 @@ def decide(network: StagedNetwork, check: Callable[[StagedNetwork, Precision], T
 
 @torch.inference_mode(False)  # in which tensors do not count their writes
 @torch.no_grad()
-def learn_keep_rules(network: StagedNetwork, batch: Tensor) -> tuple[KeepRules, ...]:
+def learn_keep_rules(network: StagedNetwork, three: Tensor) -> tuple[KeepRules, ...]:
     """Find out what is alive after each stage, and prove that dropping rows is right.
 
     Parameters
@@ -74,8 +74,8 @@ def learn_keep_rules(network: StagedNetwork, batch: Tensor) -> tuple[KeepRules, 
     network : StagedNetwork
         The network.
 
-    batch : tensor of shape (n_samples, ...)
-        Three of its rows are run: all of them, two, and one alone.
+    three : tensor of shape (3, ...)
+        Rows that it takes. They are run together, two of them, and one alone.
 
     Returns
     -------
@@ -85,24 +85,31 @@ def learn_keep_rules(network: StagedNetwork, batch: Tensor) -> tuple[KeepRules, 
     Raises
     ------
     ValueError
+        If a live value cannot be kept, if an exit has no row for each sample, if a
+        sample in other company, or alone, gives something else, or if the stages, with
+        rows dropped and reordered or not, do not compute what the uncut network
+        computes.
+    """
+    return decide(network, partial(_learn, three=three))
+
+
+@torch.inference_mode(False)
+@torch.no_grad()
+def three_rows_taken_by(network: StagedNetwork, batch: Tensor) -> Tensor:
+    """Return rows that the network takes, from a batch or made of it.
+
+    Raises
+    ------
+    ValueError
         If the network does not take such a batch, draws random numbers or keeps
-        something between calls, if a live value cannot be kept, if an exit has no row
-        for each sample, if a sample in other company, or alone, gives something else,
-        or if the stages, with rows dropped and reordered or not, do not compute what
-        the uncut network computes.
+        something between calls.
     """
     if len(batch) == 0 or batch.numel() == 0:
         raise ValueError(
             f"X has no samples, or empty ones: its shape is {batch.shape}."
         )
-    three = _three_rows_taken_by(network, batch)
-    return decide(network, partial(_learn, three=three))
-
-
-def _three_rows_taken_by(network: StagedNetwork, batch: Tensor) -> Tensor:
-    """Return rows that the network takes; refuse a network that remembers or draws."""
     failure: Exception | None = None
-    for three in _candidates(batch):
+    for three in map(network.laid_out, _candidates(batch)):
         try:
             refuse_state(network.whole, three, network.names[-1])
         except StatefulNetwork:
@@ -163,7 +170,7 @@ def _moved_apart(three: Tensor) -> Tensor:
 def _learn(
     network: StagedNetwork, precision: Precision, three: Tensor
 ) -> tuple[KeepRules, ...]:
-    three = three.to(network.dtype)
+    three = network.laid_out(three)
     expected = run_uncut(network.whole, network.names, three.clone())
     same_size, other_size = precision
     found = []
@@ -176,7 +183,7 @@ def _learn(
     ):
         all_three = _run_watching_aliases(stage, label, all_three)
         two = stage(*two)
-        rules = _rules_after(label, two, all_three, other_size)
+        rules = rules_after(label, two, all_three, other_size)
         others = stage(*others)
         if not rules.agree(others, all_three, [0, 1], same_size):
             raise MixedSamples(
@@ -192,7 +199,7 @@ def _learn(
                 "an axis of length 1 away. Choose another exit, or mend it."
             )
         found.append(rules)
-    _prove(network.stages, found, three, expected, other_size)
+    prove(network.stages, found, three, expected, other_size)
     return tuple(found)
 
 
@@ -251,7 +258,7 @@ def _run_alone(stage: Stage, label: str, values: tuple[Any, ...]) -> tuple[Any, 
         ) from error
 
 
-def _rules_after(
+def rules_after(
     label: str, two: tuple[Any, ...], three: tuple[Any, ...], tolerance: Tolerance
 ) -> KeepRules:
     own = three[0]
@@ -278,7 +285,7 @@ def _rules_after(
     )
 
 
-def _prove(
+def prove(
     stages: Sequence[Stage],
     all_rules: Sequence[KeepRules],
     three: Tensor,

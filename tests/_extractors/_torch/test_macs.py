@@ -290,6 +290,41 @@ def test_a_network_without_places_to_leave_says_so():
         TorchExtractor(nn.Sequential(nn.ReLU(), nn.Flatten()), 1, input_shape=(4,))
 
 
+def test_all_places_are_those_that_the_largest_number_gives():
+    network = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), chain())
+    everywhere = TorchExtractor(network, "all")
+    assert everywhere.exits == ("0", "1", "2.1", "2.3")
+    assert everywhere == TorchExtractor(network, 4)
+    with pytest.raises(ValueError, match="only 4 places"):
+        TorchExtractor(network, 5)
+
+
+def test_all_places_of_large_networks_are_right(large):
+    extractor = TorchExtractor(large, "all", input_shape=(3, 64, 64))
+    spent = extractor.macs((3, 64, 64))
+    assert len(extractor.exits) >= 20
+    assert (np.diff(spent) > 0).all()
+    assert_right(extractor, large, torch.randn(6, 3, 64, 64))
+
+
+def test_all_places_lie_before_output():
+    network = towers(4, 4, 4, 100, 100)
+    assert TorchExtractor(network, "all", output="2").exits == ("0", "1")
+
+
+def test_a_module_called_all_is_named_in_a_list():
+    network = nn.Sequential()
+    for name in ("first", "all", "last"):
+        network.add_module(name, nn.Linear(4, 4))
+    assert TorchExtractor(network, ["all"]).exits == ("all",)
+    assert TorchExtractor(network, "all").exits == ("first", "all")
+
+
+def test_without_any_places_all_of_them_are_refused():
+    with pytest.raises(ValueError, match=r'exits="all", but .* no places to leave'):
+        TorchExtractor(nn.Sequential(nn.ReLU(), nn.Flatten()), "all", input_shape=(4,))
+
+
 def test_chosen_exits_divide_the_cost_up_to_output():
     network = towers(*[4] * 9)
     assert TorchExtractor(network, 1).exits == ("3",)
