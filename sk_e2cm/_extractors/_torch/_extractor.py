@@ -50,7 +50,7 @@ class TorchExtractor(Extractor):
         dotted as in ``module.named_modules()``, or one name. A number asks for that
         many, spaced evenly by cost. "all" takes every place that a number chooses
         from: cut at many places, and let :class:`TunedExitsCV` close what does not
-        pay. (A module called "all" is ``["all"]``.)
+        pay. A module called "all" is ``["all"]``.
 
     output : str, default=None
         The name of the last module run. What comes after it is neither computed
