@@ -67,9 +67,10 @@ def test_stages_are_those_of_the_uncut_network(entry):
 
 
 def test_folding_norms_is_but_rounding(entry):
-    # Of the deepest the network itself is 1e-5 off what it is in double precision.
-    deviation = deviations(evenly_cut(entry), network(entry), entry.batch(5))
-    assert max(deviation) <= ROUNDING.get(entry, 3e-5)
+    # The deepest networks are 1e-5 off what they are in double precision themselves.
+    full, dropped = deviations(evenly_cut(entry), network(entry), entry.batch(5))
+    assert full <= 3e-5
+    assert dropped <= ROUNDING.get(entry, 1e-4)
 
 
 # How torch loads its quantised tensors.
