@@ -148,8 +148,8 @@ class E2CMClassifier(EarlyExitClassifierMixin, ClassifierMixin, BaseE2CM):
 
     stage_cost_ : ndarray of shape (n_exits + 1,)
         Cost of exiting at each stage, in fractions of the network's multiply-adds, or
-        of its time, up to its last stage. Those of the open exits are included, so the last may
-        exceed 1.
+        of its time, up to its last stage. Those of the open exits are included, so the
+        last may exceed 1.
 
     seconds_ : Seconds or None
         What stages and exits take; ``print(clf.seconds_)`` draws the table. None

@@ -149,8 +149,9 @@ class E2CMClusterer(
 
     stage_cost_ : ndarray of shape (n_exits + 1,)
         Cost of exiting at each stage, in fractions of the network's multiply-adds, or
-        of its time, up to its last stage. Those of the open exits and, if the clusterer has its own,
-        of the distances to `cluster_centers_` are included: the last may exceed 1.
+        of its time, up to its last stage. Those of the open exits and, if the clusterer
+        has its own, of the distances to `cluster_centers_` are included: the last may
+        exceed 1.
 
     seconds_ : Seconds or None
         What stages and exits take, see `E2CMClassifier`.

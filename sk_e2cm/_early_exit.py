@@ -14,7 +14,13 @@ from sklearn.utils import check_array, check_consistent_length
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, check_memory, validate_data
 
-from ._extractors import Extractor, check_columns, device_of, on_device
+from ._extractors import (
+    Extractor,
+    check_columns,
+    check_device,
+    device_of,
+    on_device,
+)
 from ._multi_exit._full_pass import FullPass
 from ._multi_exit._network import Exits, MultiExitNetwork
 from ._multi_exit._pooling import PoolingSpec
@@ -30,6 +36,7 @@ from ._utils._validation import (
     is_valid,
     labels_like,
 )
+from ._utils._warnings import warn
 
 # What is so many times as large is on another scale.
 _OTHER_SCALE = 10
@@ -177,7 +184,7 @@ class EarlyExitMixin:
         Costs in fractions of the network's multiply-adds
         stage  threshold   stage    exit  leaving here
         part1        0.8  0.5000  0.0010        0.5010
-        part2             0.5000  0.0020        1.0030
+        part2             0.5000  0.0000        1.0010
         """
         check_is_fitted(self, "network_")
         self._warn_of_other_conditions(self.network_)
@@ -251,11 +258,10 @@ class EarlyExitMixin:
         """Return the network with its costs in time, and what was measured."""
         if self.extractor is not None and not hasattr(network.extractor, "uncut"):
             name = type(network.extractor).__name__
-            warnings.warn(
+            warn(
                 f"cost_unit='seconds' measures {name} and does not use its own costs, "
                 f"those of {name}.macs. Since it has no method uncut(X), the cost 1 is "
-                "the time of all its stages without exits.",
-                stacklevel=5,
+                "the time of all its stages without exits."
             )
         return network.in_seconds(X, batch_size, self.device, since=since)
 
@@ -264,7 +270,8 @@ class EarlyExitMixin:
         seconds = self.seconds_
         if seconds is None or network.costs.unit != "time":
             return
-        device = str(device_of(network.to(self.device).extractor))
+        own = device_of(network.extractor)
+        device = str(own if self.device is None else check_device(self.device))
         if seconds.device != device:
             self._warn_once("device", seconds.device, device)
         if seconds.batch_size != self.batch_size:
@@ -274,11 +281,10 @@ class EarlyExitMixin:
         if name in self._warned_of:
             return
         self._warned_of.add(name)
-        warnings.warn(
+        warn(
             f"Costs in seconds were measured with {name}={measured!r}, and {name} is "
             f"{now!r} now: predictions are right, but costs are those of before. Call "
-            "measure_seconds(X), which needs no fit.",
-            stacklevel=5,
+            "measure_seconds(X), which needs no fit."
         )
 
     def _prepared(self, X: ArrayLike) -> tuple[NDArray[Any], MultiExitNetwork]:

@@ -58,8 +58,8 @@ from ._utils._compat import StrOptions, _fit_context
 from ._utils._validation import Interval, check_samples
 
 _BY_TIME = (
-    " In seconds an exit may also cost more than it saves: see estimator_.seconds_, and "
-    "try fewer exits, or a larger batch_size."
+    " In seconds an exit may also cost more than it saves: see estimator_.seconds_, "
+    "and try a larger batch_size."
 )
 
 
@@ -305,7 +305,7 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
         unit = network.costs.unit
         best = choose(points, full_loss, self.max_cost, self.max_drop, of_which, unit)
         chosen = points.take(np.array([best]))
-        if slower := is_slower(held_out, chosen.thresholds[0]):
+        if slower := is_slower(held_out, chosen.thresholds[0], self.max_cost):
             chosen = evaluate(problem, nobody)
             chosen = replace(chosen, loss=np.array([full_loss]))
         self._set_best(held_out.estimator, points, chosen, full_loss, test)
@@ -432,7 +432,8 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
             "The thresholds chosen close every exit: nothing will leave early. "
             f"Allow a larger {' or '.join(asked)}, hold out more samples, or use "
             "a metric and a pooling that make better exits."
-            + _BY_TIME * (unit == "time"),
+            + _BY_TIME
+            * (unit == "time"),
             stacklevel=4,
         )
 

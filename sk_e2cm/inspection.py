@@ -441,9 +441,9 @@ class TradeoffDisplay:
         y_true, last = as_labels(y_true, "y_true"), to_array(exit_proba, "")[:, -1]
         labels = labels_of(y_true, classes, last.shape[1])
         full_score = accuracy(y_true, labels[last.argmax(axis=1)])
-        return cls(
-            cost, score, full_score, chosen=chosen, name=name, unit=unit
-        ).plot(ax)
+        return cls(cost, score, full_score, chosen=chosen, name=name, unit=unit).plot(
+            ax
+        )
 
     def plot(self, ax: Any = None) -> Self:
         """Draw.

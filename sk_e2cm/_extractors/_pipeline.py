@@ -188,7 +188,7 @@ def _stacked(Xs: Sequence[Any]) -> Any:
     if hasattr(Xs[0], "iloc"):
         import pandas as pd  # there, since these are its data frames
 
-        return pd.concat(Xs)
+        return pd.concat(Xs, ignore_index=True)
     if hasattr(Xs[0], "vstack"):  # of Polars
         return reduce(lambda above, below: above.vstack(below), Xs)
     return np.concatenate(Xs)

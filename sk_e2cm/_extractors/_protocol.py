@@ -61,15 +61,15 @@ class Extractor(ABC):
     run several stages quicker at once; ``join(states)``, the states of several batches
     after the same stage as one, with the rows of all in their order: without it,
     predictions run later stages on the few samples that are left of each batch; with
-    it, states wait while other batches are computed; ``uncut(X)``, the output of the network as it was given, by whose time costs
-    in seconds are measured; ``layouts()``, the extractor itself and others that compute
-    the same in other memory formats, of which the quickest is taken where seconds are
-    measured; ``verify(X)``, which `fit` calls with its
-    samples to have a model refused that mixes them (otherwise some of them are run
-    through the stages in several batches and compared); ``fingerprint``, a string that
-    names the content, under which ``memory=`` stores features; ``device``, where
-    outputs are tensors on that device, which are computed in inference mode, and `keep`
-    is to get tensors of rows there; ``findings``, a value that is pickled with
+    it, states wait while other batches are computed; ``uncut(X)``, the output of the
+    network as it was given, by whose time costs in seconds are measured; ``layouts()``,
+    the extractor itself and others that compute the same in other memory formats, of
+    which the quickest is taken where seconds are measured; ``verify(X)``, which `fit`
+    calls with its samples to have a model refused that mixes them (otherwise some of
+    them are run through the stages in several batches and compared); ``fingerprint``, a
+    string that names the content, under which ``memory=`` stores features; ``device``,
+    where outputs are tensors on that device, which are computed in inference mode, and
+    `keep` is to get tensors of rows there; ``findings``, a value that is pickled with
     estimators and set again when they are loaded; ``to(device)``, the extractor on
     another device; ``feature_names_in_``, the columns that X must have if it is a data
     frame; and ``channel_axes(input_shape)``, for samples of this shape the axis of the

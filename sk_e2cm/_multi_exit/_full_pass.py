@@ -234,16 +234,17 @@ class FullPass:
                     self.extractor, X[rows], self.pooling, channel_axes, self.key
                 )
             except Exception as error:
-                n_rows = rows.stop - rows.start
-                if not is_out_of_memory(error) or n_rows == 1:
+                if not is_out_of_memory(error) or rows.stop - rows.start == 1:
                     raise
-                if size == self.batch_size:
-                    warn_of_smaller_batches(error)
-                size = n_rows // 2
-                release_memory(device_of(self.extractor))
             else:
                 start = rows.stop
                 yield Batch(rows, *found)
+                continue
+            # Not within the except clause, which keeps the tensors of the stack alive.
+            release_memory(device_of(self.extractor))
+            if size == self.batch_size:
+                warn_of_smaller_batches()
+            size = (rows.stop - rows.start) // 2
 
 
 def _draw_progress(done: int, total: int) -> None:

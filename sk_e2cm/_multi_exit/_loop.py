@@ -100,8 +100,11 @@ class LazyLoop:
         Samples.
 
     batch_size : int
-        Samples run at once. Where the memory of the device does not hold so many, half
-        of them are run at once, and so on.
+        Samples run at once.
+
+    halves : bool, default=True
+        Whether to run half of the samples at once, and so on, where the memory of the
+        device does not hold more.
     """
 
     def __init__(
@@ -111,6 +114,8 @@ class LazyLoop:
         thresholds: Sequence[Tensor | float | None],
         X: NDArray[Any],
         batch_size: int,
+        *,
+        halves: bool = True,
     ) -> None:
         self._extractor = extractor
         self._heads = heads
@@ -127,7 +132,9 @@ class LazyLoop:
         self._joins = len(X) > batch_size and hasattr(extractor, "join")
         self._waiting: list[list[Group]] = [[] for _ in self._stops]
         self._running: Rows = slice(0, 0)
+        self._n_running = 0
         self._steps: list[Step] = []
+        self._halves = halves
         self._is_exhausted = False
 
     def _set_size(self, n_samples: int) -> None:
@@ -153,16 +160,17 @@ class LazyLoop:
             yield self._run(rows, is_last)
             return
         except Exception as error:
-            n_running = len(self._as_tensor(self._running))
-            again = self._unfinished()
-            if not is_out_of_memory(error) or len(again) == 1:
+            waiting = sum(group.size for groups in self._waiting for group in groups)
+            is_one = self._n_running + waiting == 1
+            if not self._halves or is_one or not is_out_of_memory(error):
                 raise
-            self._set_size(max(min(self._size, n_running) // 2, 1))
-            if not self._is_exhausted:
-                warn_of_smaller_batches(error)
-            self._is_exhausted = True
         # Not within the except clause, which keeps the tensors of the stack alive.
+        self._set_size(max(min(self._size, self._n_running) // 2, 1))
+        again = self._unfinished()
         release_memory(self._device)
+        if not self._is_exhausted:
+            warn_of_smaller_batches()
+        self._is_exhausted = True
         yield self._steps  # of those who have left before
         while len(again):
             part, again = again[: self._size], again[self._size :]
@@ -173,25 +181,28 @@ class LazyLoop:
         groups = [group for groups in self._waiting for group in groups]
         rows = [self._running, *(group.rows for group in groups)]
         self._waiting = [[] for _ in self._stops]
-        return torch.cat([self._as_tensor(each) for each in rows]).unique()
+        return torch.cat([self._as_tensor(each).cpu() for each in rows]).unique()
 
     def _run(self, rows: Rows, is_last: bool) -> list[Step]:
-        self._steps, self._running = [], rows
+        batch = self._X[rows if isinstance(rows, slice) else rows.numpy()]
+        self._steps, self._running, self._n_running = [], rows, len(batch)
         # Others may compute gradients, or keep what they have made.
         with torch.inference_mode(self._has_device):
-            batch = self._X[rows if isinstance(rows, slice) else rows.cpu().numpy()]
+            if isinstance(rows, Tensor):
+                rows = rows.to(self._device)
             self._go(Group(self._extractor.begin(batch), rows, len(batch)), 0)
             if is_last:
                 for stop in range(len(self._stops)):
-                    if groups := self._waiting[stop]:
+                    if self._waiting[stop]:
+                        group = self._join(self._waiting[stop])
                         self._waiting[stop] = []
-                        self._go(self._join(groups), stop + 1)
+                        self._go(group, stop + 1)
         return self._steps
 
     def _go(self, group: Group | None, stop: int) -> None:
         """Run a group from stop to stop until all have left, or wait."""
         while group is not None:
-            self._running = group.rows
+            self._running, self._n_running = group.rows, group.size
             stage, needed = self._stops[stop], self._needed[stop]
             first = self._stops[stop - 1] + 1 if stop else 0
             returned = self._advance(group.state, first, stage)
@@ -230,16 +241,17 @@ class LazyLoop:
             return None
         full = [*waiting, self._keep(group, kept[:missing])]
         rest = [self._keep(group, kept[missing:])] if n > missing else []
+        # Nobody is taken from those who wait before the memory has held them all.
+        joined = self._join(full)
         self._waiting[stop] = rest
-        return self._join(full)
+        return joined
 
     def _keep(self, group: Group, kept: Tensor) -> Group:
         n = kept.shape[0]
         if n == group.size:
             return group
-        state = self._extractor.keep(
-            group.state, kept if self._has_device else kept.numpy()
-        )
+        rows: Any = kept if self._has_device else kept.numpy()
+        state = self._extractor.keep(group.state, rows)
         if isinstance(group.rows, Tensor):
             return Group(state, group.rows[kept], n)
         return Group(state, kept + group.rows.start if group.rows.start else kept, n)
@@ -248,7 +260,6 @@ class LazyLoop:
         if len(groups) == 1:
             return groups[0]
         rows = torch.cat([self._as_tensor(group.rows) for group in groups])
-        self._running = rows
         extractor: Any = self._extractor
         return Group(extractor.join([g.state for g in groups]), rows, len(rows))
 

@@ -18,7 +18,8 @@ from ._full_pass import Batch, check_finite, counted
 from ._heads import Head, in_double, moved
 from ._loop import LazyLoop, Step, StepsOnHost
 from ._pooling import PoolingSpec
-from ._seconds import Race, Seconds, measure_seconds, race
+from ._seconds import Seconds, measure_seconds
+from ._stopwatch import Race, race
 from ._thresholds import check_thresholds, is_closed
 
 Device = str | torch.device | None
@@ -60,9 +61,9 @@ class MultiExitNetwork:
     pooling
         How outputs are pooled, as users say it: see `E2CMClassifier`.
 
-    at_once : int, default=None
-        The most samples to run at once, where fewer than a batch are quicker. None is
-        a batch.
+    at_once : dict of str to int, default=None
+        The most samples to run at once on a device, where that was measured. Elsewhere
+        all of a batch are.
 
     Notes
     -----
@@ -77,14 +78,14 @@ class MultiExitNetwork:
         labels: NDArray[Any],
         costs: Costs,
         pooling: PoolingSpec,
-        at_once: int | None = None,
+        at_once: dict[str, int] | None = None,
     ) -> None:
         self.extractor = extractor
         self.heads = tuple(moved(head, device_of(extractor)) for head in heads)
         self.labels = labels
         self.costs = costs
         self.pooling = pooling
-        self.at_once = at_once
+        self.at_once = at_once or {}
         self._elsewhere: dict[str, MultiExitNetwork] = {}
 
     def __repr__(self) -> str:
@@ -149,7 +150,8 @@ class MultiExitNetwork:
             self.labels,
             seconds.costs,
             self.pooling,
-            seconds.at_once,
+            # All of a batch, of whichever size, unless fewer are quicker.
+            {seconds.device: seconds.at_once} if seconds.runs_fewer else {},
         )
         return network, seconds
 
@@ -169,11 +171,12 @@ class MultiExitNetwork:
             needed,
             X,
             batch_size=batch_size,
-            at_once=self._at_once(batch_size),
+            at_once=there._at_once(batch_size),
         )
 
     def _at_once(self, batch_size: int) -> int:
-        return min(batch_size, self.at_once or batch_size)
+        device = str(device_of(self.extractor))
+        return min(batch_size, self.at_once.get(device, batch_size))
 
     def thresholds(self, threshold: ArrayLike) -> Floats:
         """Return a user's threshold in the shape (n_exits, n_classes) or (n_exits, 1).
@@ -317,18 +320,19 @@ class MultiExitNetwork:
         needed = self._needed(self.thresholds(threshold), run_closed=every)
         at_once = self._at_once(batch_size)
         loop = LazyLoop(self.extractor, self.heads, needed, X, at_once)
+        with_nan: set[int] = set()
         for made in loop.run():
             steps = StepsOnHost(made, every=every)
+            with_nan |= _batches_with_nan(steps, batch_size)
             yield steps
-            # Whose confidence is NaN leaves at once.
-            for start in _batches_with_nan(steps, batch_size):
-                # Numbers may be too large for single precision.
-                heads = [in_double(head) for head in self.heads]
-                batch = X[start : start + batch_size]
-                again = LazyLoop(self.extractor, heads, needed, batch, batch_size)
-                for made_again in again.run():
-                    self._refuse_nan(batch, made_again)
-                    yield StepsOnHost(made_again, every=every, first_row=start)
+        for start in sorted(with_nan):
+            # Numbers may be too large for single precision.
+            heads = [in_double(head) for head in self.heads]
+            batch = X[start : start + batch_size]
+            again = LazyLoop(self.extractor, heads, needed, batch, batch_size)
+            for made in again.run():
+                self._refuse_nan(batch, made)
+                yield StepsOnHost(made, every=every, first_row=start)
 
     def _needed(
         self, thresholds: Floats, *, run_closed: bool
@@ -387,14 +391,19 @@ class MultiExitNetwork:
             extractor.findings = findings
 
 
-def _batches_with_nan(steps: StepsOnHost, batch_size: int) -> list[int]:
-    """Return the first samples of the batches in which a confidence is NaN."""
-    starts = set()
+def _batches_with_nan(steps: StepsOnHost, batch_size: int) -> set[int]:
+    """Return the first samples of the batches in which a confidence is NaN.
+
+    Whose confidence is NaN leaves at once.
+    """
+    starts: set[int] = set()
     for rows, confidence in zip(steps.rows, steps.of("confidence"), strict=True):
-        if np.isnan(confidence).any():
-            numbers = np.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows
-            starts.update((numbers[np.isnan(confidence)] // batch_size).tolist())
-    return [batch_size * number for number in sorted(starts)]
+        bad = np.isnan(confidence)
+        if bad.any():
+            if isinstance(rows, slice):
+                rows = np.arange(rows.start, rows.stop)
+            starts.update((rows[bad] // batch_size * batch_size).tolist())
+    return starts
 
 
 def refuse_nan(confidence: Floats, stage_name: str, rows: NDArray[np.intp]) -> None:

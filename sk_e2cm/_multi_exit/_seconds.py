@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from .._extractors import Extractor, device_of, state_and_output, through
+from .._extractors import Extractor, device_of
 from .._utils._arrays import Floats
-from .._utils._memory import is_out_of_memory, warn_of_smaller_batches
+from .._utils._memory import (
+    is_out_of_memory,
+    release_memory,
+    warn_of_smaller_batches,
+)
+from .._utils._warnings import warn
 from ._costs import Costs
-from ._heads import Head, takes_arrays
-from ._loop import LazyLoop, StepsOnHost
-from ._thresholds import stays
+from ._heads import Head
+from ._stopwatch import NOBODY, Stopwatch, Way, timer_resolution
 
 # Rounds that medians are taken of; the second number where the time is up.
 _LEAST_ROUNDS, _FEWEST_ROUNDS = 7, 3
@@ -31,34 +33,10 @@ _SMALL_SPREAD = 0.05
 _MOST_SECONDS, _SHARE_OF_FIT = 30.0, 0.1
 # A round lasts at least so many seconds, if a batch is quicker.
 _SHORTEST_ROUND = 0.1
-# A race has rounds of so many seconds, and of so many batches.
-_RACE_ROUND, _MOST_BATCHES = 0.5, 200
 # No fewer samples are tried at once, and so many numbers of them.
 _FEWEST_AT_ONCE, _MOST_SIZES = 32, 3
 # Another way of running must be quicker by this factor.
 _CLEARLY = 0.97
-
-_NOBODY = 2.0  # no probability is as large
-
-
-class Lap:
-    """Seconds since it was last asked, when the device has done all that it was given.
-
-    Parameters
-    ----------
-    device : torch.device
-        Where things are computed.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        waits = {"cuda": torch.cuda.synchronize, "mps": torch.mps.synchronize}
-        self._wait: Callable[[], Any] = waits.get(device.type, lambda: None)
-        self._now = time.perf_counter()
-
-    def __call__(self) -> float:
-        self._wait()
-        before, self._now = self._now, time.perf_counter()
-        return self._now - before
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,6 +103,11 @@ class Seconds:
         return Costs(self.stages / self.plain, self.heads / self.plain, unit="time")
 
     @property
+    def runs_fewer(self) -> bool:
+        """Whether fewer samples than a batch are run at once."""
+        return self.at_once < self.batch_size
+
+    @property
     def is_noise(self) -> NDArray[np.bool_]:
         """Which stages cannot be told from noise, (n_exits + 1,)."""
         return np.asarray(self.stages <= self.stage_spread)
@@ -164,219 +147,6 @@ class Seconds:
 
 def _micro(seconds: float, spread: float) -> str:
     return f"{1e6 * seconds:9.1f} +- {1e6 * spread:5.1f}"
-
-
-@dataclass(frozen=True)
-class Way:
-    """One way to run a network: an extractor and how many samples it gets at once."""
-
-    extractor: Extractor
-    at_once: int
-
-
-class Stopwatch:
-    """Measures a network with exits on real samples, in rounds.
-
-    Parameters
-    ----------
-    extractor : Extractor
-        The network in J + 1 stages.
-
-    heads : sequence of Head
-        One for each, on its device.
-
-    X : ndarray of shape (n_samples, ...)
-        Samples; repeated if they are fewer than a batch.
-
-    batch_size : int
-        Samples per batch.
-    """
-
-    def __init__(
-        self,
-        extractor: Extractor,
-        heads: Sequence[Head],
-        X: NDArray[Any],
-        batch_size: int,
-    ) -> None:
-        self.extractor = extractor
-        self.heads = heads
-        self.batch_size = batch_size
-        self._X = X
-        self._start = 0
-        self.lap = Lap(device_of(extractor))
-
-    def next_batch(self) -> NDArray[Any]:
-        """Return samples that were not used in the last round, if there are more."""
-        return self.next_samples(self.batch_size)
-
-    def next_samples(self, n_samples: int) -> NDArray[Any]:
-        """Return as many samples, from the first again after the last."""
-        rows = np.arange(self._start, self._start + n_samples) % len(self._X)
-        self._start = (self._start + n_samples) % len(self._X)
-        return self._X[rows]
-
-    def plain(self, batch: NDArray[Any]) -> float:
-        """Time the network as it was given."""
-        self.lap()
-        run_plain(self.extractor, self.heads[-1], batch)
-        return self.lap()
-
-    def early(
-        self, way: Way, thresholds: Sequence[Tensor | float | None], batch: NDArray[Any]
-    ) -> float:
-        """Time the loop."""
-        self.lap()
-        run_early(way, self.heads, thresholds, batch)
-        return self.lap()
-
-    @torch.inference_mode()
-    def pieces(self, way: Way, batch: NDArray[Any]) -> NDArray[np.float64]:
-        """Time each stage and each head, shape (2, n_exits + 1)."""
-        extractor, lap, n = way.extractor, self.lap, len(batch)
-        spent = np.zeros((2, len(self.heads)))
-        lap()
-        state = extractor.begin(batch)
-        for stage, head in enumerate(self.heads):
-            state, output = state_and_output(extractor, extractor.advance(state, stage))
-            spent[0, stage] = lap()
-            confidence, label = head.proba(output).max(dim=1)
-            if stage == len(self.heads) - 1:
-                label.cpu().numpy()
-            elif n == 1:
-                stays(confidence.item(), label, _NOBODY)
-            else:
-                stays(confidence, label, _NOBODY).nonzero().squeeze(1)
-            spent[1, stage] = lap()
-        return spent
-
-    @torch.inference_mode()
-    def going_on(self, way: Way, batch: NDArray[Any]) -> NDArray[np.float64]:
-        """Time how all samples are kept, and joined, after each exit: (n_exits + 1,).
-
-        Apart from the stages, which would find other things in the caches.
-        """
-        extractor, lap = way.extractor, self.lap
-        spent = np.zeros(len(self.heads))
-        if len(batch) == 1:
-            return spent
-        halves = [
-            self._rows(extractor, half)
-            for half in (np.arange(0, len(batch), 2), np.arange(1, len(batch), 2))
-        ]
-        state = extractor.begin(batch)
-        for stage in range(len(self.heads) - 1):
-            state, _ = state_and_output(extractor, extractor.advance(state, stage))
-            for _ in range(2):  # first into memory that is yet to be had
-                lap()
-                states = [extractor.keep(state, half) for half in halves]
-                if hasattr(extractor, "join"):
-                    extractor.join(states)
-                spent[stage] = lap()
-        return spent
-
-    def _rows(self, extractor: Extractor, rows: NDArray[np.intp]) -> Any:
-        if not hasattr(extractor, "device"):
-            return rows
-        return torch.from_numpy(rows).to(device_of(extractor))
-
-
-@dataclass(frozen=True)
-class Race:
-    """What samples take with exits, with all exits closed, and as the network was given.
-
-    Parameters
-    ----------
-    early, closed, plain : float
-        Medians of interleaved rounds, in seconds per sample.
-    """
-
-    early: float
-    closed: float
-    plain: float
-
-
-def race(
-    extractor: Extractor,
-    heads: Sequence[Head],
-    thresholds: Sequence[Tensor | float | None],
-    X: NDArray[Any],
-    *,
-    batch_size: int,
-    at_once: int,
-) -> Race:
-    """Time exits on real samples, in turn with what does without them.
-
-    Parameters
-    ----------
-    extractor : Extractor
-        The network in stages.
-
-    heads : sequence of Head
-        One for each stage, on its device.
-
-    thresholds : sequence of length n_exits
-        As `LazyLoop` takes them.
-
-    X : ndarray of shape (n_samples, ...)
-        Samples; as many as time allows are run in each round.
-
-    batch_size, at_once : int
-        See `Seconds`.
-    """
-    watch = Stopwatch(extractor, heads, X, batch_size)
-    way = Way(extractor, at_once)
-    closed = [None] * len(thresholds)
-    once = watch.plain(X[:batch_size]) + watch.plain(X[:batch_size])
-    n_batches = int(np.clip(_RACE_ROUND / max(once / 2, 1e-6), 1, _MOST_BATCHES))
-    n = min(len(X), n_batches * batch_size)
-    started = time.perf_counter()
-    spent: list[list[float]] = []
-    while len(spent) < _LEAST_ROUNDS + 1:
-        late = time.perf_counter() - started > _MOST_SECONDS / 3
-        if late and len(spent) > _FEWEST_ROUNDS:
-            break
-        X_now = watch.next_samples(n)
-        starts = range(0, n, batch_size)
-        spent.append(
-            [
-                watch.early(way, thresholds, X_now),
-                watch.early(way, closed, X_now),
-                sum(watch.plain(X_now[s : s + batch_size]) for s in starts),
-            ]
-        )
-    early, closed_, plain = np.median(spent[1:], axis=0) / n  # after a warm-up
-    return Race(early, closed_, plain)
-
-
-def run_plain(extractor: Any, last: Head, batch: NDArray[Any]) -> NDArray[Any]:
-    """Run the network as it was given, or all stages as one; return labels."""
-    with torch.inference_mode():
-        if hasattr(extractor, "uncut"):
-            output = extractor.uncut(batch)
-            if not takes_arrays(last):
-                scores = torch.as_tensor(output)
-                return scores.flatten(1).argmax(dim=1).cpu().numpy()
-        else:
-            begun = extractor.begin(batch)
-            _, output = through(extractor)(begun, 0, len(extractor.stage_names) - 1)
-        return last.proba(output).argmax(dim=1).cpu().numpy()
-
-
-def run_early(
-    way: Way,
-    heads: Sequence[Head],
-    thresholds: Sequence[Tensor | float | None],
-    X: NDArray[Any],
-) -> NDArray[Any]:
-    """Run the loop; return labels."""
-    labels = np.empty(len(X), dtype=np.intp)
-    loop = LazyLoop(way.extractor, heads, thresholds, X, way.at_once)
-    for made in loop.run():
-        steps = StepsOnHost(made, every=False)
-        for rows, label in zip(steps.rows, steps.of("label"), strict=True):
-            labels[rows] = label
-    return labels
 
 
 def measure_seconds(
@@ -431,16 +201,21 @@ def measure_seconds(
     allowed = max(
         _MOST_SECONDS, _SHARE_OF_FIT * (now - (now if since is None else since))
     )
-    try:
-        watch = Stopwatch(extractor, heads, X, batch_size)
-        way = _quickest(watch, now + allowed / 3)
-        seconds = _measure(watch, way, now + allowed)
-        return seconds, way.extractor
-    except Exception as error:
-        if not is_out_of_memory(error) or batch_size == 1:
-            raise
-        warn_of_smaller_batches(error)
-    return measure_seconds(extractor, heads, X, batch_size // 2, since=since)
+    size = batch_size
+    while True:
+        try:
+            watch = Stopwatch(extractor, heads, X, size)
+            way = _quickest(watch, now + allowed / 3)
+            measured = _measure(watch, way, now + allowed)
+            return replace(measured, batch_size=batch_size), way.extractor
+        except Exception as error:
+            if not is_out_of_memory(error) or size == 1:
+                raise
+        # Not within the except clause, which keeps the tensors of the stack alive.
+        release_memory(device_of(extractor))
+        if size == batch_size:
+            warn_of_smaller_batches()
+        size //= 2
 
 
 def _quickest(watch: Stopwatch, deadline: float) -> Way:
@@ -448,7 +223,7 @@ def _quickest(watch: Stopwatch, deadline: float) -> Way:
     sizes = [watch.batch_size]
     while sizes[-1] >= 2 * _FEWEST_AT_ONCE and len(sizes) < _MOST_SIZES:
         sizes.append(sizes[-1] // 2)
-    asking = [_NOBODY] * (len(watch.heads) - 1)
+    asking = [NOBODY] * (len(watch.heads) - 1)
     layouts: Any = getattr(watch.extractor, "layouts", lambda: (watch.extractor,))
     ways: list[Way] = []
     for extractor in layouts():
@@ -503,7 +278,7 @@ def _measure(watch: Stopwatch, way: Way, deadline: float) -> Seconds:
     measures: list[Callable[[NDArray[Any]], float]] = [
         watch.plain,
         partial(watch.early, way, [None] * n_exits),
-        partial(watch.early, way, [_NOBODY] * n_exits),
+        partial(watch.early, way, [NOBODY] * n_exits),
     ]
     for warm_up in (*measures, lambda batch: watch.pieces(way, batch[: way.at_once])):
         warm_up(watch.next_batch())
@@ -533,10 +308,9 @@ def _measure(watch: Stopwatch, way: Way, deadline: float) -> Seconds:
             "the network in seconds. Use cost_unit='macs', or a larger batch_size."
         )
     if resolution > np.median(plain) * watch.batch_size / (n_exits + 1):
-        warnings.warn(
+        warn(
             f"The timer of this machine is coarse, {resolution:.2g} s: what single "
-            "stages take is uncertain. Use a larger batch_size, or cost_unit='macs'.",
-            stacklevel=3,
+            "stages take is uncertain. Use a larger batch_size, or cost_unit='macs'."
         )
     rounds = _Rounds(plain, closed, opened, np.array(pieces))
     return _table(watch, way, rounds)
@@ -560,7 +334,8 @@ def _table(watch: Stopwatch, way: Way, rounds: _Rounds) -> Seconds:
     stages, heads[-1] = scale * stages, scale * heads[-1]
     asked = max(float(np.median(rounds.open - rounds.closed)), 0.0)
     of_exits = heads[:-1].sum()
-    heads[:-1] *= asked / of_exits if of_exits > 0 else 0.0
+    of_head = asked / of_exits if of_exits > 0 else 0.0
+    heads[:-1] *= of_head
     spread = half_spread(rounds.pieces)
     return Seconds(
         stage_names=tuple(watch.extractor.stage_names),
@@ -568,8 +343,8 @@ def _table(watch: Stopwatch, way: Way, rounds: _Rounds) -> Seconds:
         heads=heads + going_on,
         plain=float(np.median(rounds.plain)),
         whole=closed,
-        stage_spread=spread[0],
-        head_spread=spread[1] + spread[2],
+        stage_spread=scale * spread[0],
+        head_spread=of_head * spread[1] + spread[2],
         plain_spread=float(half_spread(rounds.plain)),
         whole_spread=float(half_spread(rounds.closed)),
         batch_size=watch.batch_size,
@@ -584,14 +359,3 @@ def half_spread(rounds: Floats) -> Any:
     """Return half the distance between the quartiles, along the first axis."""
     low, high = np.quantile(rounds, [0.25, 0.75], axis=0)
     return (high - low) / 2
-
-
-def timer_resolution() -> float:
-    """Return the least time, in seconds, that the timer can tell."""
-    declared = time.get_clock_info("perf_counter").resolution
-    started = now = time.perf_counter()
-    for _ in range(10**5):
-        now = time.perf_counter()
-        if now > started:
-            break
-    return max(declared, now - started)

@@ -1,21 +1,22 @@
-"""Thresholds by the clock: do they make predictions quicker than none?"""
+"""Whether thresholds make predictions quicker, by the clock."""
 
 from __future__ import annotations
-
-import warnings
 
 import numpy as np
 
 from .._multi_exit._thresholds import is_closed
 from .._utils._arrays import Floats
 from .._utils._compat import _safe_indexing
+from .._utils._warnings import warn
 from ._held_out import HeldOutPredictions
 
 # Samples that are timed, at most, and batches, at least.
 _MOST_SAMPLES, _FEWEST_BATCHES = 2000, 4
 
 
-def is_slower(held_out: HeldOutPredictions, thresholds: Floats) -> bool:
+def is_slower(
+    held_out: HeldOutPredictions, thresholds: Floats, max_cost: float | None
+) -> bool:
     """Tell whether closing all exits is quicker, where costs are in seconds.
 
     What stages and exits take adds up, but for what caches and small batches do: the
@@ -28,6 +29,9 @@ def is_slower(held_out: HeldOutPredictions, thresholds: Floats) -> bool:
 
     thresholds : ndarray of shape (n_exits, n_groups)
         Those to be used.
+
+    max_cost : float or None
+        What was asked for.
 
     Warns
     -----
@@ -46,10 +50,13 @@ def is_slower(held_out: HeldOutPredictions, thresholds: Floats) -> bool:
     found = network.race(X, threshold, estimator.batch_size, estimator.device)
     if found.early < found.closed:
         return False
-    warnings.warn(
+    closed = found.closed / found.plain
+    missed = max_cost is not None and closed > max_cost
+    warn(
         "By the clock, leaving early with the thresholds chosen takes "
         f"{found.early / found.plain:.2f} of the network's own time, and running it "
-        f"to the end {found.closed / found.plain:.2f}: all exits are closed.",
-        stacklevel=3,
+        f"to the end {closed:.2f}: all exits are closed."
+        + f" That is more than max_cost={max_cost}, which cannot be met."
+        * missed
     )
     return True

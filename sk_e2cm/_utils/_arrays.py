@@ -200,7 +200,9 @@ def convert(
         raise ValueError("X has complex numbers, which the network does not take.")
     if tensor.is_quantized:
         tensor = tensor.dequantize()
-    converted = tensor.to(device, dtype, copy=True, memory_format=layout)
+    copied = _to_device(tensor, device)
+    is_new = copied is not tensor
+    converted = copied.to(dtype, copy=not is_new, memory_format=layout)
     kept = tensor.is_floating_point() == dtype.is_floating_point or tensor.itemsize == 1
     if not kept and not torch.equal(converted.to(tensor.device, tensor.dtype), tensor):
         raise ValueError(
@@ -209,6 +211,13 @@ def convert(
             "too large."
         )
     return converted
+
+
+def _to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Move a tensor; a GPU goes on computing meanwhile, and gets bytes as bytes."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 def matmul(a: Floats, b: Floats) -> Floats:

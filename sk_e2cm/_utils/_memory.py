@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
-
 import torch
 
-# What torch's allocators of the CPU say; their error has no class of its own.
-_SAID_BY_CPU = ("can't allocate memory", "not enough memory")
+from ._warnings import warn
+
+# Errors of other allocators than CUDA's have no class of their own.
+_SAID = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")
 
 
 def is_out_of_memory(error: Exception) -> bool:
@@ -15,7 +15,7 @@ def is_out_of_memory(error: Exception) -> bool:
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     is_of_torch = isinstance(error, RuntimeError)
-    return is_of_torch and any(words in str(error) for words in _SAID_BY_CPU)
+    return is_of_torch and any(words in str(error) for words in _SAID)
 
 
 def release_memory(device: torch.device) -> None:
@@ -24,11 +24,10 @@ def release_memory(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
-def warn_of_smaller_batches(error: Exception) -> None:
+def warn_of_smaller_batches() -> None:
     """Warn that fewer samples than asked for are run at once."""
-    warnings.warn(
-        f"The memory of the device does not hold batch_size samples at once ({error}). "
-        "Fewer are run at once, which changes no answer. A smaller batch_size fails "
-        "less often.",
-        stacklevel=2,
+    warn(
+        "The memory of the device does not hold as many samples as a batch. Fewer are "
+        "run at once, which changes no answer; with a smaller batch_size nothing has "
+        "to be run twice."
     )

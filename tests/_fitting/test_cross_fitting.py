@@ -274,7 +274,8 @@ def test_out_of_fold_dirichlet_is_fitted_to_the_other_half_of_the_samples():
         expected[inside] = softmax(calibration(scores[inside]), axis=1)
     statistics = make_statistics(samples, hashes=hashes)
     found = fit(statistics, "dirichlet").out_of_fold()
-    assert_allclose(found, expected, rtol=0, atol=1e-9)
+    # As near as the fit ends to where its gradient is zero.
+    assert_allclose(found, expected, rtol=0, atol=1e-7)
 
 
 @pytest.mark.parametrize("metric", METRICS)

@@ -150,6 +150,8 @@ class StagedNetwork:
 
     def join(self, states: Sequence[Live]) -> Live:
         first = states[0]
+        if any(live.stages is not first.stages for live in states):
+            raise ValueError("States cannot be joined: their networks differ.")
         values = join_each(first.rules.rules, [live.values for live in states])
         return first._replace(values=tuple(values))
 
