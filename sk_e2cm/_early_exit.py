@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from numbers import Integral
 from os import PathLike, fspath
 from typing import Any, Self
 
@@ -19,6 +18,7 @@ from ._extractors import (
     check_columns,
     check_device,
     device_of,
+    has,
     on_device,
 )
 from ._multi_exit._full_pass import FullPass
@@ -30,7 +30,6 @@ from ._utils._arrays import Floats
 from ._utils._compat import validate_parameter_constraints
 from ._utils._validation import (
     WRAP,
-    Interval,
     as_array,
     check_weight,
     is_valid,
@@ -212,7 +211,7 @@ class EarlyExitMixin:
         """Measure anew what stages and exits take: on another machine, for instance.
 
         Nothing is fitted. With ``cost_unit="seconds"`` costs are fractions of time
-        afterwards; with "macs" they stay as they are, and only `seconds_` is set.
+        afterwards. Those of a fit with "macs" stay as they are: `seconds_` is set.
 
         Parameters
         ----------
@@ -234,15 +233,16 @@ class EarlyExitMixin:
             If the timer is too coarse for a whole batch.
         """
         size = self.batch_size if batch_size is None else batch_size
-        constraint = {"batch_size": [Interval(Integral, 1, None, closed="left")]}
-        name = f"{type(self).__name__}.measure_seconds"
+        names = ("batch_size", "cost_unit")
         validate_parameter_constraints(
-            constraint, {"batch_size": size}, caller_name=name
+            {name: self._parameter_constraints[name] for name in names},
+            {"batch_size": size, "cost_unit": self.cost_unit},
+            caller_name=f"{type(self).__name__}.measure_seconds",
         )
         X = self._check_X(X)
-        network, seconds = self._in_seconds(self.network_, X, size)
+        network, seconds = self._in_seconds(self.network_, X, int(size))
         measured: dict[str, Any] = {"seconds_": seconds, "_warned_of": set()}
-        if self.cost_unit == "seconds":
+        if self.cost_unit == "seconds" or self.network_.costs.unit == "time":
             measured["network_"] = network
         self.__dict__ = vars(self) | measured
         return self
@@ -256,7 +256,7 @@ class EarlyExitMixin:
         since: float | None = None,
     ) -> tuple[MultiExitNetwork, Seconds]:
         """Return the network with its costs in time, and what was measured."""
-        if self.extractor is not None and not hasattr(network.extractor, "uncut"):
+        if self.extractor is not None and not has(network.extractor, "uncut"):
             name = type(network.extractor).__name__
             warn(
                 f"cost_unit='seconds' measures {name} and does not use its own costs, "

@@ -15,6 +15,8 @@ from ._protocol import (
     check_device,
     check_extractor,
     fingerprint_of,
+    has,
+    layouts_of,
     on_device,
     through,
 )
@@ -33,6 +35,8 @@ __all__ = [
     "checked_output",
     "device_of",
     "fingerprint_of",
+    "has",
+    "layouts_of",
     "on_device",
     "picklable",
     "refuse_other_than_numbers",

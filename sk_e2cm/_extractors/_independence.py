@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .._utils._arrays import as_floats
 from ._outputs import checked_output, state_and_output
-from ._protocol import Extractor, through
+from ._protocol import Extractor, has, through
 from ._tolerance import EXACT, LENIENT, MixedSamples, Precision, Tolerance
 
 # Running so many in several ways takes about one percent of a pass over 10,000.
@@ -31,6 +31,7 @@ _AGAIN = (
 _COMPANY = "when other samples are beside it: it mixes the samples of a batch"
 _PART = "when others have left, or in another order: it mixes the samples of a batch"
 _ALONE = "when it is alone: it mixes the samples of a batch, or uses their number"
+_JOINED = "when the states of two batches are joined"
 _AT_ONCE = "by advance_through than by advance, which must compute the same"
 
 
@@ -61,7 +62,8 @@ def check_independence(
 
     Every other sample makes up the batch. It is run again; with half of its samples
     replaced by those left over; in another order, samples leaving after each stage;
-    some samples each alone; and through all stages at once.
+    in two batches that are joined after each stage; some samples each alone; and
+    through all stages at once.
 
     Parameters
     ----------
@@ -98,10 +100,12 @@ def check_independence(
         _Run(extractor, batch[[row]], everyone[[row]], other_size, _ALONE)
         for row in everyone[:: math.ceil(len(batch) / _MOST_ALONE)]
     ]
+    joined = _Joined(extractor, batch, everyone, other_size, _JOINED)
+    runs = [again, company, part, *alone, *[joined] * has(extractor, "join")]
     for stage, name in enumerate(extractor.stage_names):
         whole.advance(stage)
         expected = whole.output.clone()  # the next run may overwrite it
-        for run in (again, company, part, *alone):
+        for run in runs:
             run.advance(stage)
             run.compare(expected, name)
         n_kept = math.ceil(0.75 * len(part.rows))
@@ -163,11 +167,15 @@ class _Run:
         self.output = output if isinstance(output, Tensor) else as_floats(output)
 
     def keep(self, which: NDArray[np.intp]) -> None:
+        self.state = self.part(which)
+        self.rows = self.rows[which]
+
+    def part(self, which: NDArray[np.intp]) -> Any:
+        """Return the state of some of the samples."""
         kept: Any = which
         if hasattr(self.extractor, "device"):
             kept = torch.from_numpy(which.copy()).to(self.output.device)
-        self.state = self.extractor.keep(self.state, kept)
-        self.rows = self.rows[which]
+        return self.extractor.keep(self.state, kept)
 
     def compare(self, whole: Tensor, name: str) -> None:
         compared = np.flatnonzero(self.rows >= 0)
@@ -180,3 +188,24 @@ class _Run:
                 f"{name!r} gives a sample other {what} {self.when}. Choose another "
                 "exit, or mend the network."
             )
+
+
+class _Joined(_Run):
+    """A batch that is split and joined before each stage but the first."""
+
+    def advance(self, stage: int) -> None:
+        if stage == 0 or len(self.rows) < 2:
+            super().advance(stage)
+            return
+        split = np.array_split(np.random.default_rng(stage).permutation(self.rows), 2)
+        where = np.argsort(self.rows)  # all are there, in some order
+        parts = [self.part(where[rows]) for rows in split]
+        try:
+            self.state = self.extractor.join(parts)
+            self.rows = np.concatenate(split)
+            super().advance(stage)
+        except Exception as error:
+            raise ValueError(
+                f"{type(self.extractor).__name__}.join returned a state that is not "
+                f"that of all samples, in their order: {error}"
+            ) from error

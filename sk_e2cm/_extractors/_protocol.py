@@ -230,6 +230,34 @@ class Extractor(ABC):
         return self
 
 
+def has(extractor: Any, member: str) -> bool:
+    """Tell whether an optional member is there; None stands for its absence."""
+    return getattr(extractor, member, None) is not None
+
+
+def layouts_of(extractor: Extractor) -> list[Extractor]:
+    """Return the extractor, and others in other memory formats if it knows any.
+
+    Raises
+    ------
+    TypeError
+        If it returns something else.
+    """
+    if not has(extractor, "layouts"):
+        return [extractor]
+    own: Any = extractor
+    found = own.layouts()
+    is_sequence = isinstance(found, Sequence) and len(found) > 0
+    if not is_sequence or found[0] is not extractor:
+        raise TypeError(
+            f"{type(extractor).__name__}.layouts must return a sequence of extractors, "
+            f"itself first, got {found!r:.60}."
+        )
+    for other in found:
+        check_extractor(other)
+    return list(found)
+
+
 def through(extractor: Extractor) -> Callable[[Any, int, int], tuple[Any, Any]]:
     """Return its `advance_through`, or the default where it is no `Extractor`."""
     default = partial(Extractor.advance_through, extractor)

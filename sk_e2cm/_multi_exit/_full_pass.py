@@ -23,6 +23,7 @@ from .._extractors import (
 from .._utils._arrays import Features, Floats, as_floats, resolution, to_numpy
 from .._utils._hashing import content_hash
 from .._utils._memory import (
+    halving,
     is_out_of_memory,
     release_memory,
     warn_of_smaller_batches,
@@ -207,7 +208,14 @@ class FullPass:
         ValueError
             If what a stage computes for a sample depends on others.
         """
-        self._verify(self.extractor, X, some_samples(X), self.key)
+        samples = some_samples(X)
+
+        def check(n_samples: int) -> None:
+            whole = n_samples == len(samples)
+            some = samples[:n_samples]
+            self._verify(self.extractor, X if whole else some, some, self.key)
+
+        halving(check, len(samples), device_of(self.extractor))
 
     def __call__(self, X: NDArray[Any]) -> Iterator[Batch]:
         axes = channel_axes_of(self.extractor, X.shape[1:])

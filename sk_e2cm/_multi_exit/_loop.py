@@ -15,6 +15,7 @@ from .._extractors import (
     Extractor,
     checked_output,
     device_of,
+    has,
     state_and_output,
     through,
 )
@@ -129,7 +130,7 @@ class LazyLoop:
         self._has_device = hasattr(extractor, "device")
         self._device = device_of(extractor)
         self._set_size(batch_size)
-        self._joins = len(X) > batch_size and hasattr(extractor, "join")
+        self._joins = len(X) > batch_size and has(extractor, "join")
         self._waiting: list[list[Group]] = [[] for _ in self._stops]
         self._running: Rows = slice(0, 0)
         self._n_running = 0

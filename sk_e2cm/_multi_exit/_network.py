@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .._extractors import Extractor, device_of, on_device, picklable, through
 from .._utils._arrays import Floats, to_tensor
+from .._utils._memory import halving
 from ._costs import Costs
 from ._full_pass import Batch, check_finite, counted
 from ._heads import Head, in_double, moved
@@ -165,14 +166,18 @@ class MultiExitNetwork:
         """Time these thresholds on samples: see the function of this name."""
         there = self.to(device)
         needed = there._needed(self.thresholds(threshold), run_closed=False)
-        return race(
-            there.extractor,
-            there.heads,
-            needed,
-            X,
-            batch_size=batch_size,
-            at_once=there._at_once(batch_size),
-        )
+
+        def run(size: int) -> Race:
+            return race(
+                there.extractor,
+                there.heads,
+                needed,
+                X,
+                batch_size=size,
+                at_once=there._at_once(size),
+            )
+
+        return halving(run, min(batch_size, len(X)), device_of(there.extractor))
 
     def _at_once(self, batch_size: int) -> int:
         device = str(device_of(self.extractor))
@@ -359,13 +364,18 @@ class MultiExitNetwork:
             return
         name, head = self.stage_names[step.stage], self.heads[step.stage]
         everybody = np.arange(len(X))
-        rows = everybody[
-            step.rows if isinstance(step.rows, slice) else step.rows.cpu().numpy()
-        ]
-        begun = self.extractor.begin(X)
+        there = step.rows if isinstance(step.rows, slice) else step.rows.cpu().numpy()
+        rows = everybody[there]
+        confidence = step.confidence.cpu().numpy()
+        bad = np.isnan(confidence)
+        # The others may be more than the memory holds.
+        begun = self.extractor.begin(X[rows[bad]])
         _, output = through(self.extractor)(begun, 0, step.stage)
-        check_finite(head.pooling(output).cpu().numpy()[rows], name, rows)
-        refuse_nan(step.confidence.cpu().numpy(), name, rows)
+        finite = head.pooling(output).isfinite().all(dim=1, keepdim=True).cpu().numpy()
+        features = np.zeros((len(rows), 1))
+        features[bad] = np.where(finite, 0.0, np.nan)
+        check_finite(features, name, rows)
+        refuse_nan(confidence, name, rows)
 
     def __copy__(self) -> Self:
         return self

@@ -12,13 +12,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .._extractors import Extractor, device_of
+from .._extractors import Extractor, device_of, layouts_of
 from .._utils._arrays import Floats
-from .._utils._memory import (
-    is_out_of_memory,
-    release_memory,
-    warn_of_smaller_batches,
-)
+from .._utils._memory import halving
 from .._utils._warnings import warn
 from ._costs import Costs
 from ._heads import Head
@@ -173,7 +169,7 @@ def measure_seconds(
         Real samples.
 
     batch_size : int
-        Samples per batch.
+        Samples per batch; where there are fewer, all of them are one.
 
     since : float, default=None
         When the fit began, by ``time.perf_counter()``: a tenth of its time may be
@@ -201,21 +197,18 @@ def measure_seconds(
     allowed = max(
         _MOST_SECONDS, _SHARE_OF_FIT * (now - (now if since is None else since))
     )
-    size = batch_size
-    while True:
-        try:
-            watch = Stopwatch(extractor, heads, X, size)
-            way = _quickest(watch, now + allowed / 3)
-            measured = _measure(watch, way, now + allowed)
-            return replace(measured, batch_size=batch_size), way.extractor
-        except Exception as error:
-            if not is_out_of_memory(error) or size == 1:
-                raise
-        # Not within the except clause, which keeps the tensors of the stack alive.
-        release_memory(device_of(extractor))
-        if size == batch_size:
-            warn_of_smaller_batches()
-        size //= 2
+
+    def measure(size: int) -> tuple[Seconds, Extractor]:
+        watch = Stopwatch(extractor, heads, X, size)
+        way = _quickest(watch, now + allowed / 3)
+        measured = _measure(watch, way, now + allowed)
+        # A batch of whichever size unless fewer are quicker, or all that there is room
+        # for.
+        at_once = batch_size if way.at_once == whole else way.at_once
+        return replace(measured, batch_size=batch_size, at_once=at_once), way.extractor
+
+    whole = min(batch_size, len(X))
+    return halving(measure, whole, device_of(extractor))
 
 
 def _quickest(watch: Stopwatch, deadline: float) -> Way:
@@ -224,9 +217,8 @@ def _quickest(watch: Stopwatch, deadline: float) -> Way:
     while sizes[-1] >= 2 * _FEWEST_AT_ONCE and len(sizes) < _MOST_SIZES:
         sizes.append(sizes[-1] // 2)
     asking = [NOBODY] * (len(watch.heads) - 1)
-    layouts: Any = getattr(watch.extractor, "layouts", lambda: (watch.extractor,))
     ways: list[Way] = []
-    for extractor in layouts():
+    for extractor in layouts_of(watch.extractor):
         found = [Way(extractor, size) for size in sizes]
         try:
             for way in found:

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .._extractors import Extractor, device_of, state_and_output, through
+from .._extractors import Extractor, device_of, has, state_and_output, through
 from ._heads import Head, takes_arrays
 from ._loop import LazyLoop, StepsOnHost
 from ._thresholds import stays
@@ -139,8 +139,8 @@ class Stopwatch:
 
         Apart from the stages, which would find other things in the caches.
         """
-        extractor, lap = way.extractor, self.lap
-        spent = np.zeros(len(self.heads))
+        extractor: Any = way.extractor
+        lap, spent = self.lap, np.zeros(len(self.heads))
         if len(batch) == 1:
             return spent
         halves = [
@@ -153,7 +153,7 @@ class Stopwatch:
             for _ in range(2):  # first into memory that is yet to be had
                 lap()
                 states = [extractor.keep(state, half) for half in halves]
-                if hasattr(extractor, "join"):
+                if has(extractor, "join"):
                     extractor.join(states)
                 spent[stage] = lap()
         return spent
@@ -235,15 +235,33 @@ def race(
 def run_plain(extractor: Any, last: Head, batch: NDArray[Any]) -> NDArray[Any]:
     """Run the network as it was given, or all stages as one; return labels."""
     with torch.inference_mode():
-        if hasattr(extractor, "uncut"):
-            output = extractor.uncut(batch)
+        if has(extractor, "uncut"):
+            output = _one_row_each(extractor, extractor.uncut(batch), len(batch))
             if not takes_arrays(last):
-                scores = torch.as_tensor(output).reshape(len(batch), -1)
-                return scores.argmax(dim=1).cpu().numpy()
+                return output.flatten(1).argmax(dim=1).cpu().numpy()
         else:
             begun = extractor.begin(batch)
             _, output = through(extractor)(begun, 0, len(extractor.stage_names) - 1)
         return last.proba(output).argmax(dim=1).cpu().numpy()
+
+
+def _one_row_each(extractor: Any, output: Any, n_samples: int) -> Tensor:
+    """Return what `uncut` returned as a tensor with at least two axes.
+
+    Raises
+    ------
+    TypeError
+        If it has no row for each sample.
+    """
+    is_array = isinstance(output, (Tensor, np.ndarray)) and output.ndim > 0
+    if not is_array or len(output) != n_samples:
+        shape = f" of shape {tuple(output.shape)}" if is_array else ""
+        raise TypeError(
+            f"{type(extractor).__name__}.uncut must return one row for each of "
+            f"{n_samples} samples, got a {type(output).__name__}{shape}."
+        )
+    found = torch.as_tensor(output)
+    return found[:, None] if found.dim() == 1 else found
 
 
 def run_early(

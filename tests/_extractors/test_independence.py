@@ -85,3 +85,17 @@ def test_the_samples_are_not_written_to():
     samples = X[:64].copy()
     check_independence(ToyExtractor(), samples)
     np.testing.assert_array_equal(samples, X[:64])
+
+
+@pytest.mark.parametrize("join", ["in another order", "lost", "none"])
+def test_a_join_that_is_wrong_is_refused(join):
+    class Joins(ToyExtractor):
+        def join(self, states):
+            if join == "none":
+                return None
+            order = states[::-1] if join == "in another order" else states[:1]
+            return super().join(order)
+
+    X = np.random.default_rng(0).normal(size=(40, 6))
+    with pytest.raises(ValueError, match="Joins.join returned a state|states of two"):
+        verify(Joins(3), X)

@@ -528,6 +528,23 @@ def test_one_sample_that_the_memory_does_not_hold_is_an_error():
         run(extractor, heads, make_X(5), [1.5] * 3)
 
 
+@pytest.mark.parametrize("batch_size", [8, 20])
+def test_nothing_is_lost_where_there_is_no_memory_to_join(batch_size):
+    class Joins(ToyExtractor):
+        calls = 0
+
+        def join(self, states):
+            self.calls += 1
+            if self.calls % 3 == 1:
+                raise MemoryError("no room to join")
+            return super().join(states)
+
+    X, heads = make_X(), make_heads(ToyExtractor(N_STAGES))
+    with pytest.warns(UserWarning, match="smaller batch_size"):
+        stage, _ = leave(Joins(N_STAGES), X, heads, 0.6, batch_size)
+    assert_array_equal(stage, leave(ToyExtractor(N_STAGES), X, heads, 0.6)[0])
+
+
 def test_other_errors_are_not_tried_again():
     extractor = Small(1, 9, RuntimeError("mat1 and mat2 shapes"))
     heads = make_heads(ToyExtractor(N_STAGES))

@@ -6,6 +6,7 @@ import warnings
 
 import numpy as np
 import pytest
+import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
 from sk_e2cm import E2CMClassifier, E2CMClusterer, TunedExitsCV
@@ -380,6 +381,78 @@ def test_a_timer_that_stands_still_is_refused(clock):
     still = Timed(clock, stages=np.zeros(3), plain=0.0)
     with pytest.raises(ValueError, match=r"too coarse.*cost_unit='macs'"):
         fitted(clock, extractor=still, exits=np.zeros(3))
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        (None, "uncut must return one row for each of 16 samples, got a NoneType"),
+        (np.ones((2, 3)), r"got a ndarray of shape \(2, 3\)"),
+        (np.float64(1.0), "got a float64"),
+    ],
+)
+def test_an_uncut_network_without_a_row_for_each_sample_is_refused(
+    clock, output, message
+):
+    class Bad(Timed):
+        def uncut(self, X):
+            return output
+
+    with pytest.raises(TypeError, match=message):
+        fitted(clock, extractor=Bad(clock))
+
+
+@pytest.mark.parametrize("layouts", [None, (), "other"], ids=str)
+def test_layouts_that_are_no_extractors_itself_first_are_refused(clock, layouts):
+    class Bad(Timed):
+        def layouts(self):
+            return (Timed(clock),) if layouts == "other" else layouts
+
+    with pytest.raises(TypeError, match="Bad.layouts must return a sequence"):
+        fitted(clock, extractor=Bad(clock))
+
+
+def test_optional_members_that_are_none_are_not_there(clock):
+    class Without(Timed):
+        join = uncut = layouts = None
+
+    with pytest.warns(UserWarning, match="no method uncut"):
+        clf = fitted(clock, extractor=Without(clock))
+    assert_allclose(clf.seconds_.plain, STAGES.sum(), rtol=1e-6)
+
+
+def test_a_batch_larger_than_x_is_all_of_x(clock):
+    clf = fitted(clock, batch_size=10**6)
+    assert_allclose(clf.seconds_.stages, STAGES, rtol=1e-6)
+    assert clf.seconds_.batch_size == 10**6
+    clf.set_params(batch_size=16)
+    clf.measure_seconds(make_data()[0][:5])
+    assert clf.network_.at_once == {}
+
+
+def test_tuning_by_seconds_gets_by_with_little_memory(clock):
+    class Small(Timed):
+        def advance(self, state, stage):
+            if len(state) > 10:
+                raise torch.OutOfMemoryError("10 at most")
+            return super().advance(state, stage)
+
+        def uncut(self, X):
+            state = self.begin(X)
+            return self.advance(state, 2)[1]
+
+    with pytest.warns(UserWarning, match="smaller batch_size"):
+        search = tuned(clock, batch_size=64, extractor=Small(clock))
+    X, y = make_data()
+    # No more than it was measured with are run at once.
+    assert search.score(X, y) > 0.7
+
+
+def test_after_a_fit_by_time_costs_stay_in_time(clock):
+    clf = fitted(clock, threshold=0.5).set_params(cost_unit="macs")
+    clf.extractor.stages = STAGES * 2
+    clf.measure_seconds(make_data()[0])
+    assert_allclose(clf.stage_cost_, np.cumsum(2 * STAGES + EXITS) / PLAIN, rtol=1e-6)
 
 
 def test_a_batch_that_the_memory_does_not_hold_is_measured_by_halves(clock):

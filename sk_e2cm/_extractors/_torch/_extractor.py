@@ -161,6 +161,8 @@ class TorchExtractor(Extractor):
         self._exits = names
         self._output = output
         self._input_shape = input_shape
+        if not isinstance(fold, (bool, np.bool_)):
+            raise TypeError(f"fold must be True or False, got {fold!r}.")
         self._fold = bool(fold)
         # As the network was given; in another layout another one runs.
         self._given = StagedNetwork(
@@ -383,9 +385,14 @@ class TorchExtractor(Extractor):
         Returns
         -------
         tensor
-            What the network, or the module named `output`, returns.
+            What the network, or the module named `output`, returns, with samples along
+            the first axis if these have been met.
         """
-        return self._given.run(X)
+        output = self._given.run(X)
+        rules = self._given.rules.get(torch.Size(np.shape(X)[1:]))
+        if rules and isinstance(output, Tensor):
+            return output.movedim(rules[-1].axis, 0)
+        return output
 
     def layouts(self) -> tuple[TorchExtractor, ...]:
         """Return this extractor in each memory format that may be the quickest.
