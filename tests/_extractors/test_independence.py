@@ -97,5 +97,5 @@ def test_a_join_that_is_wrong_is_refused(join):
             return super().join(order)
 
     X = np.random.default_rng(0).normal(size=(40, 6))
-    with pytest.raises(ValueError, match="Joins.join returned a state|states of two"):
+    with pytest.raises(ValueError, match=r"Joins.join returned a state|states of two"):
         verify(Joins(3), X)

@@ -408,7 +408,7 @@ def test_layouts_that_are_no_extractors_itself_first_are_refused(clock, layouts)
         def layouts(self):
             return (Timed(clock),) if layouts == "other" else layouts
 
-    with pytest.raises(TypeError, match="Bad.layouts must return a sequence"):
+    with pytest.raises(TypeError, match=r"Bad.layouts must return a sequence"):
         fitted(clock, extractor=Bad(clock))
 
 
