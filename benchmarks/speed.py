@@ -27,10 +27,11 @@ from .tables import write_table
 
 MAX_COST = 0.4
 MAX_DROP = 0.01
-N_ROUNDS = 11
+# Medians are of so many rounds; of fewer where one batch takes over a second.
+N_ROUNDS, N_SLOW_ROUNDS = 7, 3
 # The plain network runs for about so many seconds in a round, since machines are not
 # quiet, and through so many batches at least, since later stages are filled up.
-ROUND, FEWEST_BATCHES, MOST_BATCHES = 0.4, 2, 200
+ROUND, FEWEST_BATCHES, MOST_BATCHES = 0.25, 2, 200
 # Points of the frontier at which the predicted time is compared with the clock.
 N_POINTS = 6
 
@@ -70,11 +71,13 @@ def settings_of(subject: Subject, size: int, device: str) -> list[Setting]:
         for name, each in (("counted", by_macs), ("measured", by_time)):
             fixed = copy(each).set_params(threshold=subject.thresholds)
             settings.append(Setting(f"given thresholds, {name}", fixed))
-    goals = {f"drop {MAX_DROP}": {"max_drop": MAX_DROP}}
-    if subject.thresholds is None:
-        goals[f"cost {MAX_COST}"] = {"max_cost": MAX_COST}
+    goals = {f"cost {MAX_COST}": {"max_cost": MAX_COST}}
+    units = [("MACs", by_macs), ("time", by_time)]
+    if subject.thresholds is not None:
+        goals, units = {}, units[1:]
+    goals[f"drop {MAX_DROP}"] = {"max_drop": MAX_DROP}
     for goal, params in goals.items():
-        for name, each in (("MACs", by_macs), ("time", by_time)):
+        for name, each in units:
             chosen = tuned(each, subject, **params)
             if chosen is not None:
                 settings.append(Setting(f"{goal} by {name}", chosen))
@@ -131,7 +134,8 @@ def seconds(run: Callable, X: np.ndarray) -> float:
 
 def stage_seconds(extractor: TorchExtractor, size: int, X: np.ndarray) -> np.ndarray:
     """Return the time of each stage over full batches; the first converts the input."""
-    wait = torch.cuda.synchronize if extractor.device.type == "cuda" else lambda: None
+    is_gpu = extractor.device.type == "cuda"
+    wait = partial(torch.cuda.synchronize, extractor.device) if is_gpu else lambda: None
     spent = np.zeros(len(extractor.stage_names))
     for start in range(0, len(X), size):
         for stage in range(len(spent)):
@@ -167,7 +171,8 @@ def time_all(subject: Subject, size: int, settings: list[Setting], device: str):
     n = min(n_batches * size, len(X) // size * size)
     spent: dict[str, list] = {name: [] for name in [*runs, "stages", "folded stages"]}
     used = []
-    for i in range(N_ROUNDS + 1):
+    n_rounds = N_ROUNDS if one < 1 else N_SLOW_ROUNDS
+    for i in range(n_rounds + 1):
         rows = (np.arange(n) + i * n) % (len(X) // size * size)
         now = X[rows]
         for name, run in runs.items():
@@ -264,7 +269,7 @@ def main() -> None:
                 for line in found:
                     print(*line, sep=" | ", flush=True)
                 lines += found
-                if subject.thresholds is None:
+                if subject.thresholds is None and subject.exits == "whitened":
                     points += frontier(subject, size, options.device)
                     for line in points[-N_POINTS - 1 :]:
                         print(*line, sep=" | ", flush=True)
