@@ -57,7 +57,8 @@ bench-clusters: $(VENV)/.setup-examples ## Clusters at a given cost; trains ten 
 	$(PY) -m benchmarks.clusters
 
 bench-speed: $(VENV)/.setup-examples ## Seconds against the plain network, an hour with training
-	test -f build/mobilenet_v3_small.pt || $(PY) examples/train_mobilenet.py
+	test -f build/mobilenet_v3_small.pt || \
+		$(PY) examples/train_mobilenet.py --data npz:fashion_mnist
 	PYTHONPATH=examples $(PY) -m benchmarks.speed
 
 clean: ## Remove what builds and runs leave behind (the environment stays)

@@ -41,7 +41,7 @@ def resnets() -> Iterator[Subject]:
     for name in ("fashion_mnist", "cifar10"):
         data = datasets.load(f"npz:{name}")
         rows, withheld = split(len(data.X_train))
-        rows = rows[:10_000]
+        rows, withheld = rows[:10_000], withheld[:2000]
         network = load_trained(name)
         kinds = {"whitened": {}, "best": BEST_EXITS}
         if name == "cifar10":
@@ -76,8 +76,8 @@ def mobilenet() -> Iterator[Subject]:
         "whitened",
         network,
         clf,
-        data.X_test[tune],
-        data.y_test[tune],
+        data.X_test[tune][:2000],
+        data.y_test[tune][:2000],
         data.X_test[test],
         SMALL,
     )
@@ -175,8 +175,8 @@ def encoder() -> Iterator[Subject]:
         "whitened",
         network,
         clusterer,
-        data.X_train[20_000:25_000],
-        data.y_train[20_000:25_000],
+        data.X_train[20_000:22_000],
+        data.y_train[20_000:22_000],
         data.X_test,
         [1, 32, 128, 256],
     )

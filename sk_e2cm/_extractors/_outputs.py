@@ -47,6 +47,8 @@ def checked_output(extractor: Any, output: Any, stage_name: str, n_rows: int) ->
     ValueError
         If there are other rows, or no numbers.
     """
+    if _is_plain(extractor, output, n_rows):
+        return output
     name, has_device = type(extractor).__name__, hasattr(extractor, "device")
     if isinstance(output, Tensor):
         if has_device and output.device.type != device_of(extractor).type:
@@ -67,6 +69,18 @@ def checked_output(extractor: Any, output: Any, stage_name: str, n_rows: int) ->
     if isinstance(output, Tensor) and not has_device:
         return output.detach().cpu()
     return output
+
+
+def _is_plain(extractor: Any, output: Any, n_rows: int) -> bool:
+    """Tell at once what nearly all outputs are; checks take as long as small layers."""
+    return (
+        type(output) is Tensor
+        and output.dtype is torch.float32
+        and output.layout is torch.strided
+        and not output.is_nested
+        and output.shape[:1] == (n_rows,)
+        and output.device == getattr(extractor, "device", None)
+    )
 
 
 def refuse_other_than_numbers(output: Any, stage_name: str) -> None:

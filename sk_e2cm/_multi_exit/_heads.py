@@ -79,7 +79,7 @@ class Head(nn.Module):
 
     def forward(self, output: Any) -> Tensor:
         """Return logits, shape (n_samples, n_classes)."""
-        return self.logits_of(self.pooling(output))
+        return self.logits_of(self.pooling.forward(output))
 
     def logits_of(self, features: Tensor) -> Tensor:
         """Return the logits of features.
@@ -91,7 +91,8 @@ class Head(nn.Module):
         """
         if self.n_features is not None:
             check_width(self.stage_name, features.shape[1], self.n_features)
-        logits: Tensor = self.logits(features)
+        # Not by way of calls of modules, which for one sample take as long as layers.
+        logits: Tensor = self.logits.forward(features)
         return logits
 
     def proba(self, output: Any) -> Tensor:

@@ -45,15 +45,24 @@ class Step(NamedTuple):
     proba : tensor of shape (n_there, n_classes)
         Probabilities of the classes.
 
-    confidence, label : tensor of shape (n_there,)
-        The largest probability, and whose it is.
+    largest : tuple of tensor, each of shape (n_there,), or None
+        The largest probability, and whose it is; None where that was not needed.
     """
 
     stage: int
     rows: Rows
     proba: Tensor
-    confidence: Tensor
-    label: Tensor
+    largest: tuple[Tensor, Tensor] | None
+
+    @property
+    def confidence(self) -> Tensor:
+        """The largest probability, shape (n_there,)."""
+        return (self.largest or self.proba.max(dim=1))[0]
+
+    @property
+    def label(self) -> Tensor:
+        """Whose it is, shape (n_there,)."""
+        return (self.largest or self.proba.max(dim=1))[1]
 
 
 class Group(NamedTuple):
@@ -214,18 +223,21 @@ class LazyLoop:
                 self._extractor, output, self._names[stage], group.size
             )
             proba = self._heads[stage].proba(output)
-            confidence, label = proba.max(dim=1)
-            self._steps.append(Step(stage, group.rows, proba, confidence, label))
-            if needed is None:
-                return
-            group = group._replace(state=state)
-            if group.size > 1:
+            if group.size == 1 or needed is None:
+                self._steps.append(Step(stage, group.rows, proba, None))
+                if needed is None or not _stays_alone(proba, needed):
+                    return
+                group = Group(state, group.rows, group.size)
+                if self._joins:
+                    group = self._next(
+                        stop, group, torch.tensor([0], device=proba.device)
+                    )
+            else:
+                confidence, label = proba.max(dim=1)
+                step = Step(stage, group.rows, proba, (confidence, label))
+                self._steps.append(step)
                 kept = stays(confidence, label, needed).nonzero().squeeze(1)
-                group = self._next(stop, group, kept)
-            elif not stays(confidence.item(), label, needed):
-                return
-            elif self._joins:
-                group = self._next(stop, group, label.new_zeros(1))
+                group = self._next(stop, Group(state, group.rows, group.size), kept)
             stop += 1
 
     def _next(self, stop: int, group: Group, kept: Tensor) -> Group | None:
@@ -268,6 +280,13 @@ class LazyLoop:
         if isinstance(rows, slice):
             return torch.arange(rows.start, rows.stop, device=self._device)
         return rows
+
+
+def _stays_alone(proba: Tensor, needed: Tensor | float) -> bool:
+    """Tell whether the only sample stays; of few numbers Python finds the largest."""
+    (values,) = proba.tolist()
+    confidence = max(values)
+    return bool(stays(confidence, values.index(confidence), needed))
 
 
 class StepsOnHost:

@@ -266,16 +266,35 @@ class _Rounds:
 
 
 def _measure(watch: Stopwatch, way: Way, deadline: float) -> Seconds:
+    resolution = timer_resolution()
+    rounds = _take_rounds(watch, way, deadline, resolution)
+    plain = np.median(rounds.plain) * watch.batch_size
+    if plain <= 0:
+        raise ValueError(
+            f"The timer of this machine is too coarse ({resolution:.2g} s) to measure "
+            "the network in seconds. Use cost_unit='macs', or a larger batch_size."
+        )
+    if resolution > plain / len(watch.heads):
+        warn(
+            f"The timer of this machine is coarse, {resolution:.2g} s: what single "
+            "stages take is uncertain. Use a larger batch_size, or cost_unit='macs'."
+        )
+    return _table(watch, way, rounds)
+
+
+def _take_rounds(
+    watch: Stopwatch, way: Way, deadline: float, resolution: float
+) -> _Rounds:
+    """Time all in turn, until the total is steady or the time is up."""
     n_exits = len(watch.heads) - 1
     measures: list[Callable[[NDArray[Any]], float]] = [
         watch.plain,
         partial(watch.early, way, [None] * n_exits),
         partial(watch.early, way, [NOBODY] * n_exits),
     ]
-    for warm_up in (*measures, lambda batch: watch.pieces(way, batch[: way.at_once])):
-        warm_up(watch.next_batch())
+    for measure in measures:  # a warm-up
+        measure(watch.next_batch())
     once = sum(measure(watch.next_batch()) for measure in measures)
-    resolution = timer_resolution()
     shortest = max(_SHORTEST_ROUND, 20 * resolution)
     repeats = int(np.clip(np.ceil(shortest / max(once, resolution)), 1, 1000))
     totals: list[list[float]] = []
@@ -288,24 +307,13 @@ def _measure(watch: Stopwatch, way: Way, deadline: float) -> Seconds:
         batches = [watch.next_batch() for _ in range(repeats)]
         # One after the other, as when many are predicted: the caches know it by then.
         of_round = [np.mean([measure(b) for b in batches]) for measure in measures]
+        totals.append([float(each) / watch.batch_size for each in of_round])
         firsts = [batch[: way.at_once] for batch in batches]
         of_pieces = np.mean([watch.pieces(way, first) for first in firsts], axis=0)
         copying = np.mean([watch.going_on(way, first) for first in firsts], axis=0)
-        totals.append([float(each) / watch.batch_size for each in of_round])
         pieces.append(np.array([*of_pieces, copying]) / way.at_once)
     plain, closed, opened = np.array(totals).T
-    if np.median(plain) <= 0:
-        raise ValueError(
-            f"The timer of this machine is too coarse ({resolution:.2g} s) to measure "
-            "the network in seconds. Use cost_unit='macs', or a larger batch_size."
-        )
-    if resolution > np.median(plain) * watch.batch_size / (n_exits + 1):
-        warn(
-            f"The timer of this machine is coarse, {resolution:.2g} s: what single "
-            "stages take is uncertain. Use a larger batch_size, or cost_unit='macs'."
-        )
-    rounds = _Rounds(plain, closed, opened, np.array(pieces))
-    return _table(watch, way, rounds)
+    return _Rounds(plain, closed, opened, np.array(pieces))
 
 
 def _is_steady(totals: list[list[float]]) -> bool:

@@ -369,8 +369,8 @@ def make_step(stage, rows):
     numbers = range(rows.start, rows.stop) if isinstance(rows, slice) else rows
     confidence = torch.tensor([10.0 * stage + row for row in numbers])
     rows = rows if isinstance(rows, slice) else torch.tensor(rows)
-    proba = confidence[:, None] + torch.arange(2)
-    return Step(stage, rows, proba, confidence, confidence.long())
+    proba = confidence[:, None] - torch.tensor([1.0, 0.0])
+    return Step(stage, rows, proba, None if stage else proba.max(dim=1))
 
 
 def test_steps_that_others_follow_for_all_their_samples_can_be_left_out():
@@ -381,11 +381,12 @@ def test_steps_that_others_follow_for_all_their_samples_can_be_left_out():
     assert last.stages == [2, 4]
     assert last.rows[0] == everyone
     assert_array_equal(last.rows[1], [5, 6])
-    assert [label.tolist() for label in last.of("label")] == [
+    assert [found.tolist() for found in last.of("confidence")] == [
         [23, 24, 25, 26, 27],
         [45, 46],
     ]
-    assert_array_equal(last.of("proba")[1], [[45, 46], [46, 47]])
+    assert [label.tolist() for label in last.of("label")] == [[1] * 5, [1] * 2]
+    assert_array_equal(last.of("proba")[1], [[44, 45], [45, 46]])
 
 
 def test_rows_may_count_from_another_sample_on():

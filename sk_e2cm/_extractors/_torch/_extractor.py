@@ -279,7 +279,6 @@ class TorchExtractor(Extractor):
         """
         return self.advance_through(state, stage, stage)
 
-    @torch.inference_mode()
     def advance_through(
         self, state: Live, first: int, last: int
     ) -> tuple[Live, Tensor]:
@@ -301,6 +300,9 @@ class TorchExtractor(Extractor):
         output : tensor of shape (n_samples, ...)
             Valid until the next stage is computed.
         """
+        if not torch.is_inference_mode_enabled():  # to ask is quicker than to enter
+            with torch.inference_mode():
+                return self.advance_through(state, first, last)
         try:
             return self._network.advance_through(state, first, last)
         except IndexError as error:  # not of the shape, which has been run before
