@@ -28,12 +28,14 @@ from .tables import write_table
 MAX_COST = 0.4
 MAX_DROP = 0.01
 # Medians are of so many rounds; of fewer where one batch takes over a second.
-N_ROUNDS, N_SLOW_ROUNDS = 7, 3
+N_ROUNDS, N_SLOW_ROUNDS = 5, 3
 # The plain network runs for about so many seconds in a round, since machines are not
 # quiet, and through so many batches at least, since later stages are filled up.
-ROUND, FEWEST_BATCHES, MOST_BATCHES = 0.25, 2, 200
+ROUND, FEWEST_BATCHES, MOST_BATCHES = 0.2, 2, 200
 # Points of the frontier at which the predicted time is compared with the clock.
-N_POINTS = 6
+N_POINTS = 5
+# Of samples to choose thresholds by, if they are run one by one.
+N_ALONE = 600
 
 HEADER = [
     "network",
@@ -52,10 +54,11 @@ HEADER = [
 
 
 class Setting(NamedTuple):
-    """An estimator with thresholds, under a name."""
+    """An estimator with thresholds, under a name, and the search that chose them."""
 
     name: str
     estimator: Any
+    search: Any = None
 
 
 def settings_of(subject: Subject, size: int, device: str) -> list[Setting]:
@@ -78,17 +81,19 @@ def settings_of(subject: Subject, size: int, device: str) -> list[Setting]:
     goals[f"drop {MAX_DROP}"] = {"max_drop": MAX_DROP}
     for goal, params in goals.items():
         for name, each in units:
-            chosen = tuned(each, subject, **params)
-            if chosen is not None:
-                settings.append(Setting(f"{goal} by {name}", chosen))
+            search = tuned(each, subject, size, **params)
+            if search is not None:
+                best = search.estimator_
+                settings.append(Setting(f"{goal} by {name}", best, search))
     return settings
 
 
-def tuned(estimator: Any, subject: Subject, **goal: float) -> Any:
-    """Return the estimator with the thresholds for a goal, None if there are none."""
+def tuned(estimator: Any, subject: Subject, size: int, **goal: float) -> Any:
+    """Return the search for the thresholds of a goal, None if there are none."""
     search = TunedExitsCV(estimator, cv="prefit", random_state=0, **goal)
+    n = N_ALONE if size == 1 else len(subject.X_tune)
     try:
-        return search.fit(subject.X_tune, subject.y_tune).estimator_
+        return search.fit(subject.X_tune[:n], subject.y_tune[:n])
     except ValueError as error:
         print(error)
         return None
@@ -158,7 +163,7 @@ def time_all(subject: Subject, size: int, settings: list[Setting], device: str):
     plain = partial(predict, subject.plain.to(device), device, size)
     whole = partial(predict_folded, folded, size)
     runs: dict[str, Callable] = {"plain": plain, "folded": whole}
-    for name, each in settings:
+    for name, each, _ in settings:
         runs[name] = each.predict
     wrap = partial(partial, one_by_one) if size == 1 else lambda run: run
     runs = {name: wrap(run) for name, run in runs.items()}
@@ -184,14 +189,15 @@ def time_all(subject: Subject, size: int, settings: list[Setting], device: str):
     return {name: np.array(taken[1:]) for name, taken in spent.items()}, used[1:]
 
 
-def rows_of(subject: Subject, size: int, device: str) -> list[list[str]]:
-    settings = settings_of(subject, size, device)
+def rows_of(
+    subject: Subject, size: int, settings: list[Setting], device: str
+) -> list[list[str]]:
     spent, used = time_all(subject, size, settings, device)
     where = [subject.name, subject.exits, str(size)]
     both = spent["plain"], spent["folded"]
     blank = [""] * (len(HEADER) - 7)
     lines = [[*where, "plain, folded", "", "", spread(both[1] / both[0]), *blank]]
-    for name, estimator in settings:
+    for name, estimator, _ in settings:
         early = spent[name]
         stage = estimator.predict_exit(subject.X)
         reach = np.array(
@@ -226,21 +232,18 @@ def rows_of(subject: Subject, size: int, device: str) -> list[list[str]]:
     return lines
 
 
-def frontier(subject: Subject, size: int, device: str) -> list[list[str]]:
+def frontier(
+    subject: Subject, size: int, last: Setting, device: str
+) -> list[list[str]]:
     """Compare what is predicted with the clock, from the cheapest to all closed."""
-    estimator = copy(subject.estimator).set_params(
-        batch_size=size, device=device, cost_unit="seconds"
-    )
-    estimator.measure_seconds(subject.X_tune[: max(4 * size, 64)])
-    search = TunedExitsCV(estimator, max_drop=0.0, cv="prefit", random_state=0)
-    found = search.fit(subject.X_tune, subject.y_tune).frontier_["threshold"]
+    estimator, found = last.estimator, last.search.frontier_["threshold"]
     points = np.linspace(0, len(found) - 1, N_POINTS).round().astype(int)
     estimators = [copy(estimator).set_params(threshold=found[p]) for p in points]
     settings = [Setting(str(i), each) for i, each in enumerate(estimators)]
     settings.insert(1, Setting("closed", copy(estimator).set_params(threshold=np.inf)))
     spent, _ = time_all(subject, size, settings, device)
     lines = []
-    for name, each in settings:
+    for name, each, _ in settings:
         taken = np.median(spent[name] / spent["plain"])
         predicted = each.cost(subject.X)
         cells = f"{predicted:.3f}", f"{taken:.3f}", f"{predicted / taken:.2f}"
@@ -265,12 +268,13 @@ def main() -> None:
     for name in options.names:
         for subject in SUBJECTS[name]():
             for size in subject.batch_sizes:
-                found = rows_of(subject, size, options.device)
+                settings = settings_of(subject, size, options.device)
+                found = rows_of(subject, size, settings, options.device)
                 for line in found:
                     print(*line, sep=" | ", flush=True)
                 lines += found
                 if subject.thresholds is None and subject.exits == "whitened":
-                    points += frontier(subject, size, options.device)
+                    points += frontier(subject, size, settings[-1], options.device)
                     for line in points[-N_POINTS - 1 :]:
                         print(*line, sep=" | ", flush=True)
                 # At once, so that an interrupt loses nothing.

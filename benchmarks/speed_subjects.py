@@ -37,28 +37,31 @@ class Subject(NamedTuple):
     thresholds: np.ndarray | float | None = None
 
 
-def resnets() -> Iterator[Subject]:
-    for name in ("fashion_mnist", "cifar10"):
+Maker = Callable[[], Iterator[Subject]]
+
+
+def resnet20(name: str, exits: str = "whitened", **params: Any) -> Maker:
+    """Return one of the trained ResNet-20s, with exits after the stem and each block."""
+
+    def make() -> Iterator[Subject]:
         data = datasets.load(f"npz:{name}")
         rows, withheld = split(len(data.X_train))
         rows, withheld = rows[:10_000], withheld[:2000]
         network = load_trained(name)
-        kinds = {"whitened": {}, "best": BEST_EXITS}
-        if name == "cifar10":
-            del kinds["best"]
-        for exits, params in kinds.items():
-            clf = E2CMClassifier(TorchExtractor(network, ["stem", *BLOCKS]), **params)
-            clf.fit(data.X_train[rows], data.y_train[rows])
-            yield Subject(
-                f"ResNet-20, {name}",
-                exits,
-                network,
-                clf,
-                data.X_train[withheld],
-                data.y_train[withheld],
-                data.X_test,
-                SMALL,
-            )
+        clf = E2CMClassifier(TorchExtractor(network, ["stem", *BLOCKS]), **params)
+        clf.fit(data.X_train[rows], data.y_train[rows])
+        yield Subject(
+            f"ResNet-20, {name}",
+            exits,
+            network,
+            clf,
+            data.X_train[withheld],
+            data.y_train[withheld],
+            data.X_test,
+            SMALL,
+        )
+
+    return make
 
 
 def mobilenet() -> Iterator[Subject]:
@@ -124,7 +127,7 @@ def enlarged(X: np.ndarray) -> np.ndarray:
     return nn.functional.interpolate(images, size=224, mode="bilinear").numpy()
 
 
-def torchvision(name: str, exits: Any) -> Callable[[], Iterator[Subject]]:
+def torchvision(name: str, exits: Any) -> Maker:
     """Return a network with random weights: it takes as long as a trained one."""
 
     def make() -> Iterator[Subject]:
@@ -193,12 +196,14 @@ def digits() -> Iterator[Subject]:
 
 
 SUBJECTS = {
-    "resnets": resnets,
+    "fashion_mnist": resnet20("fashion_mnist"),
+    "cifar10": resnet20("cifar10"),
     "digits": digits,
     "encoder": encoder,
     "mobilenet": mobilenet,
     "mobilenet224": torchvision("mobilenet_v3_small", 4),
     "lite0": lite0,
     "resnet18": torchvision("resnet18", ["maxpool", "layer1", "layer2", "layer3"]),
+    "best_exits": resnet20("fashion_mnist", "best", **BEST_EXITS),
     "resnet50": torchvision("resnet50", ["maxpool", "layer1", "layer2", "layer3"]),
 }

@@ -18,7 +18,7 @@ from .._utils._memory import halving
 from .._utils._warnings import warn
 from ._costs import Costs
 from ._heads import Head
-from ._stopwatch import NOBODY, Stopwatch, Way, timer_resolution
+from ._stopwatch import EVERYBODY, NOBODY, Stopwatch, Way, timer_resolution
 
 # Rounds that medians are taken of; the second number where the time is up.
 _LEAST_ROUNDS, _FEWEST_ROUNDS = 7, 3
@@ -251,15 +251,16 @@ class _Rounds:
 
     Parameters
     ----------
-    plain, closed, open : ndarray of shape (n_rounds,)
-        Of the network as given, and of the loop with all exits closed, and open with
-        nobody leaving.
+    plain, first, closed, open : ndarray of shape (n_rounds,)
+        Of the network as given; of the loop if all leave at the first exit, with all
+        exits closed, and with all open and nobody leaving.
 
     pieces : ndarray of shape (n_rounds, 3, n_exits + 1)
         Of each stage, of each head, and of going on after it.
     """
 
     plain: Floats
+    first: Floats
     closed: Floats
     open: Floats
     pieces: Floats
@@ -289,6 +290,7 @@ def _take_rounds(
     n_exits = len(watch.heads) - 1
     measures: list[Callable[[NDArray[Any]], float]] = [
         watch.plain,
+        partial(watch.early, way, [EVERYBODY] * n_exits),
         partial(watch.early, way, [None] * n_exits),
         partial(watch.early, way, [NOBODY] * n_exits),
     ]
@@ -312,8 +314,8 @@ def _take_rounds(
         of_pieces = np.mean([watch.pieces(way, first) for first in firsts], axis=0)
         copying = np.mean([watch.going_on(way, first) for first in firsts], axis=0)
         pieces.append(np.array([*of_pieces, copying]) / way.at_once)
-    plain, closed, opened = np.array(totals).T
-    return _Rounds(plain, closed, opened, np.array(pieces))
+    plain, first, closed, opened = np.array(totals).T
+    return _Rounds(plain, first, closed, opened, np.array(pieces))
 
 
 def _is_steady(totals: list[list[float]]) -> bool:
@@ -329,13 +331,19 @@ def _table(watch: Stopwatch, way: Way, rounds: _Rounds) -> Seconds:
     """
     stages, heads, going_on = np.median(rounds.pieces, axis=0)
     closed = float(np.median(rounds.closed))
-    in_pieces = stages.sum() + heads[-1]
-    scale = closed / in_pieces if in_pieces > 0 else 0.0
-    stages, heads[-1] = scale * stages, scale * heads[-1]
-    asked = max(float(np.median(rounds.open - rounds.closed)), 0.0)
-    of_exits = heads[:-1].sum()
-    of_head = asked / of_exits if of_exits > 0 else 0.0
+    of_exits = np.median(rounds.open - rounds.closed)
+    of_head = _share(of_exits, heads[:-1].sum())
     heads[:-1] *= of_head
+    after_first = stages[1:].sum() + heads[-1]
+    if len(stages) > 1:
+        # What the loop does once for each batch is paid for by all.
+        first = float(np.median(rounds.first)) - heads[0]
+        stages[0] = min(max(first, stages[0]), closed)
+        scale = _share(closed - stages[0], after_first)
+        stages[1:], heads[-1] = scale * stages[1:], scale * heads[-1]
+    else:
+        scale = _share(closed, stages[0] + heads[0])
+        stages, heads = scale * stages, scale * heads
     spread = half_spread(rounds.pieces)
     return Seconds(
         stage_names=tuple(watch.extractor.stage_names),
@@ -353,6 +361,11 @@ def _table(watch: Stopwatch, way: Way, rounds: _Rounds) -> Seconds:
         device=str(device_of(watch.extractor)),
         n_threads=torch.get_num_threads(),
     )
+
+
+def _share(whole: float, parts: float) -> float:
+    """Return what parts are multiplied with to be so much together."""
+    return max(whole, 0.0) / parts if parts > 0 else 0.0
 
 
 def half_spread(rounds: Floats) -> Any:

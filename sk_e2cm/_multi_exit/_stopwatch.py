@@ -18,7 +18,8 @@ from ._heads import Head, takes_arrays
 from ._loop import LazyLoop, StepsOnHost
 from ._thresholds import stays
 
-NOBODY = 2.0  # no probability is as large
+# No probability is as large, and none is less.
+NOBODY, EVERYBODY = 2.0, 0.0
 
 # A race lasts so many rounds, of which the first warms up, or so many seconds; a round
 # takes so many, and so many batches.
