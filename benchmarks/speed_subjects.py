@@ -41,7 +41,7 @@ Maker = Callable[[], Iterator[Subject]]
 
 
 def resnet20(name: str, exits: str = "whitened", **params: Any) -> Maker:
-    """Return one of the trained ResNet-20s, with exits after the stem and each block."""
+    """Return a trained ResNet-20 with exits after the stem and after each block."""
 
     def make() -> Iterator[Subject]:
         data = datasets.load(f"npz:{name}")

@@ -22,13 +22,26 @@ class Costs:
     stages, heads : ndarray of shape (n_exits + 1,)
         The last head always runs, the others only at open exits.
 
+    going_on : ndarray of shape (n_exits + 1,), or 0.0
+        What a sample pays that stays at an open exit: being copied costs time.
+
     unit : str, default="multiply-adds"
         Of what these are fractions: of the network's multiply-adds, or of its time.
     """
 
     stages: Floats
     heads: Floats
+    going_on: Floats | float = 0.0
     unit: str = "multiply-adds"
+
+    def fee(self, exit_: int) -> float:
+        """Return what an open exit adds to the cost of a sample that stays there."""
+        return float(self.heads[exit_]) + self.of_staying(exit_)
+
+    def of_staying(self, exit_: int) -> float:
+        """Return what staying at an open exit costs, its head apart."""
+        going_on = self.going_on
+        return going_on if isinstance(going_on, float) else float(going_on[exit_])
 
     @classmethod
     def from_counts(cls, cumulative: Floats, heads: Floats) -> Self:
@@ -49,7 +62,7 @@ class Costs:
         return cls(stages / whole, heads / whole)
 
     def added(self, thresholds: Floats) -> Floats:
-        """Return what each stage adds under these thresholds, shape (n_exits + 1,).
+        """Return what each stage and its head add, shape (n_exits + 1,).
 
         The head of a closed exit does not run, and costs nothing.
 
@@ -67,4 +80,8 @@ class Costs:
         It pays for every open exit up to the one it takes, so that the last may
         exceed 1.
         """
-        return np.cumsum(self.added(thresholds))
+        staying = (
+            ~is_closed(thresholds)
+            * np.broadcast_to(self.going_on, len(self.stages))[:-1]
+        )
+        return np.cumsum(self.added(thresholds) + np.append(0.0, staying))

@@ -48,7 +48,10 @@ class Seconds:
         Of each stage.
 
     heads : ndarray of shape (n_exits + 1,)
-        Of each head, and of letting samples leave there.
+        Of each head, and of finding out who leaves there.
+
+    going_on : ndarray of shape (n_exits + 1,)
+        Of keeping those who stay after it, and of joining them.
 
     plain : float
         Of the network as it was given: arrays in, labels out.
@@ -81,6 +84,7 @@ class Seconds:
     stage_names: tuple[str, ...]
     stages: Floats
     heads: Floats
+    going_on: Floats
     plain: float
     whole: float
     stage_spread: Floats
@@ -96,7 +100,12 @@ class Seconds:
     @property
     def costs(self) -> Costs:
         """The same, in shares of the plain network's time."""
-        return Costs(self.stages / self.plain, self.heads / self.plain, unit="time")
+        return Costs(
+            self.stages / self.plain,
+            self.heads / self.plain,
+            self.going_on / self.plain,
+            unit="time",
+        )
 
     @property
     def runs_fewer(self) -> bool:
@@ -115,7 +124,7 @@ class Seconds:
         lines = [
             f"Microseconds per sample, batches of {self.batch_size} "
             f"({self.at_once} at once), {where}, medians of {self.n_rounds} rounds",
-            f"{'stage':{width}}  {'its own':>18}  {'its exit':>18}",
+            f"{'stage':{width}}  {'its own':>18}  {'its exit':>18}  {'staying':>9}",
         ]
         for name, *numbers, noise in zip(
             self.stage_names,
@@ -123,14 +132,15 @@ class Seconds:
             self.stage_spread,
             self.heads,
             self.head_spread,
+            self.going_on,
             self.is_noise,
             strict=True,
         ):
-            own, own_spread, head, head_spread = numbers
+            own, own_spread, head, head_spread, staying = numbers
             note = "  (cannot be told from noise)" if noise else ""
             lines.append(
                 f"{name:{width}}  {_micro(own, own_spread)}  "
-                f"{_micro(head, head_spread)}{note}"
+                f"{_micro(head, head_spread)}  {1e6 * staying:9.1f}{note}"
             )
         plain, whole = self.plain, self.whole
         lines += [
@@ -348,11 +358,12 @@ def _table(watch: Stopwatch, way: Way, rounds: _Rounds) -> Seconds:
     return Seconds(
         stage_names=tuple(watch.extractor.stage_names),
         stages=stages,
-        heads=heads + going_on,
+        heads=heads,
+        going_on=going_on,
         plain=float(np.median(rounds.plain)),
         whole=closed,
         stage_spread=scale * spread[0],
-        head_spread=of_head * spread[1] + spread[2],
+        head_spread=of_head * spread[1],
         plain_spread=float(half_spread(rounds.plain)),
         whole_spread=float(half_spread(rounds.closed)),
         batch_size=watch.batch_size,

@@ -194,8 +194,19 @@ class ThresholdProblem:
     def to_go_before(self, exit_: int, thresholds: Floats, after: Floats) -> Floats:
         """Return loss and cost to go before a stage, from those after its exit."""
         leaves = self.leaves_at(exit_, thresholds)
-        to_go = np.where(leaves, self.leaving[:, exit_], after)
+        is_open = (thresholds[exit_] < np.inf).any()
+        staying = self.after_staying(exit_, after) if is_open else after
+        to_go = np.where(leaves, self.leaving[:, exit_], staying)
         return self._to_go_before_stage(exit_, thresholds, to_go)
+
+    def after_staying(self, exit_: int, after: Floats) -> Floats:
+        """Return loss and cost to go of a sample that stays at an open exit, (2, n)."""
+        cost = self.costs.of_staying(exit_) * self.weight
+        return np.stack([after[0], after[1] + cost])
+
+    def fee(self, exit_: int, reached: NDArray[np.bool_]) -> float:
+        """Return what an open exit costs if all who reach it stay."""
+        return self.costs.fee(exit_) * float(self.weight[reached].sum())
 
     def _to_go_before_stage(
         self, stage: int, thresholds: Floats, to_go: Floats

@@ -242,7 +242,7 @@ def candidates_of(
     rows = order[reached[order]]
     group = problem.group[exit_, rows]
     confidence = problem.confidence[exit_, rows]
-    saved = after[:, rows] - problem.leaving[:, exit_, rows]
+    saved = (problem.after_staying(exit_, after) - problem.leaving[:, exit_])[:, rows]
     threshold = np.empty(len(rows))
     possible = np.empty(len(rows), dtype=bool)
     for part in _runs(group):
@@ -271,8 +271,7 @@ def _sweep_once(problem: ThresholdProblem, thresholds: Floats, worth: Floats) ->
     # From the last exit to the first: what comes later is known by then.
     for exit_ in reversed(range(problem.n_exits)):
         candidates = candidates_of(problem, exit_, reached[exit_], after)
-        reaching = problem.weight[reached[exit_]].sum()
-        fee = worth[1] * problem.costs.heads[exit_] * reaching
+        fee = worth[1] * problem.fee(exit_, reached[exit_])
         thresholds[exit_] = candidates.best(worth, fee, problem.n_groups)
         after = problem.to_go_before(exit_, thresholds, after)
     return thresholds
@@ -315,12 +314,13 @@ def vary(problem: ThresholdProblem, thresholds: Floats, exit_: int) -> Points:
     reached = problem.reached(thresholds)[exit_]
     candidates = candidates_of(problem, exit_, reached, after)
     leave = reached & problem.leaves_at(exit_, thresholds)
-    saved = after[:, leave] - problem.leaving[:, exit_, leave]
+    staying = problem.after_staying(exit_, after)
+    saved = (staying - problem.leaving[:, exit_])[:, leave]
     group = problem.group[exit_, leave]
     now = np.stack([np.bincount(group, s, problem.n_groups) for s in saved])
     others = now.sum(axis=1, keepdims=True) - now
     loss, cost = -(others[:, candidates.group] + candidates.saved)
-    fee = problem.costs.heads[exit_] * problem.weight[reached].sum()
+    fee = problem.fee(exit_, reached)
     loss, cost = loss + without.loss, cost + without.cost + fee
     best = undominated(loss, cost)
     changed = np.repeat(thresholds[None], len(best), axis=0)

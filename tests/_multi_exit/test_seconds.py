@@ -37,19 +37,24 @@ class Clock:
 class Timed(ToyExtractor):
     """Takes so many seconds by the clock, for each stage and sample."""
 
-    def __init__(self, clock, stages=STAGES, plain=PLAIN, per_call=0.0):
+    staying = 0.0
+
+    def __init__(self, clock, stages=STAGES, plain=PLAIN):
         super().__init__(3)
         self.clock, self.stages, self.plain = clock, np.array(stages), plain
-        self.per_call = per_call
 
     def advance(self, state, stage):
-        self.clock.now += self.stages[stage] * len(state) + self.per_call
+        self.clock.now += self.stages[stage] * len(state)
         state, output = super().advance(state, stage)
         return state, output[:, :, None]  # of two axes pooling is not asked
 
     def uncut(self, X):
         self.clock.now += self.plain * len(X)
         return X[:, :, None]
+
+    def keep(self, state, rows):
+        self.clock.now += self.staying * len(rows)
+        return super().keep(state, rows)
 
 
 class TimedPooling:
@@ -126,6 +131,22 @@ def test_the_last_stage_may_cost_less_than_the_network_as_it_was_given(clock):
 @pytest.mark.parametrize("threshold", [0.5, 0.7, [INF, 0.6], INF])
 def test_the_cost_is_the_time_that_predictions_take(clock, batch_size, threshold):
     clf = fitted(clock, batch_size, threshold=threshold)
+    X, _ = make_data(seed=1)
+    predicted = clf.cost(X)
+    before = clock.now
+    clf.predict(X)
+    assert_allclose(predicted, (clock.now - before) / (PLAIN * len(X)), rtol=1e-6)
+
+
+def test_those_who_stay_pay_for_being_kept(clock):
+    class Copies(Timed):
+        staying = 1e-3
+
+    clf = fitted(clock, batch_size=400, extractor=Copies(clock), threshold=0.7)
+    assert_allclose(clf.seconds_.going_on, [1e-3, 1e-3, 0], rtol=1e-6)
+    assert_allclose(
+        clf.stage_cost_, (np.cumsum(STAGES + EXITS) + [0, 1e-3, 2e-3]) / PLAIN
+    )
     X, _ = make_data(seed=1)
     predicted = clf.cost(X)
     before = clock.now
@@ -242,7 +263,8 @@ def test_the_table_says_what_was_measured_and_where(clock):
     assert "batches of 16" in lines[0]
     assert "cpu" in lines[0]
     assert "threads" in lines[0]
-    assert lines[2].split() == ["part1", "2000.0", "+-", "0.0", "100.0", "+-", "0.0"]
+    own, its_exit = ["2000.0", "+-", "0.0"], ["100.0", "+-", "0.0"]
+    assert lines[2].split() == ["part1", *own, *its_exit, "0.0"]
     assert lines[-2].startswith("as it was given")
     assert "8000.0" in lines[-2]
     assert "1.25 of it" in lines[-1]

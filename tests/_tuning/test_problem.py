@@ -51,18 +51,20 @@ def make_problem(
     if head_cost is None:
         head_cost = rng.uniform(0.0, 0.05, n_exits + 1)
     heads = np.broadcast_to(head_cost, n_exits + 1).astype(float)
+    going_on = rng.uniform(0.0, 0.05, n_exits + 1)
     return ThresholdProblem(
         confidence=confidence[:-1].round(decimals),
         label=label,
         loss=(label != truth).astype(float),
         weight=weight / weight.sum(),
-        costs=Costs(stages / stages.sum(), heads),
+        costs=Costs(stages / stages.sum(), heads, going_on),
         n_groups=n_groups,
     )
 
 
 def with_head_costs(problem, heads):
-    return replace(problem, costs=Costs(problem.costs.stages, np.array(heads)))
+    costs = Costs(problem.costs.stages, np.array(heads), problem.costs.going_on)
+    return replace(problem, costs=costs)
 
 
 def follow(problem, thresholds, sample, first=0):
@@ -76,6 +78,7 @@ def follow(problem, thresholds, sample, first=0):
         group = problem.label[stage, sample] if problem.n_groups > 1 else 0
         if problem.confidence[stage, sample] >= thresholds[stage][group]:
             return stage, cost
+        cost += problem.costs.of_staying(stage)
     return problem.n_exits, cost + problem.costs.stages[-1] + problem.costs.heads[-1]
 
 
@@ -236,6 +239,8 @@ def test_a_stage_costs_the_steps_and_the_open_exits_up_to_it(n_groups, threshold
     for stage in range(4):
         asked = stage == 3 or min(thresholds[stage]) < INF
         paid = problem.costs.heads[stage] if asked else 0.0
+        if stage and min(thresholds[stage - 1]) < INF:
+            paid += problem.costs.of_staying(stage - 1)
         expected.append(expected[-1] + problem.costs.stages[stage] + paid)
     found = problem.stage_cost(np.array(thresholds))
     assert_allclose(found, expected[1:], rtol=1e-12)

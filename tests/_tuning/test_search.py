@@ -167,7 +167,8 @@ def test_candidates_are_all_thresholds_that_differ_and_what_they_save(params, ex
     closed = thresholds.copy()
     closed[exit_] = INF
     base = problem.totals(closed)
-    fee = np.array([0.0, problem.costs.heads[exit_] * problem.weight[reached].sum()])
+    each = problem.costs.heads[exit_] + problem.costs.of_staying(exit_)
+    fee = np.array([0.0, each * problem.weight[reached].sum()])
     for group in range(problem.n_groups):
         mine = reached & (problem.group[exit_] == group)
         confidence = problem.confidence[exit_, mine]
