@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from sklearn.base import is_clusterer
 from torch import nn
 
 from sk_e2cm import TorchExtractor, TunedExitsCV
@@ -99,25 +100,37 @@ def tuned(estimator: Any, subject: Subject, size: int, **goal: float) -> Any:
         return None
 
 
-def predict(network: nn.Module, device: str, size: int, X: np.ndarray) -> np.ndarray:
+def predict(
+    network: nn.Module, answer: Callable, device: str, size: int, X: np.ndarray
+) -> np.ndarray:
     """Predict as anybody would without this package."""
     dtype = next(network.parameters()).dtype
     labels = []
     with torch.inference_mode():
         for start in range(0, len(X), size):
             batch = torch.from_numpy(X[start : start + size]).to(device, dtype)
-            labels.append(network(batch).argmax(dim=1).cpu().numpy())
+            labels.append(answer(network(batch)))
     return np.concatenate(labels)
 
 
-def predict_folded(extractor: TorchExtractor, size: int, X: np.ndarray) -> np.ndarray:
+def most_probable(output: torch.Tensor) -> np.ndarray:
+    return output.argmax(dim=1).cpu().numpy()
+
+
+def nearest(clusterer: Any, output: torch.Tensor) -> np.ndarray:
+    return clusterer.predict(output.cpu().numpy().astype(np.float64))
+
+
+def predict_folded(
+    extractor: TorchExtractor, answer: Callable, size: int, X: np.ndarray
+) -> np.ndarray:
     """Run the frozen network whole, BatchNorm folded, without exits."""
     last = len(extractor.stage_names) - 1
     labels = []
     for start in range(0, len(X), size):
         begun = extractor.begin(X[start : start + size])
         _, output = extractor.advance_through(begun, 0, last)
-        labels.append(output.argmax(dim=1).cpu().numpy())
+        labels.append(answer(output))
     return np.concatenate(labels)
 
 
@@ -160,8 +173,11 @@ def time_all(subject: Subject, size: int, settings: list[Setting], device: str):
     unfolded = TorchExtractor(
         subject.plain, folded.exits, output=folded.output, fold=False
     ).to(device)
-    plain = partial(predict, subject.plain.to(device), device, size)
-    whole = partial(predict_folded, folded, size)
+    answer = most_probable
+    if is_clusterer(estimator):
+        answer = partial(nearest, estimator.clusterer_)
+    plain = partial(predict, subject.plain.to(device), answer, device, size)
+    whole = partial(predict_folded, folded, answer, size)
     runs: dict[str, Callable] = {"plain": plain, "folded": whole}
     for name, each, _ in settings:
         runs[name] = each.predict

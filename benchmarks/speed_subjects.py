@@ -181,7 +181,7 @@ def encoder() -> Iterator[Subject]:
         data.X_train[20_000:22_000],
         data.y_train[20_000:22_000],
         data.X_test,
-        [1, 32, 128, 256],
+        [1, 32, 128],
     )
 
 
