@@ -187,7 +187,8 @@ def time_all(subject: Subject, size: int, settings: list[Setting], device: str):
     runs["two threads"] = partial(in_two_threads, runs[last.name])
 
     X = subject.X
-    one = seconds(runs["plain"], X[:size]) and seconds(runs["plain"], X[:size])
+    runs["plain"](X[:size])  # a warm-up
+    one = seconds(runs["plain"], X[:size])
     n_batches = int(np.clip(ROUND / one, FEWEST_BATCHES, MOST_BATCHES))
     n = min(n_batches * size, len(X) // size * size)
     spent: dict[str, list] = {name: [] for name in [*runs, "stages", "folded stages"]}

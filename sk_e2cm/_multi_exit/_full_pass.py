@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import joblib
@@ -22,12 +23,7 @@ from .._extractors import (
 )
 from .._utils._arrays import Features, Floats, as_floats, resolution, to_numpy
 from .._utils._hashing import content_hash
-from .._utils._memory import (
-    halving,
-    is_out_of_memory,
-    release_memory,
-    warn_of_smaller_batches,
-)
+from .._utils._memory import halving
 from ._heads import check_width
 from ._pooling import Pooling, PoolingSpec, make_pooling
 
@@ -236,23 +232,25 @@ class FullPass:
         """Run batch by batch, and smaller ones if the memory does not hold them."""
         start, size = 0, self.batch_size
         while start < len(X):
-            rows = slice(start, min(start + size, len(X)))
-            try:
-                found = self.compute(
-                    self.extractor, X[rows], self.pooling, channel_axes, self.key
-                )
-            except Exception as error:
-                if not is_out_of_memory(error) or rows.stop - rows.start == 1:
-                    raise
-            else:
-                start = rows.stop
-                yield Batch(rows, *found)
-                continue
-            # Not within the except clause, which keeps the tensors of the stack alive.
-            release_memory(device_of(self.extractor))
-            if size == self.batch_size:
-                warn_of_smaller_batches()
-            size = (rows.stop - rows.start) // 2
+            run = partial(self._batch, X, start, channel_axes)
+            n_samples = min(size, len(X) - start)
+            batch = halving(run, n_samples, device_of(self.extractor))
+            size = min(size, batch.rows.stop - start)
+            start = batch.rows.stop
+            yield batch
+
+    def _batch(
+        self,
+        X: NDArray[Any],
+        start: int,
+        channel_axes: Sequence[int | None],
+        n_samples: int,
+    ) -> Batch:
+        rows = slice(start, start + n_samples)
+        found = self.compute(
+            self.extractor, X[rows], self.pooling, channel_axes, self.key
+        )
+        return Batch(rows, *found)
 
 
 def _draw_progress(done: int, total: int) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._multi_exit._costs import Costs
-from .._multi_exit._thresholds import stays
+from .._multi_exit._thresholds import is_closed, stays
 from .._utils._arrays import Floats
 
 
@@ -194,12 +194,21 @@ class ThresholdProblem:
     def to_go_before(self, exit_: int, thresholds: Floats, after: Floats) -> Floats:
         """Return loss and cost to go before a stage, from those after its exit."""
         leaves = self.leaves_at(exit_, thresholds)
-        is_open = (thresholds[exit_] < np.inf).any()
-        staying = self.after_staying(exit_, after) if is_open else after
+        is_open = not is_closed(thresholds)[exit_]
+        staying = self._after_staying(exit_, after) if is_open else after
         to_go = np.where(leaves, self.leaving[:, exit_], staying)
         return self._to_go_before_stage(exit_, thresholds, to_go)
 
-    def after_staying(self, exit_: int, after: Floats) -> Floats:
+    def saved(self, exit_: int, rows: NDArray[Any], after: Floats) -> Floats:
+        """Return what samples save that leave at an open exit, (2, n_rows).
+
+        `rows` tells which, and `after` is what all have to go if they stay.
+        """
+        staying = self._after_staying(exit_, after)
+        difference: Floats = staying[:, rows] - self.leaving[:, exit_, rows]
+        return difference
+
+    def _after_staying(self, exit_: int, after: Floats) -> Floats:
         """Return loss and cost to go of a sample that stays at an open exit, (2, n)."""
         cost = self.costs.of_staying(exit_) * self.weight
         return np.stack([after[0], after[1] + cost])

@@ -242,7 +242,7 @@ def candidates_of(
     rows = order[reached[order]]
     group = problem.group[exit_, rows]
     confidence = problem.confidence[exit_, rows]
-    saved = (problem.after_staying(exit_, after) - problem.leaving[:, exit_])[:, rows]
+    saved = problem.saved(exit_, rows, after)
     threshold = np.empty(len(rows))
     possible = np.empty(len(rows), dtype=bool)
     for part in _runs(group):
@@ -314,8 +314,7 @@ def vary(problem: ThresholdProblem, thresholds: Floats, exit_: int) -> Points:
     reached = problem.reached(thresholds)[exit_]
     candidates = candidates_of(problem, exit_, reached, after)
     leave = reached & problem.leaves_at(exit_, thresholds)
-    staying = problem.after_staying(exit_, after)
-    saved = (staying - problem.leaving[:, exit_])[:, leave]
+    saved = problem.saved(exit_, leave, after)
     group = problem.group[exit_, leave]
     now = np.stack([np.bincount(group, s, problem.n_groups) for s in saved])
     others = now.sum(axis=1, keepdims=True) - now

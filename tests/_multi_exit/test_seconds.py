@@ -97,6 +97,14 @@ def fitted(clock, batch_size=16, extractor=None, exits=EXITS, threshold=0.9, **p
     return clf.fit(X, y).set_params(threshold=threshold)
 
 
+def assert_costs_what_it_takes(clf, clock):
+    X, _ = make_data(seed=1)
+    predicted = clf.cost(X)
+    before = clock.now
+    clf.predict(X)
+    assert_allclose(predicted, (clock.now - before) / (PLAIN * len(X)), rtol=1e-6)
+
+
 # What is measured
 
 
@@ -131,11 +139,7 @@ def test_the_last_stage_may_cost_less_than_the_network_as_it_was_given(clock):
 @pytest.mark.parametrize("threshold", [0.5, 0.7, [INF, 0.6], INF])
 def test_the_cost_is_the_time_that_predictions_take(clock, batch_size, threshold):
     clf = fitted(clock, batch_size, threshold=threshold)
-    X, _ = make_data(seed=1)
-    predicted = clf.cost(X)
-    before = clock.now
-    clf.predict(X)
-    assert_allclose(predicted, (clock.now - before) / (PLAIN * len(X)), rtol=1e-6)
+    assert_costs_what_it_takes(clf, clock)
 
 
 def test_those_who_stay_pay_for_being_kept(clock):
@@ -146,11 +150,7 @@ def test_those_who_stay_pay_for_being_kept(clock):
     assert_allclose(clf.seconds_.going_on, [1e-3, 1e-3, 0], rtol=1e-6)
     expected = np.cumsum(STAGES + EXITS + np.array([0, 1e-3, 1e-3])) / PLAIN
     assert_allclose(clf.stage_cost_, expected, rtol=1e-6)
-    X, _ = make_data(seed=1)
-    predicted = clf.cost(X)
-    before = clock.now
-    clf.predict(X)
-    assert_allclose(predicted, (clock.now - before) / (PLAIN * len(X)), rtol=1e-6)
+    assert_costs_what_it_takes(clf, clock)
 
 
 def test_fewer_samples_run_at_once_where_that_is_quicker(clock):
