@@ -18,12 +18,15 @@ from sklearn.utils.validation import validate_data
 
 from ._early_exit import EarlyExitMixin, largest
 from ._extractors import Extractor, RawFeatures, check_columns, check_extractor
-from ._fitting._cross_fitting import ClassMeansHead, HeadSpec
-from ._fitting._means import METRICS, metric_for
+from ._fitting._cross_fitting import FittedHead, HeadSpec
+from ._fitting._means import METRICS, OF_SECOND_ORDER, metric_for
 from ._fitting._statistics import MOST_FEATURES, N_FOLDS, folds_by_hash
 from ._multi_exit._network import MultiExitNetwork
 from ._utils._compat import StrOptions
 from ._utils._validation import Interval
+
+# A fifth of so many samples are enough to calibrate on.
+_MANY = 10_000
 
 
 class BaseE2CM(EarlyExitMixin, BaseEstimator):
@@ -43,6 +46,7 @@ class BaseE2CM(EarlyExitMixin, BaseEstimator):
             StrOptions({"ledoit_wolf", "oas"}),
             Interval(Real, 0, 1, closed="both"),
         ],
+        "carry": [Interval(Integral, 0, 2, closed="both")],
         "cost_unit": [StrOptions({"macs", "seconds"})],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
         "device": [str, torch.device, None],
@@ -55,15 +59,39 @@ class BaseE2CM(EarlyExitMixin, BaseEstimator):
     pooling: Any
     shrinkage: str | float
     calibration: str | None
+    carry: int
     cost_unit: str
 
+    def _check_carry(self) -> None:
+        """Refuse what features cannot be carried with."""
+        if not self.carry:
+            return
+        if self.metric not in OF_SECOND_ORDER:
+            raise ValueError(
+                f"carry={self.carry} takes metric='mahalanobis', got "
+                f"metric={self.metric!r}: only a covariance says what features of "
+                "several exits are worth together."
+            )
+        if self.pooling == "none" or callable(self.pooling):
+            raise ValueError(
+                f"carry={self.carry} joins features that are pooled over grids, and "
+                f"pooling={self.pooling!r} has others: use 'second_order', 'auto' or a "
+                "number of cells."
+            )
+
     def _head_spec(
-        self, hashes: NDArray[np.uint64], n_classes: int
+        self,
+        hashes: NDArray[np.uint64],
+        n_classes: int,
+        parts: tuple[Any, ...] = ("class_means",),
     ) -> tuple[HeadSpec, str | None]:
-        """Say how class means are fitted, and why under another metric than asked."""
+        """Say how heads are fitted, and why under another metric than asked."""
         n_distinct = len(np.unique(hashes))
         metric, reason = metric_for(self.metric, n_distinct, n_classes)
-        return HeadSpec(metric, self.shrinkage, self.calibration), reason
+        carry = self.carry
+        if reason and carry:
+            carry, reason = 0, f"{reason} Nothing is carried, either."
+        return HeadSpec(metric, self.shrinkage, self.calibration, carry, parts), reason
 
     def _checked_extractor(self, X: ArrayLike) -> Extractor:
         extractor: Extractor = (
@@ -76,14 +104,18 @@ class BaseE2CM(EarlyExitMixin, BaseEstimator):
     def _folds(self, hashes: NDArray[np.uint64], spec: HeadSpec) -> NDArray[np.intp]:
         # Uncalibrated Euclidean class means need no out-of-fold scores.
         plain = not spec.needs_products and spec.calibration is None
-        return folds_by_hash(hashes, 1 if plain else N_FOLDS)
+        folds = folds_by_hash(hashes, 1 if plain and spec.is_class_means else N_FOLDS)
+        if spec.is_class_means or len(hashes) < _MANY:
+            return folds
+        # Classifiers take their time: they are fitted twice rather than six times.
+        return np.where(folds == 0, 0, -1)
 
     def _set_network(
         self,
         X: Any,
         valid_X: NDArray[Any],
         network: MultiExitNetwork,
-        by_means: Sequence[ClassMeansHead],
+        by_means: Sequence[FittedHead],
         too_few: str | None,
         since: float,
         **fitted: Any,
@@ -99,7 +131,7 @@ class BaseE2CM(EarlyExitMixin, BaseEstimator):
             )
         seen = BaseEstimator()
         validate_data(seen, X, skip_check_array=True)
-        metrics = [head.means.metric for head in by_means]
+        metrics = [head.means and head.means.metric for head in by_means]
         fitted |= {
             "network_": network,
             "seconds_": seconds,
@@ -107,7 +139,7 @@ class BaseE2CM(EarlyExitMixin, BaseEstimator):
             "input_shape_": valid_X.shape[1:],
             "metric_": metrics,
             "metric_reason_": too_few or self._too_wide(network.stage_names, metrics),
-            "distance_scale_": [head.means.scale for head in by_means],
+            "distance_scale_": [head.means and head.means.scale for head in by_means],
             "temperature_": np.array([head.temperature for head in by_means]),
             "_fitted_numbers": (valid_X.dtype, largest(valid_X)),
         }
@@ -117,11 +149,11 @@ class BaseE2CM(EarlyExitMixin, BaseEstimator):
         self.__dict__ = state
 
     def _too_wide(
-        self, stage_names: Sequence[str], metrics: Sequence[str]
+        self, stage_names: Sequence[str], metrics: Sequence[str | None]
     ) -> str | None:
         """Say which stages have too many features for a covariance, if some have."""
         used = zip(stage_names, metrics, strict=False)
-        names = [name for name, metric in used if metric != self.metric]
+        names = [name for name, metric in used if metric not in (None, self.metric)]
         if not names:
             return None
         return (

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
@@ -15,7 +17,9 @@ from ._base import BaseE2CM
 from ._early_exit import EarlyExitClassifierMixin
 from ._extractors import Extractor
 from ._fitting._assembly import build_network
-from ._fitting._cross_fitting import CrossFit, fit_class_means
+from ._fitting._classifiers import check_head
+from ._fitting._cross_fitting import CrossFit, FittedHead
+from ._fitting._exits import fit_stages, refit_exits
 from ._fitting._last_stage import choose_last_head, head_labels, own_answers
 from ._fitting._statistics import collect_statistics
 from ._multi_exit._thresholds import check_thresholds
@@ -229,6 +233,7 @@ class E2CMClassifier(EarlyExitClassifierMixin, ClassifierMixin, BaseE2CM):
             HasMethods(["fit", "predict"]),
         ],
         "head_classes": ["array-like", None],
+        "head": "no_validation",  # by fit, whose messages say more
     }
 
     def __init__(
@@ -242,6 +247,8 @@ class E2CMClassifier(EarlyExitClassifierMixin, ClassifierMixin, BaseE2CM):
         final: Any = "auto",
         head_classes: ArrayLike | None = None,
         shrinkage: str | float = "ledoit_wolf",
+        head: Any = "class_means",
+        carry: int = 0,
         cost_unit: str = "macs",
         batch_size: int = 128,
         device: str | torch.device | None = None,
@@ -256,6 +263,8 @@ class E2CMClassifier(EarlyExitClassifierMixin, ClassifierMixin, BaseE2CM):
         self.final = final
         self.head_classes = head_classes
         self.shrinkage = shrinkage
+        self.head = head
+        self.carry = carry
         self.cost_unit = cost_unit
         self.batch_size = batch_size
         self.device = device
@@ -314,6 +323,8 @@ class E2CMClassifier(EarlyExitClassifierMixin, ClassifierMixin, BaseE2CM):
         """
         since = time.perf_counter()
         extractor = self._checked_extractor(X)
+        self._check_carry()
+        parts = check_head(self.head)
         valid_X, valid_y, weight = check_samples(
             self, X, y, sample_weight, needs_y=True
         )
@@ -325,7 +336,7 @@ class E2CMClassifier(EarlyExitClassifierMixin, ClassifierMixin, BaseE2CM):
             classes, codes, hashes, weight, calibrate=bool(self.calibration)
         )
         check_thresholds(self.threshold, len(extractor.stage_names) - 1, len(classes))
-        spec, too_few = self._head_spec(hashes, len(classes))
+        spec, too_few = self._head_spec(hashes, len(classes), parts)
         folds = self._folds(hashes, spec) if folds is None else folds
 
         full_pass = self._full_pass(extractor, self.pooling)
@@ -338,43 +349,49 @@ class E2CMClassifier(EarlyExitClassifierMixin, ClassifierMixin, BaseE2CM):
             codes,
             weight,
             second=spec.needs_products,
+            everything=spec.needs_everything,
         )
-        by_means = list(fit_class_means(statistics, spec))
+        *exits, by_means = fit_stages(statistics, spec)
         # Raw features that happen to be as many as the classes are no head.
         no_head = self.extractor is None and self.final == "auto"
         last = choose_last_head(
             "class_means" if no_head else self.final,
             self._named_head(),
-            by_means[-1],
+            by_means,
             statistics,
             classes,
             is_network=hasattr(extractor, "device"),
         )
-        heads = [*by_means[:-1], last]
-        network = build_network(
-            extractor,
-            self.pooling,
-            heads,
-            shapes=statistics.shapes,
-            rounding=statistics.rounding,
-            dtypes=[features.dtype for features in statistics.features],
-            labels=classes,
-            input_shape=valid_X.shape[1:],
-        )
 
-        # Nothing is set before this point, so that a failed fit leaves no trace.
-        self._set_network(
-            X,
-            valid_X,
-            network,
-            by_means,
-            too_few,
-            since,
-            classes_=classes,
-            class_means_=[head.means.means for head in by_means],
-            final_=last.kind,
-        )
-        return CrossFit(statistics, heads)
+        def set_fitted(exits: Sequence[FittedHead]) -> CrossFit:
+            heads = [*exits, last]
+            network = build_network(
+                extractor,
+                self.pooling,
+                heads,
+                shapes=statistics.shapes,
+                rounding=statistics.rounding,
+                dtypes=[features.dtype for features in statistics.features],
+                labels=classes,
+                input_shape=valid_X.shape[1:],
+            )
+            # Nothing is set before this point, so that a failed fit leaves no trace.
+            with_means = [*exits, by_means]
+            self._set_network(
+                X,
+                valid_X,
+                network,
+                with_means,
+                too_few,
+                since,
+                classes_=classes,
+                class_means_=[head.means and head.means.means for head in with_means],
+                final_=last.kind,
+            )
+            refit = partial(refit_exits, statistics, spec, exits, set_fitted)
+            return CrossFit(statistics, heads, refit if spec.carry else None)
+
+        return set_fitted(exits)
 
     def _named_head(self) -> NDArray[Any] | None:
         if self.head_classes is None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from functools import partial
 from numbers import Integral
 from typing import Any, Self
 
@@ -27,9 +29,11 @@ from ._fitting._clusters import (
     fit_params,
     spare_whole_clusters,
 )
-from ._fitting._cross_fitting import CrossFit, fit_class_means
+from ._fitting._cross_fitting import CrossFit, FittedHead, fit_class_means
+from ._fitting._exits import fit_exits, refit_exits
+from ._fitting._kept import KeptFeatures
 from ._fitting._means import ClassMeans
-from ._fitting._statistics import KeptFeatures, check_squares, sum_kept
+from ._fitting._statistics import check_squares, sum_kept
 from ._multi_exit._thresholds import check_thresholds
 from ._utils._arrays import Floats
 from ._utils._compat import _fit_context
@@ -231,6 +235,7 @@ class E2CMClusterer(
         threshold: ArrayLike = 0.9,
         calibration: str | None = "temperature",
         shrinkage: str | float = "ledoit_wolf",
+        carry: int = 0,
         cost_unit: str = "macs",
         batch_size: int = 128,
         device: str | torch.device | None = None,
@@ -246,6 +251,7 @@ class E2CMClusterer(
         self.threshold = threshold
         self.calibration = calibration
         self.shrinkage = shrinkage
+        self.carry = carry
         self.cost_unit = cost_unit
         self.batch_size = batch_size
         self.device = device
@@ -303,6 +309,7 @@ class E2CMClusterer(
         """
         since = time.perf_counter()
         extractor = self._checked_extractor(X)
+        self._check_carry()
         all_X, _, all_weight = check_samples(self, X, None, sample_weight)
         used = with_weight(all_weight)
         valid_X, weight = all_X[used], all_weight[used]
@@ -313,7 +320,7 @@ class E2CMClusterer(
         known = self.n_clusters if self.clusterer is None else None
         check_thresholds(self.threshold, len(exit_names), known)
         hashes = row_hashes(valid_X)
-        kept = KeptFeatures(hashes)
+        kept = KeptFeatures(hashes, everything=self.carry > 0)
         clusters = self._cluster(extractor, valid_X, weight, kept)
         spec, too_few = self._head_spec(hashes[kept.rows], len(clusters.centers))
         folds = (
@@ -331,39 +338,49 @@ class E2CMClusterer(
             weight,
             second=spec.needs_products,
         )
-        by_means = list(fit_class_means(statistics, spec))
-        heads = [*by_means, clusterer_head(clusters, statistics)]
+        exits = list(
+            fit_exits(statistics, spec, range(len(exit_names)))
+            if kept.everything
+            else fit_class_means(statistics, spec)
+        )
+        last = clusterer_head(clusters, statistics)
         labels = np.empty(len(all_X), dtype=np.intp)
         labels[used] = clusters.codes
         unused = np.flatnonzero(all_weight == 0)
         if len(unused):
             labels[unused] = self._assign(extractor, all_X[unused], clusters)
-        network = build_network(
-            extractor,
-            self.pooling,
-            heads,
-            shapes=kept.shapes,
-            rounding=kept.rounding,
-            dtypes=[f.dtype for f in (*statistics.features, clusters.features)],
-            labels=np.arange(len(clusters.centers)),
-            input_shape=valid_X.shape[1:],
-        )
 
-        # Nothing is set before this point, so that a failed fit leaves no trace.
-        self._set_network(
-            X,
-            valid_X,
-            network,
-            by_means,
-            too_few,
-            since,
-            clusterer_=clusters.logits.clusterer,
-            labels_=labels,
-            inertia_=clusters.inertia,
-            cluster_centers_=clusters.centers,
-            stage_centers_=[*(head.means.means for head in by_means), clusters.centers],
-        )
-        return CrossFit(statistics, heads)
+        def set_fitted(exits: Sequence[FittedHead]) -> CrossFit:
+            heads = [*exits, last]
+            network = build_network(
+                extractor,
+                self.pooling,
+                heads,
+                shapes=kept.shapes,
+                rounding=kept.rounding,
+                dtypes=[f.dtype for f in (*statistics.features, clusters.features)],
+                labels=np.arange(len(clusters.centers)),
+                input_shape=valid_X.shape[1:],
+            )
+            centers = [head.means and head.means.means for head in exits]
+            # Nothing is set before this point, so that a failed fit leaves no trace.
+            self._set_network(
+                X,
+                valid_X,
+                network,
+                exits,
+                too_few,
+                since,
+                clusterer_=clusters.logits.clusterer,
+                labels_=labels,
+                inertia_=clusters.inertia,
+                cluster_centers_=clusters.centers,
+                stage_centers_=[*centers, clusters.centers],
+            )
+            refit = partial(refit_exits, statistics, spec, exits, set_fitted)
+            return CrossFit(statistics, heads, refit if spec.carry else None)
+
+        return set_fitted(exits)
 
     def _cluster(
         self,

@@ -63,6 +63,8 @@ def build_network(
     """
     macs = check_macs(extractor.macs(input_shape), len(fitted), extractor)
     heads, guesses = [], []
+    # Features that are carried are needed as they are.
+    carries = any(of_stage.carried for of_stage in fitted)
     axes = channel_axes_of(extractor, input_shape)
     for name, of_stage, shape, dtype, moved, axis in zip(
         extractor.stage_names, fitted, shapes, dtypes, rounding, axes, strict=True
@@ -71,11 +73,23 @@ def build_network(
         pooled = make_pooling(pooling, name, shape, floats, axis)
         if axis is None and isinstance(pooled, MapPooling):
             guesses.append(f"{name!r}, {pooled.channels} channels in {shape}")
-        head = Head(pooled, of_stage.logits, stage_name=name, n_features=len(moved))
-        heads.append(fold_average(head, macs[-1], moved))
+        head = Head(
+            pooled,
+            of_stage.logits,
+            stage_name=name,
+            n_features=len(moved) + sum(len(rounding[s]) for s in of_stage.carried),
+            carried=of_stage.carried,
+        )
+        heads.append(head if carries else fold_average(head, macs[-1], moved))
     if guesses:
         _warn_of_guesses(guesses)
-    costs = Costs.from_counts(macs, np.array([float(head.macs) for head in heads]))
+    poolings = np.array([float(head.pooling.macs) for head in heads])
+    costs = Costs.from_counts(
+        macs,
+        np.array([float(head.macs) for head in heads]) - poolings,
+        poolings,
+        tuple(head.carried for head in heads) if carries else (),
+    )
     return MultiExitNetwork(extractor, heads, labels, costs, pooling)
 
 

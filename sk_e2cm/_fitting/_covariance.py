@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import LinAlgError, cho_factor, cho_solve
@@ -62,8 +64,7 @@ def with_variance_of_constants(
 def intensity_of(
     shrinkage: Shrinkage,
     covariance: Floats,
-    residuals: NDArray[np.floating],
-    sample_weight: Floats,
+    residuals: Iterable[tuple[NDArray[np.floating], Floats]],
     n_samples: float,
 ) -> float:
     """Return the share of the identity in the shrunk correlations.
@@ -77,12 +78,9 @@ def intensity_of(
     covariance : ndarray of shape (n_features, n_features)
         Of all samples.
 
-    residuals : ndarray of shape (n_kept, n_features)
-        Features less their class means, of some samples. Only "ledoit_wolf" asks
-        for them: for the mean of their fourth powers.
-
-    sample_weight : ndarray of shape (n_kept,)
-        Their weights.
+    residuals : iterable of (ndarray of shape (n, n_features), ndarray of shape (n,))
+        Features less their class means, and weights, of some samples after others.
+        Only "ledoit_wolf" asks for them: for the mean of their fourth powers.
 
     n_samples : float
         Number of samples that the covariance is of.
@@ -99,12 +97,22 @@ def intensity_of(
         numerator = squares / d**2 + mean**2
         denominator = (n_samples + 1) * spread / d**2
     else:
-        norms = np.einsum("nd,nd->n", residuals / scale, residuals / scale)
-        fourth = np.average(norms**2, weights=sample_weight)
+        fourth = _mean_fourth_power(residuals, scale)
         numerator, denominator = (fourth - squares) / n_samples, spread
     if denominator <= 0:
         return 1.0  # nothing is correlated: any share is the same
     return float(np.clip(numerator / denominator, _LEAST, 1.0))
+
+
+def _mean_fourth_power(
+    residuals: Iterable[tuple[NDArray[np.floating], Floats]], scale: Floats
+) -> float:
+    total = weight = 0.0
+    for some, of_some in residuals:
+        scaled = some / scale
+        total += of_some @ np.einsum("nd,nd->n", scaled, scaled) ** 2
+        weight += of_some.sum()
+    return float(total / weight)
 
 
 def whiten(covariance: Floats, intensity: float, offsets: Floats) -> Floats:

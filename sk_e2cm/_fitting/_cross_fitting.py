@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,21 +17,39 @@ from .._utils._arrays import Floats
 from ._calibration import Calibration, Temperature, fit_calibration
 from ._covariance import Shrinkage
 from ._folding import fold
+from ._kept import SampleFeatures, chunks
 from ._means import OF_SECOND_ORDER, Means, fit_means
+from ._scores import Scorer
 from ._statistics import Statistics, folds_by_hash
+from ._sums import ClassSums
 
 
 class HeadSpec(NamedTuple):
-    """How class means are fitted; see `E2CMClassifier`."""
+    """How the heads of exits are fitted; see `E2CMClassifier`.
+
+    `parts` are what stands at an exit: "class_means", a classifier, or several.
+    """
 
     metric: str
     shrinkage: Shrinkage
     calibration: str | None
+    carry: int = 0
+    parts: tuple[Any, ...] = ("class_means",)
 
     @property
     def needs_products(self) -> bool:
         """Whether class means take sums of products of the features."""
         return self.metric in OF_SECOND_ORDER
+
+    @property
+    def is_class_means(self) -> bool:
+        """Whether nothing but class means stands at an exit."""
+        return self.parts == ("class_means",)
+
+    @property
+    def needs_everything(self) -> bool:
+        """Whether the features of all samples are needed after the pass."""
+        return self.carry > 0 or not self.is_class_means
 
 
 @dataclass(frozen=True)
@@ -39,7 +58,7 @@ class FittedHead:
 
     Parameters
     ----------
-    kind : {"class_means", "network", "classifier", "clusterer"}
+    kind : {"class_means", "network", "classifier", "combination", "clusterer"}
         What computes the logits.
 
     logits : Logits
@@ -48,35 +67,45 @@ class FittedHead:
     out_of_fold : callable
         Returns the probabilities of the samples held out, (n_held_out, n_classes),
         from what has not seen them.
+
+    carried : tuple of int, default=()
+        Earlier stages whose features come before its own.
+
+    means : Means, default=None
+        The class means, if it has any.
+
+    temperature : float, default=1.0
+        Of its calibration; 1 is the paper's.
     """
 
     kind: str
     logits: Logits
     out_of_fold: Callable[[], Floats]
+    carried: tuple[int, ...] = field(default=(), kw_only=True)
+    means: Means | None = field(default=None, kw_only=True)
+    temperature: float = field(default=1.0, kw_only=True)
 
 
 @dataclass(frozen=True)
-class ClassMeansHead(FittedHead):
-    """The head of class means.
+class CrossFit:
+    """A fit, with out-of-fold probabilities of every stage.
 
     Parameters
     ----------
-    means : Means
-        The class means.
+    statistics : Statistics
+        Of the pass over the data.
 
-    temperature : float
-        Of their calibration; 1 is the paper's.
+    heads : list of FittedHead
+        One for each stage.
+
+    refit : callable, default=None
+        Returns the `CrossFit` with the exits of these stages fitted anew, as if there
+        were no others; it sets the estimator, too. None where others do not matter.
     """
-
-    means: Means
-    temperature: float
-
-
-class CrossFit(NamedTuple):
-    """A fit, with out-of-fold probabilities of every stage."""
 
     statistics: Statistics
     heads: list[FittedHead]
+    refit: Callable[[Sequence[int]], CrossFit] | None = None
 
     @property
     def codes(self) -> NDArray[np.intp]:
@@ -94,39 +123,138 @@ class CrossFit(NamedTuple):
             yield head.out_of_fold()
 
 
-def fit_class_means(statistics: Statistics, spec: HeadSpec) -> Iterator[ClassMeansHead]:
-    """Fit the class means of every stage, one after the other."""
+class StageInputs(NamedTuple):
+    """What the head of one stage is fitted to.
+
+    Parameters
+    ----------
+    features : ndarray or JoinedFeatures, of shape (n_kept, n_features)
+        Those carried and, last, its own.
+
+    sums : ClassSums or None
+        Of all samples; None if no class means are wanted.
+
+    rounding : ndarray of shape (n_features,)
+        How far rounding may move each feature.
+
+    sample_weight : ndarray of shape (n_kept,)
+        Of the samples.
+
+    carried : tuple of int, default=()
+        Earlier stages whose features come before its own.
+    """
+
+    features: SampleFeatures
+    sums: ClassSums | None
+    rounding: Floats
+    sample_weight: Floats
+    carried: tuple[int, ...] = ()
+
+
+def fit_class_means(statistics: Statistics, spec: HeadSpec) -> Iterator[FittedHead]:
+    """Fit the class means of every stage by itself, one after the other."""
     for stage, name in enumerate(statistics.stage_names):
-        try:
-            yield _fit_stage(statistics, spec, stage)
-        except ValueError as error:
-            raise ValueError(f"Stage {name!r}: {error}") from error
+        inputs = StageInputs(
+            statistics.features[stage],
+            statistics.sums[stage],
+            statistics.rounding[stage],
+            statistics.sample_weight,
+        )
+        with naming(name):
+            yield fit_one(statistics, spec, inputs)
 
 
-def _fit_stage(statistics: Statistics, spec: HeadSpec, stage: int) -> ClassMeansHead:
-    sums, features = statistics.sums[stage], statistics.features[stage]
-    means_without = fit_means(
+@contextmanager
+def naming(stage_name: str) -> Iterator[None]:
+    """Say at which stage something went wrong."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"Stage {stage_name!r}: {error}") from error
+
+
+def fit_one(statistics: Statistics, spec: HeadSpec, inputs: StageInputs) -> FittedHead:
+    """Fit the class means of one stage, and calibrate them out of fold."""
+    without = means_of(statistics, spec, inputs)
+    held_out = statistics.held_out
+    scores = unseen_scores(without, inputs.features, statistics.folds, held_out)
+    means = without(None)
+    return head_of("class_means", statistics, spec, inputs, means, scores, means=means)
+
+
+def means_of(
+    statistics: Statistics, spec: HeadSpec, inputs: StageInputs
+) -> Callable[[int | None], Means]:
+    """Return a function from a fold to the class means without it (None: of all)."""
+    return fit_means(
         spec.metric,
-        sums,
-        features,
+        inputs.sums,
+        inputs.features,
         statistics.codes,
-        statistics.sample_weight,
+        inputs.sample_weight,
         shrinkage=spec.shrinkage,
         n_samples=statistics.n_distinct,
-        rounding=statistics.rounding[stage],
+        rounding=inputs.rounding,
     )
-    held_out = statistics.held_out
-    scores = np.empty((len(held_out), sums.weight.shape[1]))
-    folds = statistics.folds[held_out]
-    for fold_ in np.unique(folds):
-        here = folds == fold_
-        scores[here] = means_without(fold_).scores(features[held_out[here]])
-    means = means_without(None)
-    calibration = _calibrate(statistics, spec, scores, np.arange(len(scores)))
-    return ClassMeansHead(
-        "class_means",
-        fold(means, calibration, features),
+
+
+def unseen_scores(
+    without: Callable[[int], Scorer],
+    features: SampleFeatures,
+    folds: NDArray[np.intp],
+    rows: NDArray[np.intp],
+) -> Floats:
+    """Return scores of samples by what is fitted without their fold.
+
+    Parameters
+    ----------
+    without : callable
+        From a fold to what is fitted without it.
+
+    features : ndarray or JoinedFeatures, of shape (n_kept, n_features)
+        Of all samples.
+
+    folds : ndarray of shape (n_kept,)
+        The fold of each.
+
+    rows : ndarray of shape (n_rows,)
+        Whose scores are wanted.
+
+    Returns
+    -------
+    ndarray of shape (n_rows, n_classes)
+    """
+    order = folds[rows].argsort(kind="stable")
+    found = []
+    for fold_ in np.unique(folds[rows]):
+        scorer = without(int(fold_))
+        of_fold = rows[order][folds[rows][order] == fold_]
+        found += [scorer.scores(features[some]) for some in chunks(of_fold)]
+    scores = np.concatenate(found)
+    scores[order] = scores.copy()
+    return scores
+
+
+def head_of(
+    kind: str,
+    statistics: Statistics,
+    spec: HeadSpec,
+    inputs: StageInputs,
+    scorer: Scorer,
+    scores: Floats,
+    calibration: Calibration | None = None,
+    means: Means | None = None,
+) -> FittedHead:
+    """Return a head that is calibrated on out-of-fold scores, (n_held_out, n_classes).
+
+    `calibration` is found by default.
+    """
+    calibration = calibration or calibrate(statistics, spec, scores)
+    return FittedHead(
+        kind,
+        fold(scorer, calibration, inputs.features),
         partial(_out_of_fold, statistics, spec, scores, calibration),
+        carried=inputs.carried,
         means=means,
         temperature=1 / calibration.inverse_temperature,
     )
@@ -137,8 +265,8 @@ def _out_of_fold(
 ) -> Floats:
     """Return probabilities of the samples held out, shape (n_held_out, n_classes).
 
-    From scores by class means that have not seen them, and from a Dirichlet
-    calibration that has not either.
+    From scores by what has not seen them, and from a Dirichlet calibration that has
+    not either.
     """
     if spec.calibration != "dirichlet":
         # A temperature is one number fitted on all held-out samples; no single sample
@@ -151,15 +279,18 @@ def _out_of_fold(
     for part in np.unique(parts):
         inside, outside = np.flatnonzero(parts == part), np.flatnonzero(parts != part)
         if len(outside):
-            calibration = _calibrate(statistics, spec, scores, outside)
+            calibration = calibrate(statistics, spec, scores, outside)
         proba[inside] = softmax(calibration(scores[inside]), axis=1)
     return proba
 
 
-def _calibrate(
-    statistics: Statistics, spec: HeadSpec, scores: Floats, which: NDArray[np.intp]
+def calibrate(
+    statistics: Statistics,
+    spec: HeadSpec,
+    scores: Floats,
+    which: NDArray[np.intp] | slice = slice(None),
 ) -> Calibration:
-    """Calibrate on some of the samples held out."""
+    """Calibrate on the samples held out, or some of them."""
     if spec.calibration is None:
         return Temperature()
     rows = statistics.held_out[which]

@@ -1,6 +1,8 @@
-"""Fitted means and their calibration, folded into few torch operations."""
+"""Fitted heads and their calibration, folded into few torch operations."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -13,11 +15,14 @@ from .._multi_exit._heads import (
     Head,
     LinearLogits,
     Logits,
+    WeightedLogits,
 )
 from .._multi_exit._pooling import GridAverage
 from .._utils._arrays import Features, Floats, to_tensor
-from ._calibration import RULED_OUT, Calibration, Dirichlet
+from ._calibration import RULED_OUT, Calibration, Dirichlet, Temperature
+from ._kept import SampleFeatures
 from ._means import LinearMeans, Means
+from ._scores import ClassifierScores, Combination, Scorer
 
 # Samples on which a folded head is compared with what was fitted, and how much its
 # logits may differ. Probabilities of samples of the fit would not tell: they may all be
@@ -39,19 +44,50 @@ _MOST_WEIGHTS = 2_000_000
 _MOST_OF_NETWORK = 0.01
 
 
-def fold(means: Means, calibration: Calibration, features: Features) -> Logits:
+def fold(scorer: Scorer, calibration: Calibration, features: SampleFeatures) -> Logits:
+    """Return the calibrated logits of what gives scores as a torch module.
+
+    Parameters
+    ----------
+    scorer, calibration
+        Fitted in NumPy.
+
+    features : ndarray or JoinedFeatures, of shape (n_samples, n_features)
+        Some are tried.
+    """
+    beta = calibration.inverse_temperature
+    dtype = to_tensor(features[:0]).dtype
+    if isinstance(scorer, ClassifierScores):
+        return _weighted([scorer.logits], np.array([beta]), calibration, dtype)
+    if isinstance(scorer, Combination):
+        parts = [
+            part.logits
+            if isinstance(part, ClassifierScores)
+            else fold_means(part, Temperature(), features)
+            for part in scorer.parts
+        ]
+        return _weighted(parts, beta * scorer.weights, calibration, dtype)
+    return fold_means(scorer, calibration, features)
+
+
+def _weighted(
+    parts: Sequence[Logits],
+    weights: Floats,
+    calibration: Calibration,
+    dtype: torch.dtype,
+) -> Logits:
+    logits = WeightedLogits(parts, torch.tensor(weights, dtype=dtype), RULED_OUT)
+    return _with_regression(logits, calibration, dtype)
+
+
+def fold_means(
+    means: Means, calibration: Calibration, features: SampleFeatures
+) -> Logits:
     """Return the logits of calibrated class means as a torch module.
 
     In the type of the features, and with the centre of the means in the bias, unless
     rounding shows: then on centred features or, if it still does, in double precision.
-
-    Parameters
-    ----------
-    means, calibration
-        Fitted in NumPy.
-
-    features : ndarray of shape (n_samples, n_features)
-        Some are tried.
+    The parameters are those of `fold`.
     """
     # From all over the data, which may be sorted by class.
     some = features[:: -(-len(features) // _COMPARED)]
@@ -96,12 +132,22 @@ def _logits(
         )
     else:
         logits = DistanceLogits(tensor(means.means), tensor(sharpness / means.scale))
-    if isinstance(calibration, Dirichlet):
-        n_classes = len(calibration.intercept)
-        weight = tensor((np.eye(n_classes) + calibration.coef).T)
-        bias = tensor(calibration.intercept)
-        logits = DirichletLogits(logits, weight, bias, least=RULED_OUT)
-    return logits
+    return _with_regression(logits, calibration, dtype)
+
+
+def _with_regression(
+    logits: Logits, calibration: Calibration, dtype: torch.dtype
+) -> Logits:
+    """Add what a Dirichlet calibration does after its temperature."""
+    if not isinstance(calibration, Dirichlet):
+        return logits
+    weight = (np.eye(len(calibration.intercept)) + calibration.coef).T
+    return DirichletLogits(
+        logits,
+        torch.tensor(weight, dtype=dtype),
+        torch.tensor(calibration.intercept, dtype=dtype),
+        least=RULED_OUT,
+    )
 
 
 def fold_average(

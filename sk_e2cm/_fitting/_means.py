@@ -21,6 +21,7 @@ from ._covariance import (
     whiten,
     with_variance_of_constants,
 )
+from ._kept import SampleFeatures, chunks
 from ._sums import ClassSums
 
 METRICS = {"euclidean", "mahalanobis"}
@@ -173,7 +174,7 @@ class WhitenedMeans(LinearMeans):
 def fit_means(
     metric: str,
     sums: ClassSums,
-    features: NDArray[np.floating],
+    features: SampleFeatures,
     codes: NDArray[np.intp],
     sample_weight: Floats,
     *,
@@ -187,7 +188,8 @@ def fit_means(
     Without sums of products it is "euclidean".
     """
     if metric == "euclidean" or sums.second is None:
-        return fit_euclidean(sums, features, sample_weight, rounding)
+        everything = features[:]
+        return fit_euclidean(sums, everything, sample_weight, rounding)
     return fit_whitened(
         sums, features, codes, sample_weight, shrinkage, n_samples, rounding
     )
@@ -225,7 +227,7 @@ def fit_euclidean(
 
 def fit_whitened(
     sums: ClassSums,
-    features: NDArray[np.floating],
+    features: SampleFeatures,
     codes: NDArray[np.intp],
     sample_weight: Floats,
     shrinkage: Shrinkage,
@@ -240,15 +242,16 @@ def fit_whitened(
     of shape (n_features,), is taken to be constant.
     """
     n_samples = n_samples or float(sums.weight.sum())
+    overall = sums.means()
+    residuals = (
+        (features[rows] - overall[codes[rows]], sample_weight[rows])
+        for rows in chunks(np.arange(len(features)))
+    )
     intensity = intensity_of(
-        shrinkage,
-        sums.covariance(rounding=rounding),
-        features - sums.means()[codes],
-        sample_weight,
-        n_samples,
+        shrinkage, sums.covariance(rounding=rounding), residuals, n_samples
     )
 
-    summed = np.abs(sums.shift) + np.abs(sums.means()).max(axis=0)
+    summed = np.abs(sums.shift) + np.abs(overall).max(axis=0)
     of_means = np.maximum(rounding, _SAME * summed)
 
     def whitened(without_fold: int | None) -> WhitenedMeans:

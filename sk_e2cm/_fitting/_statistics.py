@@ -8,22 +8,18 @@ from functools import cached_property, reduce
 from typing import Any
 
 import numpy as np
-import sklearn
 from numpy.typing import NDArray
 from sklearn.utils import gen_batches
 
 from .._multi_exit._full_pass import Batch, FullPass, Shape
 from .._utils._arrays import Features, Floats
+from ._kept import CHUNK, KeptFeatures, SampleFeatures, chunks, largest
 from ._sums import ClassSums
 
 N_FOLDS = 5
 
-# Samples whose products are summed at once, and the bytes of their features.
-_CHUNK = 1024
+# Bytes of features whose products are summed at once.
 _CHUNK_BYTES = 2**27
-
-# However small the working memory is.
-_FEWEST_KEPT = 100
 
 # Squares of features that are larger, or all smaller than its inverse, leave the range
 # of double precision.
@@ -45,8 +41,8 @@ class Statistics:
         Names of the stages.
 
     sums : list of ClassSums
-        One per stage. Samples that are not held out in any fold are the last of its
-        folds.
+        One per stage; none if the features of all samples were kept in their place.
+        Samples that are not held out in any fold are the last of its folds.
 
     features : list of ndarray of shape (n_kept, n_features)
         One per stage, of the samples that were kept.
@@ -102,17 +98,22 @@ def collect_statistics(
     sample_weight: NDArray[np.float64],
     *,
     second: bool = False,
+    everything: bool = False,
 ) -> Statistics:
     """Run the network once; sum over all samples and keep the features of some.
 
     `second` is whether to sum products too, of stages that are not too wide for it.
+    With `everything`, the features of all samples are kept and nothing is summed.
     """
     stage_names = full_pass.stage_names
     summed = StageSums(stage_names, folds, codes, sample_weight, second=second)
-    kept = KeptFeatures(hashes, first=folds >= 0)
+    kept = KeptFeatures(hashes, first=folds >= 0, everything=everything)
     batches = full_pass(X)
-    for batch in _in_chunks(batches) if second else batches:
-        summed.add(batch)
+    for batch in _in_chunks(batches) if second and not everything else batches:
+        if everything:
+            summed.check(batch)
+        else:
+            summed.add(batch)
         kept.add(batch)
     n_distinct = len(np.unique(hashes))
     return _statistics_of(summed, kept, folds, codes, sample_weight, n_distinct)
@@ -149,7 +150,7 @@ def sum_kept(
             "clusters, or use a coarser pooling."
         )
     summed = StageSums(stage_names, kept_folds, kept_codes, kept_weight, second=second)
-    for rows in gen_batches(len(kept.rows), _CHUNK):
+    for rows in () if kept.everything else gen_batches(len(kept.rows), CHUNK):
         features = [features[rows] for features in kept.features]
         summed.add(Batch(rows, features, kept.shapes, kept.rounding))
     n_distinct = len(np.unique(kept.hashes[kept.rows]))
@@ -211,16 +212,19 @@ class StageSums:
         self.second = second
         self.sums: list[ClassSums] = []
 
+    def check(self, batch: Batch) -> None:
+        """Refuse features that cannot be summed."""
+        for name, features in zip(self.stage_names, batch.features, strict=True):
+            check_squares(name, features)
+
     def add(self, batch: Batch) -> None:
         """Add the features of these samples at every stage."""
         rows = batch.rows
+        self.check(batch)
         if rows.start == 0:
             self.sums = self._empty_sums(batch.features)
         of_rows = self.slots[rows], self.codes[rows], self.sample_weight[rows]
-        for name, summed, features in zip(
-            self.stage_names, self.sums, batch.features, strict=True
-        ):
-            check_squares(name, features)
+        for summed, features in zip(self.sums, batch.features, strict=True):
             summed.add(features, *of_rows)
 
     def _empty_sums(self, features: list[Features]) -> list[ClassSums]:
@@ -232,61 +236,21 @@ class StageSums:
         ]
 
 
-class KeptFeatures:
-    """The features of as many samples as fit into scikit-learn's ``working_memory``.
-
-    If not all do, a uniform subset, which follows from the hash of each row, so that a
-    sample of weight 2 and two equal samples are treated alike.
-
-    Parameters
-    ----------
-    hashes : ndarray of shape (n_samples,)
-        Of all samples.
-
-    first : ndarray of shape (n_samples,), default=None
-        Which samples are kept before all others; by default none are.
-
-    Attributes
-    ----------
-    features : list of ndarray of shape (n_kept, n_features)
-        One per stage.
-
-    shapes : list of tuple of int
-        Of the outputs that they were pooled from.
-
-    rounding : list of ndarray of shape (n_features,)
-        How far rounding may move each feature, in any batch.
-
-    rows : ndarray of shape (n_kept,)
-        Which samples these are.
-    """
-
-    def __init__(
-        self, hashes: NDArray[np.uint64], first: NDArray[np.bool_] | None = None
-    ) -> None:
-        self.hashes = hashes
-        self.first = np.zeros(len(hashes), dtype=bool) if first is None else first
-        self.features: list[Features] = []
-        self.shapes: list[Shape] = []
-        self.rounding: list[Floats] = []
-        self.rows = np.empty(0, dtype=np.intp)
-
-    def add(self, batch: Batch) -> None:
-        """Add the features of these samples at every stage, if they are kept."""
-        rows = batch.rows
-        if rows.start == 0:
-            n_bytes_each = sum(features[0].nbytes for features in batch.features)
-            self.rows = _affordable(self.hashes, self.first, n_bytes_each)
-            self.shapes = batch.shapes
-            self.rounding = batch.rounding
-            self.features = [
-                np.empty((len(self.rows), features.shape[1]), features.dtype)
-                for features in batch.features
-            ]
-        here = (self.rows >= rows.start) & (self.rows < rows.stop)
-        for stored, features in zip(self.features, batch.features, strict=True):
-            stored[here] = features[self.rows[here] - rows.start]
-        self.rounding = _largest(self.rounding, batch.rounding)
+def sum_over(
+    features: SampleFeatures,
+    folds: NDArray[np.intp],
+    codes: NDArray[np.intp],
+    sample_weight: Floats,
+    *,
+    second: bool = False,
+) -> ClassSums:
+    """Sum over features that were kept; every sample belongs to a fold."""
+    shift = features[:CHUNK].mean(axis=0, dtype=np.float64)
+    shape = int(folds.max()) + 1, int(codes.max()) + 1
+    sums = ClassSums(*shape, shift, second=second and len(shift) <= MOST_FEATURES)
+    for rows in chunks(np.arange(len(features))):
+        sums.add(features[rows], folds[rows], codes[rows], sample_weight[rows])
+    return sums
 
 
 def _in_chunks(batches: Iterator[Batch]) -> Iterator[Batch]:
@@ -296,7 +260,7 @@ def _in_chunks(batches: Iterator[Batch]) -> Iterator[Batch]:
         pending.append(batch)
         n_rows = batch.rows.stop - pending[0].rows.start
         n_bytes = sum(features.nbytes for each in pending for features in each.features)
-        if n_rows >= _CHUNK or n_bytes >= _CHUNK_BYTES:
+        if n_rows >= CHUNK or n_bytes >= _CHUNK_BYTES:
             yield _joined(pending)
             pending = []
     if pending:
@@ -307,36 +271,16 @@ def _joined(batches: list[Batch]) -> Batch:
     rows = slice(batches[0].rows.start, batches[-1].rows.stop)
     stages = zip(*(batch.features for batch in batches), strict=True)
     features = [np.concatenate(stage) for stage in stages]
-    rounding = reduce(_largest, (batch.rounding for batch in batches))
+    rounding = reduce(largest, (batch.rounding for batch in batches))
     return Batch(rows, features, batches[0].shapes, rounding)
-
-
-def _largest(one: list[Floats], other: list[Floats]) -> list[Floats]:
-    return [np.maximum(*each) for each in zip(one, other, strict=True)]
 
 
 def check_squares(stage_name: str, features: Features) -> None:
     """Refuse features whose squares overflow, or vanish."""
-    largest = max(float(features.max()), -float(features.min()))
-    if largest > _LARGEST or 0 < largest < 1 / _LARGEST:
+    size = max(float(features.max()), -float(features.min()))
+    if size > _LARGEST or 0 < size < 1 / _LARGEST:
         raise ValueError(
-            f"The features of stage {stage_name!r} are as large as {largest:.3g}, and "
+            f"The features of stage {stage_name!r} are as large as {size:.3g}, and "
             f"their squares overflow or vanish; from {1 / _LARGEST:g} to {_LARGEST:g} "
             "is allowed. Rescale X, or that stage's output."
         )
-
-
-def _affordable(
-    hashes: NDArray[np.uint64], first: NDArray[np.bool_], n_bytes_each: int
-) -> NDArray[np.intp]:
-    """Return which samples' features fit into scikit-learn's working memory."""
-    n = len(hashes)
-    budget = sklearn.get_config()["working_memory"] * 2**20
-    n_kept = max(int(min(budget / max(n_bytes_each, 1), n)), min(n, _FEWEST_KEPT))
-    order = np.lexsort((hashes, ~first))
-    last = order[n_kept - 1]
-    # All rows that equal the last one are kept with it.
-    equal = (hashes == hashes[last]) & (first == first[last])
-    chosen = np.zeros(n, dtype=bool)
-    chosen[order[:n_kept]] = True
-    return np.flatnonzero(chosen | equal)

@@ -7,6 +7,7 @@ How the logits' numbers were fitted is none of its business.
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .._utils._arrays import Features, Floats, as_floats, to_numpy
-from ._pooling import GridAverage, Pooling
+from ._pooling import Flatten, GridAverage, Pooling
 
 
 class Logits(nn.Module):
@@ -53,6 +54,9 @@ class Head(nn.Module):
 
     n_features : int, default=None
         How many there must be; None where that does not matter.
+
+    carried : tuple of int, default=()
+        Earlier stages, in ascending order, whose features come before its own.
     """
 
     pooling: Pooling
@@ -65,12 +69,14 @@ class Head(nn.Module):
         *,
         stage_name: str = "",
         n_features: int | None = None,
+        carried: tuple[int, ...] = (),
     ) -> None:
         super().__init__()
         self.pooling = pooling
         self.logits = logits
         self.stage_name = stage_name
         self.n_features = n_features
+        self.carried = carried
 
     @property
     def macs(self) -> int:
@@ -96,8 +102,19 @@ class Head(nn.Module):
         return logits
 
     def proba(self, output: Any) -> Tensor:
-        """Return probabilities, shape (n_samples, n_classes)."""
+        """Return probabilities, shape (n_samples, n_classes), if nothing is carried."""
         return self.logits.to_proba(self(output))
+
+    def pooled(self, output: Any) -> Tensor:
+        """Return features that stay as they are when the next stage has run."""
+        features: Tensor = self.pooling.forward(output)
+        # Others than these compute new numbers.
+        return features.clone() if isinstance(self.pooling, Flatten) else features
+
+    def proba_of(self, features: Sequence[Tensor]) -> Tensor:
+        """Return probabilities, given the features carried and, last, its own."""
+        joined = features[0] if len(features) == 1 else torch.cat(list(features), dim=1)
+        return self.logits.to_proba(self.logits_of(joined))
 
 
 class FoldedHead(Head):
@@ -301,6 +318,39 @@ class DirichletLogits(Logits):
         return F.linear(z, self.weight, self.bias)
 
 
+class WeightedLogits(Logits):
+    """A weighted sum of the log probabilities that several logits give.
+
+    Parameters
+    ----------
+    parts : sequence of Logits
+        Those.
+
+    weights : tensor of shape (n_parts,)
+        Its type of floats is that of the sum.
+
+    least : float
+        Log probabilities are no less.
+    """
+
+    weights: Tensor
+
+    def __init__(self, parts: Sequence[Logits], weights: Tensor, least: float) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(parts)
+        self.register_buffer("weights", weights)
+        self.least = least
+
+    @property
+    def macs(self) -> int:
+        return sum(part.macs for part in self.parts)
+
+    def forward(self, features: Tensor) -> Tensor:
+        logits = [part(features).to(self.weights.dtype) for part in self.parts]
+        log_proba = torch.stack(logits).log_softmax(dim=2).clamp(min=self.least)
+        return torch.tensordot(self.weights, log_proba, dims=1)
+
+
 class NetworkLogits(Logits):
     """The network's own head: its last stage gives one logit per column.
 
@@ -379,12 +429,29 @@ class ClassifierLogits(_EstimatorLogits):
 
     n_classes : int
         Those that it does not know get probability 0.
+
+    parameter : str, default="final"
+        What users gave it as.
+
+    mean, scale : ndarray of shape (n_features,), or float
+        It takes features less the mean, over the scale.
     """
 
-    def __init__(self, classifier: Any, n_classes: int) -> None:
+    def __init__(
+        self,
+        classifier: Any,
+        n_classes: int,
+        *,
+        parameter: str = "final",
+        mean: Features | float = 0.0,
+        scale: Features | float = 1.0,
+    ) -> None:
         super().__init__()
         self.classifier = classifier
         self.n_classes = n_classes
+        self.parameter = parameter
+        self.mean = mean
+        self.scale = scale
 
     @property
     def macs(self) -> int:
@@ -394,13 +461,14 @@ class ClassifierLogits(_EstimatorLogits):
     def proba(self, features: Features) -> Floats:
         """Return probabilities, shape (n_samples, n_classes)."""
         proba = np.zeros((len(features), self.n_classes))
-        found = np.asarray(self.classifier.predict_proba(features))
+        scaled = (features - self.mean) / self.scale
+        found = np.asarray(self.classifier.predict_proba(scaled))
         bad = ~np.isfinite(found).all(axis=-1)
         if bad.any():
             raise ValueError(
-                f"final={self.classifier!r} returns NaN or infinity from predict_proba "
-                f"for {bad.sum()} of {len(features)} samples. Choose another "
-                "classifier, or scale the features before it."
+                f"{self.parameter}={self.classifier!r} returns NaN or infinity from "
+                f"predict_proba for {bad.sum()} of {len(features)} samples. Choose "
+                "another classifier, or scale the features before it."
             )
         proba[:, self.classifier.classes_] = found
         return proba

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from itertools import zip_longest
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain, zip_longest
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -78,11 +79,15 @@ class Group(NamedTuple):
 
     size : int
         How many.
+
+    carried : dict of int to tensor of shape (size, n_features)
+        The features of stages before, as far as heads to come take them.
     """
 
     state: Any
     rows: Rows
     size: int
+    carried: Mapping[int, Tensor] = MappingProxyType({})
 
 
 class LazyLoop:
@@ -132,8 +137,17 @@ class LazyLoop:
         self._X = X
         needed = [*thresholds, None]
         last = len(thresholds)
-        self._stops = [s for s in range(last) if needed[s] is not None] + [last]
+        asked = [s for s in range(last) if needed[s] is not None] + [last]
+        carried = {stage: heads[stage].carried for stage in asked}
+        self._stops = sorted({*asked, *chain(*carried.values())})
         self._needed = [needed[stop] for stop in self._stops]
+        self._asked = [stop in carried for stop in self._stops]
+        # Whose features are wanted after each stop.
+        self._wanted = [
+            {s for head, of_head in carried.items() if head > stop for s in of_head}
+            for stop in self._stops
+        ]
+        self._carries = any(self._wanted)
         self._advance = through(extractor)
         self._names = extractor.stage_names
         self._has_device = hasattr(extractor, "device")
@@ -222,12 +236,18 @@ class LazyLoop:
             output = checked_output(
                 self._extractor, output, self._names[stage], group.size
             )
-            proba = self._heads[stage].proba(output)
+            group = group._replace(state=state)
+            if self._carries:
+                proba, group = self._remembering(stop, group, output)
+                if proba is None:
+                    stop += 1
+                    continue
+            else:
+                proba = self._heads[stage].proba(output)
             if group.size == 1 or needed is None:
                 self._steps.append(Step(stage, group.rows, proba, None))
                 if needed is None or not _stays_alone(proba, needed):
                     return
-                group = Group(state, group.rows, group.size)
                 if self._joins:
                     group = self._next(
                         stop, group, torch.tensor([0], device=proba.device)
@@ -237,8 +257,21 @@ class LazyLoop:
                 step = Step(stage, group.rows, proba, (confidence, label))
                 self._steps.append(step)
                 kept = stays(confidence, label, needed).nonzero().squeeze(1)
-                group = self._next(stop, Group(state, group.rows, group.size), kept)
+                group = self._next(stop, group, kept)
             stop += 1
+
+    def _remembering(
+        self, stop: int, group: Group, output: Any
+    ) -> tuple[Tensor | None, Group]:
+        """Return the probabilities, if they are asked for, and who carries what on."""
+        stage = self._stops[stop]
+        head = self._heads[stage]
+        known = {**group.carried, stage: head.pooled(output)}
+        proba = None
+        if self._asked[stop]:
+            proba = head.proba_of([known[s] for s in (*head.carried, stage)])
+        wanted = {s: known[s] for s in known if s in self._wanted[stop]}
+        return proba, group._replace(carried=wanted)
 
     def _next(self, stop: int, group: Group, kept: Tensor) -> Group | None:
         """Return who goes on: who has stayed, or those together with who has waited."""
@@ -265,16 +298,23 @@ class LazyLoop:
             return group
         rows: Any = kept if self._has_device else kept.numpy()
         state = self._extractor.keep(group.state, rows)
+        carried = {stage: f[kept] for stage, f in group.carried.items()}
         if isinstance(group.rows, Tensor):
-            return Group(state, group.rows[kept], n)
-        return Group(state, kept + group.rows.start if group.rows.start else kept, n)
+            return Group(state, group.rows[kept], n, carried)
+        start = group.rows.start
+        return Group(state, kept + start if start else kept, n, carried)
 
     def _join(self, groups: list[Group]) -> Group:
         if len(groups) == 1:
             return groups[0]
         rows = torch.cat([self._as_tensor(group.rows) for group in groups])
+        carried = {
+            stage: torch.cat([group.carried[stage] for group in groups])
+            for stage in groups[0].carried
+        }
         extractor: Any = self._extractor
-        return Group(extractor.join([g.state for g in groups]), rows, len(rows))
+        state = extractor.join([group.state for group in groups])
+        return Group(state, rows, len(rows), carried)
 
     def _as_tensor(self, rows: Rows) -> Tensor:
         if isinstance(rows, slice):

@@ -300,17 +300,17 @@ class MultiExitNetwork:
             Of a `FullPass` with this pooling.
         """
         device = device_of(self.extractor)
+        given = [to_tensor(features).to(device) for features in batch.features]
         proba = []
-        for name, head, features in zip(
-            self.stage_names, self.heads, batch.features, strict=True
+        for stage, (name, head) in enumerate(
+            zip(self.stage_names, self.heads, strict=True)
         ):
-            given = to_tensor(features).to(device)
-            found = head.logits.to_proba(head.logits_of(given))
+            features = [given[s] for s in (*head.carried, stage)]
+            found = head.proba_of(features)
             if found.isnan().any():
-                logits = in_double(head).logits
-                found = logits.to_proba(logits(given))
+                found = in_double(head).proba_of(features)
             proba.append(found.cpu().numpy())
-            refuse_nan(proba[-1].max(axis=1), name, np.arange(len(given)))
+            refuse_nan(proba[-1].max(axis=1), name, np.arange(len(found)))
         return np.stack(proba, axis=1)
 
     def _run(

@@ -50,6 +50,13 @@ class Seconds:
     heads : ndarray of shape (n_exits + 1,)
         Of each head, and of finding out who leaves there.
 
+    poolings : ndarray of shape (n_exits + 1,)
+        Of pooling each stage's output, where heads carry features; else that is a part
+        of `heads`, and this is 0.
+
+    carried : tuple of tuple of int
+        For each head the earlier stages whose features it carries.
+
     going_on : ndarray of shape (n_exits + 1,)
         Of keeping those who stay after it, and of joining them.
 
@@ -84,6 +91,8 @@ class Seconds:
     stage_names: tuple[str, ...]
     stages: Floats
     heads: Floats
+    poolings: Floats
+    carried: tuple[tuple[int, ...], ...]
     going_on: Floats
     plain: float
     whole: float
@@ -105,6 +114,8 @@ class Seconds:
             self.heads / self.plain,
             self.going_on / self.plain,
             unit="time",
+            poolings=self.poolings / self.plain,
+            carried=self.carried,
         )
 
     @property
@@ -130,7 +141,7 @@ class Seconds:
             self.stage_names,
             self.stages,
             self.stage_spread,
-            self.heads,
+            self.heads + self.poolings,
             self.head_spread,
             self.going_on,
             self.is_noise,
@@ -265,8 +276,8 @@ class _Rounds:
         Of the network as given; of the loop if all leave at the first exit, with all
         exits closed, and with all open and nobody leaving.
 
-    pieces : ndarray of shape (n_rounds, 3, n_exits + 1)
-        Of each stage, of each head, and of going on after it.
+    pieces : ndarray of shape (n_rounds, 4, n_exits + 1)
+        Of each stage, of each head, of each pooling, and of going on after it.
     """
 
     plain: Floats
@@ -339,15 +350,17 @@ def _table(watch: Stopwatch, way: Way, rounds: _Rounds) -> Seconds:
     What single pieces take, timed one by one, tells only their shares: the clock itself
     takes time, and the loop has work of its own.
     """
-    stages, heads, going_on = np.median(rounds.pieces, axis=0)
+    stages, heads, poolings, going_on = np.median(rounds.pieces, axis=0)
+    heads[-1], poolings[-1] = heads[-1] + poolings[-1], 0.0
     closed = float(np.median(rounds.closed))
     of_exits = np.median(rounds.open - rounds.closed)
-    of_head = _share(of_exits, heads[:-1].sum())
+    of_head = _share(of_exits, heads[:-1].sum() + poolings.sum())
     heads[:-1] *= of_head
+    poolings *= of_head
     after_first = stages[1:].sum() + heads[-1]
     if len(stages) > 1:
         # What the loop does once for each batch is paid for by all.
-        first = float(np.median(rounds.first)) - heads[0]
+        first = float(np.median(rounds.first)) - heads[0] - poolings[0]
         stages[0] = min(max(first, stages[0]), closed)
         scale = _share(closed - stages[0], after_first)
         stages[1:], heads[-1] = scale * stages[1:], scale * heads[-1]
@@ -359,6 +372,8 @@ def _table(watch: Stopwatch, way: Way, rounds: _Rounds) -> Seconds:
         stage_names=tuple(watch.extractor.stage_names),
         stages=stages,
         heads=heads,
+        poolings=poolings,
+        carried=tuple(head.carried for head in watch.heads),
         going_on=going_on,
         plain=float(np.median(rounds.plain)),
         whole=closed,

@@ -116,15 +116,26 @@ class Stopwatch:
 
     @torch.inference_mode()
     def pieces(self, way: Way, batch: NDArray[Any]) -> NDArray[np.float64]:
-        """Time each stage and each head, shape (2, n_exits + 1)."""
+        """Time each stage, each head and each pooling, shape (3, n_exits + 1).
+
+        Where nothing is carried, pooling is a part of the head.
+        """
         extractor, lap, n = way.extractor, self.lap, len(batch)
-        spent = np.zeros((2, len(self.heads)))
+        spent = np.zeros((3, len(self.heads)))
+        carries = any(head.carried for head in self.heads)
+        known: dict[int, Tensor] = {}
         lap()
         state = extractor.begin(batch)
         for stage, head in enumerate(self.heads):
             state, output = state_and_output(extractor, extractor.advance(state, stage))
             spent[0, stage] = lap()
-            confidence, label = head.proba(output).max(dim=1)
+            if carries:
+                known[stage] = head.pooled(output)
+                spent[2, stage] = lap()
+                proba = head.proba_of([known[s] for s in (*head.carried, stage)])
+            else:
+                proba = head.proba(output)
+            confidence, label = proba.max(dim=1)
             if stage == len(self.heads) - 1:
                 label.cpu().numpy()
             elif n == 1:

@@ -213,9 +213,15 @@ class ThresholdProblem:
         cost = self.costs.of_staying(exit_) * self.weight
         return np.stack([after[0], after[1] + cost])
 
-    def fee(self, exit_: int, reached: NDArray[np.bool_]) -> float:
-        """Return what an open exit costs if all who reach it stay."""
-        return self.costs.fee(exit_) * float(self.weight[reached].sum())
+    def fee(self, exit_: int, reached: NDArray[np.bool_], thresholds: Floats) -> float:
+        """Return what an open exit costs if all who reach it stay.
+
+        `reached` tells who comes to each stage, (n_exits + 1, n_samples), and
+        `thresholds` which of the others are open.
+        """
+        opening = self.costs.opening(exit_, thresholds)
+        stages = np.flatnonzero(opening)
+        return float(opening[stages] @ (reached[stages] @ self.weight))
 
     def _to_go_before_stage(
         self, stage: int, thresholds: Floats, to_go: Floats

@@ -271,7 +271,7 @@ def _sweep_once(problem: ThresholdProblem, thresholds: Floats, worth: Floats) ->
     # From the last exit to the first: what comes later is known by then.
     for exit_ in reversed(range(problem.n_exits)):
         candidates = candidates_of(problem, exit_, reached[exit_], after)
-        fee = worth[1] * problem.fee(exit_, reached[exit_])
+        fee = worth[1] * problem.fee(exit_, reached, thresholds)
         thresholds[exit_] = candidates.best(worth, fee, problem.n_groups)
         after = problem.to_go_before(exit_, thresholds, after)
     return thresholds
@@ -311,15 +311,15 @@ def vary(problem: ThresholdProblem, thresholds: Floats, exit_: int) -> Points:
     closed[exit_] = np.inf
     without = evaluate(problem, closed[None])
     after = problem.to_go_after(exit_, thresholds)
-    reached = problem.reached(thresholds)[exit_]
-    candidates = candidates_of(problem, exit_, reached, after)
-    leave = reached & problem.leaves_at(exit_, thresholds)
+    reached = problem.reached(thresholds)
+    candidates = candidates_of(problem, exit_, reached[exit_], after)
+    leave = reached[exit_] & problem.leaves_at(exit_, thresholds)
     saved = problem.saved(exit_, leave, after)
     group = problem.group[exit_, leave]
     now = np.stack([np.bincount(group, s, problem.n_groups) for s in saved])
     others = now.sum(axis=1, keepdims=True) - now
     loss, cost = -(others[:, candidates.group] + candidates.saved)
-    fee = problem.fee(exit_, reached)
+    fee = problem.fee(exit_, reached, thresholds)
     loss, cost = loss + without.loss, cost + without.cost + fee
     best = undominated(loss, cost)
     changed = np.repeat(thresholds[None], len(best), axis=0)

@@ -31,7 +31,7 @@ def covariance_of(residuals):
 def intensity_by_us(shrinkage, residuals, weight=None):
     weight = np.ones(len(residuals)) if weight is None else weight
     covariance = (residuals.T * weight) @ residuals / weight.sum()
-    return intensity_of(shrinkage, covariance, residuals, weight, weight.sum())
+    return intensity_of(shrinkage, covariance, [(residuals, weight)], weight.sum())
 
 
 def is_refused(covariance, intensity):
@@ -114,9 +114,9 @@ def test_what_rounding_leaves_of_a_constant_feature_does_not_count():
     residuals[:, 4] = 0
     covariance = covariance_of(residuals)
     weight = np.ones(len(residuals))
-    expected = intensity_of("ledoit_wolf", covariance, residuals, weight, 60)
+    expected = intensity_of("ledoit_wolf", covariance, [(residuals, weight)], 60)
     residuals[:, 4] = 1e6  # in its own unit a rounding error
-    found = intensity_of("ledoit_wolf", covariance, residuals, weight, 60)
+    found = intensity_of("ledoit_wolf", covariance, [(residuals, weight)], 60)
     assert found == expected
 
 
@@ -135,7 +135,7 @@ def test_of_many_samples_a_few_residuals_give_nearly_the_same_intensity(name):
     weight = np.ones(4000)
     whole = intensity_by_us(name, residuals)
     found = intensity_of(
-        name, covariance_of(residuals), residuals[:1000], weight[:1000], 4000
+        name, covariance_of(residuals), [(residuals[:1000], weight[:1000])], 4000
     )
     assert_allclose(found, whole, rtol=0.1)
 
@@ -158,7 +158,7 @@ def test_a_formula_always_gives_enough_to_whiten_with(factor):
     # Of features that are alike, and residuals smaller than the covariance says.
     covariance = np.ones((3, 3))
     residuals = factor * np.outer([1.0, -1.0, 1.0, -1.0], np.ones(3))
-    found = intensity_of("ledoit_wolf", covariance, residuals, np.ones(4), 100)
+    found = intensity_of("ledoit_wolf", covariance, [(residuals, np.ones(4))], 100)
     assert 0 < found < 1e-6
     assert not is_refused(covariance, found)
 

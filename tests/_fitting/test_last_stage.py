@@ -13,7 +13,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.svm import LinearSVC
 
 from sk_e2cm._fitting._calibration import Temperature
-from sk_e2cm._fitting._cross_fitting import ClassMeansHead
+from sk_e2cm._fitting._cross_fitting import FittedHead
 from sk_e2cm._fitting._folding import fold
 from sk_e2cm._fitting._last_stage import choose_last_head, own_answers
 from sk_e2cm._fitting._means import ClassMeans
@@ -63,7 +63,7 @@ def make_statistics(features, codes, weight=None, folds=None):
 def head_by(means, features):
     """Return a head by these class means, whatever the fold."""
     means = ClassMeans(means)
-    return ClassMeansHead(
+    return FittedHead(
         "class_means",
         fold(means, Temperature(), features),
         lambda: softmax(means.scores(features), axis=1),

@@ -6,7 +6,8 @@ import sklearn
 from numpy.testing import assert_allclose, assert_array_equal
 
 from sk_e2cm._fitting._cross_fitting import HeadSpec, fit_class_means
-from sk_e2cm._fitting._statistics import KeptFeatures, folds_by_hash, sum_kept
+from sk_e2cm._fitting._kept import KeptFeatures
+from sk_e2cm._fitting._statistics import folds_by_hash, sum_kept
 from sk_e2cm._multi_exit._full_pass import Batch
 from sk_e2cm._utils._hashing import row_hashes
 

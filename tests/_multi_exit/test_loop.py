@@ -62,6 +62,8 @@ class Noting(ToyExtractor):
 class Recorder:
     """A head that remembers how many rows it was asked about."""
 
+    carried = ()
+
     def __init__(self, head):
         self.head = head
         self.asked = []
@@ -73,6 +75,8 @@ class Recorder:
 
 class Fixed:
     """A head that gives these probabilities to anyone."""
+
+    carried = ()
 
     def __init__(self, *proba):
         self._proba = torch.tensor(proba, dtype=torch.float64)

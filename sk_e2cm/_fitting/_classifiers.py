@@ -1,0 +1,163 @@
+"""Scikit-learn classifiers as heads of exits, and combinations of heads."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+from scipy.special import logsumexp
+from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning
+
+from .._multi_exit._classifier_heads import as_logits
+from .._utils._arrays import Features, Floats
+from .._utils._validation import weight_params
+from ._kept import SampleFeatures, chunks
+from ._scores import ClassifierScores
+from ._statistics import Statistics
+
+# Weights are found by how well they do on at most so many samples.
+_MOST_WEIGHED = 20_000
+
+
+def check_head(head: Any) -> tuple[Any, ...]:
+    """Return what stands at an exit, one or several, as users say it.
+
+    Raises
+    ------
+    ValueError
+        If a classifier has no probabilities, or if there is nothing to combine.
+    """
+    several = isinstance(head, (list, tuple))
+    parts = tuple(head) if several else (head,)
+    n_means = sum(isinstance(part, str) for part in parts)
+    if several and (len(parts) < 2 or n_means > 1):
+        raise ValueError(
+            f"head={head!r} leaves nothing to combine: give at least two, of which "
+            "'class_means' is at most one."
+        )
+    for part in parts:
+        if isinstance(part, str):
+            if part != "class_means":
+                raise ValueError(
+                    f"head={head!r} must be 'class_means', a classifier, or a list of "
+                    "these."
+                )
+        elif isinstance(part, type) or not hasattr(part, "fit"):
+            raise ValueError(
+                f"head={head!r} holds {part!r}, which is no classifier. Make one: "
+                "LogisticRegression(), say."
+            )
+        elif not hasattr(part, "predict_proba"):
+            raise ValueError(
+                f"head={part!r} has no predict_proba. Choose another classifier, or "
+                "wrap it in sklearn.calibration.CalibratedClassifierCV."
+            )
+    return parts
+
+
+def fit_classifier(
+    classifier: Any,
+    statistics: Statistics,
+    features: SampleFeatures,
+    without_fold: int | None,
+) -> ClassifierScores:
+    """Fit a classifier to the samples of all folds but one (None: to all).
+
+    Features are scaled to mean 0 and variance 1 before it.
+
+    Raises
+    ------
+    ValueError
+        If it cannot be fitted, or has not seen all classes.
+    """
+    name = f"head={classifier!r}"
+    rows = np.flatnonzero(statistics.folds != without_fold)
+    if without_fold is None:
+        rows = np.arange(len(statistics.folds))
+    codes, weight = statistics.codes[rows], statistics.sample_weight[rows]
+    params = weight_params(name, classifier, weight)
+    fitted = clone(classifier)
+    inputs = features[rows]
+    mean, scale = _moments(inputs, weight)
+    inputs -= mean
+    inputs /= scale
+    n_classes = int(statistics.codes.max()) + 1
+    try:
+        with warnings.catch_warnings():
+            # Of each fold and exit anew; the calibration sees how good it is.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            fitted.fit(inputs, codes, **params)
+    except ValueError as error:
+        raise ValueError(
+            f"{name} cannot be fitted{_but_for(without_fold)}: {error}"
+        ) from error
+    unseen = np.setdiff1d(np.arange(n_classes), fitted.classes_)
+    if len(unseen):
+        raise ValueError(
+            f"{name} has not seen the classes number {unseen[:5].tolist()} (of the "
+            f"sorted labels, from 0){_but_for(without_fold)}. Fit on more samples of "
+            "them, or without them."
+        )
+    return ClassifierScores(as_logits(fitted, n_classes, mean, scale, inputs))
+
+
+def _but_for(fold: int | None) -> str:
+    return "" if fold is None else f" to what lies outside fold {fold}"
+
+
+def _moments(features: Features, weight: Floats) -> tuple[Features, Features]:
+    """Return the mean and the deviation of each feature; of constant ones 1."""
+    total = weight.sum()
+    mean = np.zeros(features.shape[1])
+    for rows in chunks(np.arange(len(features))):
+        mean += weight[rows] @ features[rows] / total
+    variance = np.zeros_like(mean)
+    for rows in chunks(np.arange(len(features))):
+        variance += weight[rows] @ np.square(features[rows] - mean) / total
+    constant = variance <= (1e-6 * np.abs(mean)) ** 2
+    scale = np.where(constant, 1.0, np.sqrt(variance))
+    return mean.astype(features.dtype), scale.astype(features.dtype)
+
+
+def combination_weights(
+    scores: Sequence[Floats], codes: NDArray[np.intp], sample_weight: Floats
+) -> Floats:
+    """Return the weights, none negative, with the least log loss.
+
+    Parameters
+    ----------
+    scores : sequence of ndarray of shape (n_samples, n_classes)
+        Of each part, for samples that it has not seen.
+
+    codes : ndarray of shape (n_samples,)
+        Their classes.
+
+    sample_weight : ndarray of shape (n_samples,)
+        Their weights.
+
+    Returns
+    -------
+    ndarray of shape (n_parts,)
+    """
+    step = -(-len(codes) // _MOST_WEIGHED)
+    stacked = np.stack([part[::step] for part in scores])
+    codes, weight = codes[::step], sample_weight[::step] / sample_weight[::step].sum()
+    own = stacked[:, np.arange(len(codes)), codes]
+
+    def loss(weights: Floats) -> tuple[float, Floats]:
+        logits = np.tensordot(weights, stacked, axes=1)
+        log_total = logsumexp(logits, axis=1)
+        proba = np.exp(logits - log_total[:, None])
+        expected = np.einsum("nk,pnk->pn", proba, stacked)
+        return float(weight @ (log_total - weights @ own)), (expected - own) @ weight
+
+    start = np.full(len(scores), 1.0 / len(scores))
+    bounds = [(0.0, None)] * len(scores)
+    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds)
+    # If nothing tells them apart, all count alike.
+    return found.x if found.x.any() else start

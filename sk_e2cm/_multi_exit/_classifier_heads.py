@@ -1,0 +1,151 @@
+"""Fitted classifiers of scikit-learn as torch modules, where they can be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .._utils._arrays import Features, to_tensor
+from ._heads import ClassifierLogits, LinearLogits, Logits
+
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "identity": lambda x: x,
+    "logistic": torch.sigmoid,
+    "relu": F.relu,
+    "tanh": torch.tanh,
+}
+
+# A module gives a classifier's own probabilities, but for rounding; on so many samples
+# that is tried.
+_SAME = 1e-4
+_TRIED = 256
+
+
+_KINDS = ("weight", "bias")
+
+
+class PerceptronLogits(Logits):
+    """A multi-layer perceptron.
+
+    Parameters
+    ----------
+    weights : sequence of tensor of shape (n_outputs, n_inputs)
+        One for each layer.
+
+    biases : sequence of tensor of shape (n_outputs,)
+        One for each layer.
+
+    activation : {"identity", "logistic", "relu", "tanh"}
+        Between the layers.
+
+    centre : tensor of shape (n_features,)
+        What is taken from the features.
+    """
+
+    centre: Tensor
+
+    def __init__(
+        self,
+        weights: Sequence[Tensor],
+        biases: Sequence[Tensor],
+        activation: str,
+        centre: Tensor,
+    ) -> None:
+        super().__init__()
+        self.activation = activation
+        self.register_buffer("centre", centre)
+        for layer, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
+            self.register_buffer(f"weight{layer}", weight)
+            self.register_buffer(f"bias{layer}", bias)
+        self.n_layers = len(weights)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds for one sample."""
+        return sum(
+            self.get_buffer(f"weight{layer}").numel() for layer in range(self.n_layers)
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        x = features.to(self.centre.dtype) - self.centre
+        activate = _ACTIVATIONS[self.activation]
+        for layer in range(self.n_layers):
+            x = activate(x) if layer else x
+            weight, bias = (
+                getattr(self, f"weight{layer}"),
+                getattr(self, f"bias{layer}"),
+            )
+            x = F.linear(x, weight, bias)
+        return x
+
+
+def as_logits(
+    classifier: Any, n_classes: int, mean: Features, scale: Features, tried: Features
+) -> Logits:
+    """Return a fitted classifier as a module: as torch's own, if that does the same.
+
+    Parameters
+    ----------
+    classifier : classifier
+        Fitted to codes of all classes, from scaled features.
+
+    n_classes : int
+        How many there are.
+
+    mean, scale : ndarray of shape (n_features,)
+        Features less the mean, over the scale, are what it was fitted to.
+
+    tried : ndarray of shape (n_samples, n_features)
+        Scaled features: of some, probabilities are compared.
+    """
+    layers = _layers(classifier)
+    if layers is not None:
+        weights, biases = layers
+        if n_classes == 2 and len(biases[-1]) == 1:  # the logit of the second class
+            weights[-1] = np.vstack([np.zeros_like(weights[-1]), weights[-1]])
+            biases[-1] = np.append(0.0, biases[-1])
+        weights[0] = weights[0] / scale
+        logits = _module(classifier, weights, biases, mean)
+        some = tried[:: -(-len(tried) // _TRIED)]
+        expected = classifier.predict_proba(some)
+        with torch.inference_mode():
+            found = logits(to_tensor(some * scale + mean)).softmax(dim=1).numpy()
+        if found.shape == expected.shape and np.allclose(found, expected, 0, _SAME):
+            return logits
+    return ClassifierLogits(
+        classifier, n_classes, parameter="head", mean=mean, scale=scale
+    )
+
+
+def _layers(classifier: Any) -> tuple[list[Any], list[Any]] | None:
+    """Return weights, (n_outputs, n_inputs), and biases of its layers, if any."""
+    if hasattr(classifier, "coefs_") and classifier.activation in _ACTIVATIONS:
+        return [w.T for w in classifier.coefs_], list(classifier.intercepts_)
+    coef = getattr(classifier, "coef_", None)
+    if isinstance(coef, np.ndarray) and coef.ndim == 2:
+        bias = np.broadcast_to(np.ravel(classifier.intercept_), len(coef))
+        return [coef], [bias]
+    return None
+
+
+def _module(
+    classifier: Any, weights: Sequence[Any], biases: Sequence[Any], mean: Features
+) -> Logits:
+    dtype = to_tensor(mean).dtype
+
+    def tensor(values: Any) -> Tensor:
+        return torch.tensor(np.asarray(values), dtype=dtype)
+
+    if len(weights) == 1:
+        return LinearLogits(tensor(weights[0]), tensor(biases[0]), tensor(mean))
+    return PerceptronLogits(
+        [tensor(w) for w in weights],
+        [tensor(b) for b in biases],
+        classifier.activation,
+        tensor(mean),
+    )
