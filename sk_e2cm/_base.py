@@ -14,13 +14,14 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator
 from sklearn.utils import Tags
-from sklearn.utils.validation import validate_data
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ._early_exit import EarlyExitMixin, largest
 from ._extractors import Extractor, RawFeatures, check_columns, check_extractor
 from ._fitting._cross_fitting import FittedHead, HeadSpec
 from ._fitting._means import METRICS, OF_SECOND_ORDER, metric_for
 from ._fitting._statistics import MOST_FEATURES, N_FOLDS, folds_by_hash
+from ._multi_exit._grafting import linear_exits
 from ._multi_exit._network import MultiExitNetwork
 from ._utils._compat import StrOptions
 from ._utils._validation import Interval
@@ -160,6 +161,44 @@ class BaseE2CM(EarlyExitMixin, BaseEstimator):
             f"metric={self.metric!r} takes at most {MOST_FEATURES} features, and these "
             f"stages have more: {names}. A coarser pooling, such as 'auto', has fewer."
         )
+
+    def to_linear(self) -> list[torch.nn.Sequential]:
+        """Return the exits as layers, to be grafted on the network and trained on.
+
+        A nearest class mean is a linear layer, since
+        ``argmin_k ||f - c_k||^2 = argmax_k (c_k.f - ||c_k||^2 / 2)``, and so is a
+        whitened one. Exits that are trained by gradient start from what one pass has
+        found instead of from random weights.
+
+        Returns
+        -------
+        list of torch.nn.Sequential
+            For each exit its pooling, from the stage's output to features of shape
+            (n_samples, n_features), and a `torch.nn.Linear` of `n_features` inputs with
+            an output for each class. Copies: what is done to them does not change the
+            estimator. Euclidean means have the weights c_k and the biases
+            -||c_k||^2 / 2, without the scales s_k; whitened ones and linear classifiers
+            give the logits of the exit, temperature included.
+
+        Raises
+        ------
+        ValueError
+            If an exit is not linear in the features of its own stage: with `carry`,
+            with ``calibration="dirichlet"``, or with a `head` that is not linear.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import torch
+        >>> from sk_e2cm import E2CMClassifier, TorchExtractor
+        >>> network = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.ReLU())
+        >>> X = np.arange(40, dtype=np.float32).reshape(20, 2)
+        >>> clf = E2CMClassifier(TorchExtractor(network, exits=["0"]))
+        >>> clf.fit(X, [0, 1] * 10).to_linear()[0][1]
+        Linear(in_features=3, out_features=2, bias=True)
+        """
+        check_is_fitted(self, "network_")
+        return linear_exits(self.network_)
 
     def _warn_if_nobody_leaves(self) -> None:
         thresholds = self.network_.thresholds(self.threshold)

@@ -106,6 +106,23 @@ class E2CMClassifier(EarlyExitClassifierMixin, ClassifierMixin, BaseE2CM):
         covariance of the features, which are scaled to unit variance within the
         classes; or the formula of `sklearn.covariance` that finds it.
 
+    head : "class_means", classifier or list, default="class_means"
+        What stands at an exit. A scikit-learn classifier with ``predict_proba`` is
+        fitted to the features of each exit, scaled to mean 0 and variance 1, from the
+        same single pass of the network. Linear ones and
+        `sklearn.neural_network.MLPClassifier` then run as torch modules, as class means
+        do; others run as they are, and their multiply-adds are not counted. Of a list,
+        such as ``["class_means", LogisticRegression()]``, the log probabilities are
+        added up, with weights fitted out of fold. `calibration` comes after any of
+        them. The last stage is `final`'s.
+
+    carry : {0, 1, 2}, default=0
+        How many exits an exit remembers: it sees the features of so many exits before
+        it, too, in one covariance, and more of the samples that these were unsure of.
+        More accurate, above all with ``pooling="second_order"``, and slower to fit. For
+        ``metric="mahalanobis"`` and features pooled over grids. The pooling of a closed
+        exit runs, and is paid for, if an open one carries its features.
+
     cost_unit : {"macs", "seconds"}, default="macs"
         What costs are fractions of: the network's multiply-adds, or its time. For
         "seconds" `fit` measures, for up to 30 seconds or a tenth of its own time, what
@@ -135,14 +152,15 @@ class E2CMClassifier(EarlyExitClassifierMixin, ClassifierMixin, BaseE2CM):
         The labels.
 
     class_means_ : list of ndarray of shape (n_classes, n_features)
-        For each stage, the last included.
+        For each stage, the last included, those carried before its own; None where
+        `head` has no class means.
 
     distance_scale_ : list of ndarray of shape (n_classes,)
         For each stage, the mean distance of all training samples to each class mean.
         Whitened distances have no such scale: it is 1.
 
     metric_ : list of str
-        For each stage, the metric used.
+        For each stage, the metric used; None where `head` has no class means.
 
     metric_reason_ : str or None
         Why some stages have another than `metric`; None if none have.
@@ -200,7 +218,12 @@ class E2CMClassifier(EarlyExitClassifierMixin, ClassifierMixin, BaseE2CM):
     Where the features of all stages exceed scikit-learn's ``working_memory``, the
     scales s_k, the calibration, the intensity of "ledoit_wolf" and a classifier given
     as `final` are fitted on a uniform subset of the samples; class means and
-    covariances always on all of them.
+    covariances always on all of them. With `carry` or another `head` the features of
+    all samples are kept: where they exceed it, in a temporary file.
+
+    With `carry`, exits are fitted one after the other. A sample counts in the class
+    means and covariance of an exit as the square root of 1.05 - p, where p is the
+    out-of-fold probability of its class at the exit before.
 
     References
     ----------

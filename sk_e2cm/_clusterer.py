@@ -96,6 +96,9 @@ class E2CMClusterer(
     shrinkage : {"ledoit_wolf", "oas"} or float, default="ledoit_wolf"
         For ``metric="mahalanobis"``, see `E2CMClassifier`.
 
+    carry : {0, 1, 2}, default=0
+        How many exits an exit remembers, see `E2CMClassifier`.
+
     cost_unit : {"macs", "seconds"}, default="macs"
         What costs are fractions of, see `E2CMClassifier`. In seconds, 1 is the time of
         the network as it was given and of the clusterer after it.

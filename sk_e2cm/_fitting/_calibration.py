@@ -64,12 +64,11 @@ class Dirichlet:
         self.intercept = intercept
 
     def __call__(self, scores: Floats) -> Floats:
-        z = log_proba(scores, self.inverse_temperature)
+        z = _log_proba(scores, self.inverse_temperature)
         return z + matmul(z, self.coef) + self.intercept
 
 
-def log_proba(scores: Floats, inverse_temperature: float = 1.0) -> Floats:
-    """Return log softmax(beta * scores), but no less than what rules a class out."""
+def _log_proba(scores: Floats, inverse_temperature: float) -> Floats:
     z = log_softmax(inverse_temperature * scores, axis=1)
     return np.maximum(z, RULED_OUT)
 
@@ -138,7 +137,7 @@ def fit_dirichlet(
     coefficients are shrunk to 0, and with few samples the temperature is what is
     left.
     """
-    z = log_proba(scores, inverse_temperature)
+    z = _log_proba(scores, inverse_temperature)
     weight = sample_weight / sample_weight.sum()
     mean = weight @ z
     values, vectors = np.linalg.eigh((z - mean).T @ (weight[:, None] * (z - mean)))

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 
 from .._utils._arrays import Floats
-from ._calibration import log_proba
 from ._classifiers import combination_weights, fit_classifier
 from ._cross_fitting import (
     CrossFit,
@@ -31,7 +30,7 @@ from ._cross_fitting import (
     unseen_scores,
 )
 from ._kept import JoinedFeatures
-from ._scores import Combination, Scorer
+from ._scores import Combination, Scorer, log_proba
 from ._statistics import (
     MOST_FEATURES,
     N_FOLDS,

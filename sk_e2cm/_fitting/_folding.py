@@ -58,6 +58,9 @@ def fold(scorer: Scorer, calibration: Calibration, features: SampleFeatures) -> 
     beta = calibration.inverse_temperature
     dtype = to_tensor(features[:0]).dtype
     if isinstance(scorer, ClassifierScores):
+        if isinstance(scorer.logits, LinearLogits):
+            linear = scorer.logits.sharpened(beta)
+            return _with_regression(linear, calibration, dtype)
         return _weighted([scorer.logits], np.array([beta]), calibration, dtype)
     if isinstance(scorer, Combination):
         parts = [

@@ -7,10 +7,11 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from scipy.special import log_softmax
 
 from .._multi_exit._heads import Logits
 from .._utils._arrays import Features, Floats, to_tensor
-from ._calibration import log_proba
+from ._calibration import RULED_OUT
 
 
 class Scorer(Protocol):
@@ -18,6 +19,12 @@ class Scorer(Protocol):
 
     def scores(self, features: Features) -> Floats:
         """Return scores of shape (n_samples, n_classes), the larger the likelier."""
+
+
+def log_proba(scores: Floats) -> Floats:
+    """Return log softmax(scores); of what has no probability at all, a small number."""
+    found: Floats = log_softmax(scores, axis=1)
+    return np.where(np.isneginf(found), RULED_OUT, found)
 
 
 class ClassifierScores:
@@ -35,8 +42,7 @@ class ClassifierScores:
     @torch.inference_mode()
     def scores(self, features: Features) -> Floats:
         """Return the scores, shape (n_samples, n_classes)."""
-        logits = self.logits(to_tensor(features))
-        return log_proba(logits.double().numpy())
+        return log_proba(self.logits(to_tensor(features)).double().numpy())
 
 
 class Combination:

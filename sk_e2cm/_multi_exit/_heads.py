@@ -235,6 +235,11 @@ class LinearLogits(Logits):
         """Multiply-adds for one sample."""
         return self.weight.numel()
 
+    def sharpened(self, factor: float) -> LinearLogits:
+        """Return logits that are larger by this factor."""
+        centre = self.centre if self.is_centred else None
+        return LinearLogits(factor * self.weight, factor * self.bias, centre)
+
     def forward(self, features: Tensor) -> Tensor:
         weight = self.weight
         if features.dtype != weight.dtype:
@@ -330,7 +335,7 @@ class WeightedLogits(Logits):
         Its type of floats is that of the sum.
 
     least : float
-        Log probabilities are no less.
+        The log probability of what has none.
     """
 
     weights: Tensor
@@ -347,7 +352,8 @@ class WeightedLogits(Logits):
 
     def forward(self, features: Tensor) -> Tensor:
         logits = [part(features).to(self.weights.dtype) for part in self.parts]
-        log_proba = torch.stack(logits).log_softmax(dim=2).clamp(min=self.least)
+        log_proba = torch.stack(logits).log_softmax(dim=2)
+        log_proba = log_proba.masked_fill(log_proba.isneginf(), self.least)
         return torch.tensordot(self.weights, log_proba, dims=1)
 
 
