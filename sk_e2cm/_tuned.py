@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from copy import copy, deepcopy
-from dataclasses import replace
 from numbers import Real
 from typing import Any, Self
 
@@ -22,6 +21,7 @@ from sklearn.utils.validation import check_is_fitted
 from ._delegation import DelegatesToEstimator
 from ._early_exit import EarlyExitMixin
 from ._multi_exit._thresholds import is_closed
+from ._tuning._beyond_luck import beyond_luck
 from ._tuning._choice import check_drop, choose
 from ._tuning._clock import is_slower
 from ._tuning._confidence import (
@@ -37,6 +37,7 @@ from ._tuning._folds import (
     spare_singletons,
     spare_whole_classes,
 )
+from ._tuning._frontier import Frontier, frontier_of
 from ._tuning._held_out import (
     Data,
     HeldOutPredictions,
@@ -44,15 +45,14 @@ from ._tuning._held_out import (
     predict_held_out,
 )
 from ._tuning._risk import RiskControl, promised
-from ._tuning._scoring import rescored
 from ._tuning._search import (
     Points,
     concatenate,
     evaluate,
-    pareto,
     search,
     starts,
 )
+from ._tuning._soft import distinct_samples
 from ._utils._arrays import Floats
 from ._utils._compat import StrOptions, _fit_context
 from ._utils._validation import Interval, check_samples
@@ -279,13 +279,16 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
         rng = check_random_state(self.random_state)
         held_out, aside = self._predict(self._checked(X, y, sample_weight), rng)
 
-        network = held_out.estimator.network_
+        network, predictions = held_out.estimator.network_, held_out.predictions
         n_groups = len(network.labels) if self.per_class else 1
-        goal = problem = held_out.problem(held_out.losses(self.scoring), n_groups)
+        targets = held_out.targets(self.scoring)
+        goal = problem = held_out.problem(targets.losses(predictions.label), n_groups)
         if self.risk is not None:
             # What is promised is what candidates have to be good at.
-            goal = held_out.problem(held_out.spoilt(), n_groups)
-        points = search(goal, starts(goal, held_out.predictions.class_proba), rng)
+            goal = held_out.problem(targets.spoilt(predictions.label), n_groups)
+        points = search(goal, starts(goal, predictions.class_proba), rng)
+        distinct = distinct_samples(predictions, held_out.codes)
+        points = beyond_luck(goal, points, distinct)
         nobody = np.full((1, *points.thresholds.shape[1:]), np.inf)
         # Always a candidate, and the last, though others may be better.
         points = concatenate(points, evaluate(goal, nobody))
@@ -298,19 +301,17 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
             tested = predict_held_out(held_out.estimator, aside)
             test = DropTest(tested, self.max_drop, self.confidence)
             points = test.passed(with_cautious(problem, points))
-        points = rescored(self.scoring, points, problem, network.labels, held_out.codes)
-        full_loss = float(points.loss[-1])
-        points = pareto(points)
+        frontier = frontier_of(self.scoring, points, held_out)
         of_which = "" if self.risk is None else " that the promise allows"
         unit = network.costs.unit
-        best = choose(points, full_loss, self.max_cost, self.max_drop, of_which, unit)
-        chosen = points.take(np.array([best]))
-        if slower := is_slower(held_out, chosen.thresholds[0], self.max_cost):
-            chosen = evaluate(problem, nobody)
-            chosen = replace(chosen, loss=np.array([full_loss]))
-        self._set_best(held_out.estimator, points, chosen, full_loss, test)
+        best = choose(frontier, self.max_cost, self.max_drop, of_which, unit)
+        full = evaluate(problem, nobody), frontier.full_score
+        chosen = full if best is None else frontier.at(best)
+        if slower := is_slower(held_out, chosen[0].thresholds[0], self.max_cost):
+            chosen = full
+        self._set_best(held_out.estimator, frontier, chosen, targets.share, test)
         if not slower:
-            self._warn_if_nobody_leaves(chosen.thresholds[0], unit)
+            self._warn_if_nobody_leaves(chosen[0].thresholds[0], unit)
         return self
 
     def _check_estimator(self) -> None:
@@ -397,23 +398,26 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
     def _set_best(
         self,
         estimator: Any,
-        points: Points,
-        chosen: Points,
-        full_loss: float,
+        frontier: Frontier,
+        chosen: tuple[Points, float],
+        label_share: float,
         test: DropTest | None,
     ) -> None:
-        frontier = {
-            "cost": points.cost,
-            "score": 1.0 - points.loss,
-            "threshold": self._as_users_give_them(points.thresholds),
-        }
-        (best,) = chosen.thresholds
+        points, score = chosen
+        (best,) = points.thresholds
         threshold = self._as_users_give_them(best)
+        of_frontier = frontier.points
         fitted = {
-            "frontier_": frontier,
-            "full_score_": float(1.0 - full_loss),
-            "best_score_": float(1.0 - chosen.loss[0]),
-            "best_cost_": float(chosen.cost[0]),
+            "frontier_": {
+                "cost": of_frontier.cost,
+                "score": frontier.score,
+                "expected_score": 1.0 - of_frontier.loss,
+                "threshold": self._as_users_give_them(of_frontier.thresholds),
+            },
+            "full_score_": frontier.full_score,
+            "best_score_": score,
+            "best_cost_": float(points.cost[0]),
+            "label_share_": label_share,
             "best_threshold_": threshold.copy(),
             "drop_upper_": test and test.upper(best),
             # Copies, so that who changes one changes no other.

@@ -149,22 +149,31 @@ def draws(
     return drawn[:, :, None]
 
 
-def shared(problem: ThresholdProblem) -> Points:
-    """Return the Pareto set of one threshold for all exits, which are all open."""
+def shared(
+    problem: ThresholdProblem, is_open: NDArray[np.bool_] | None = None
+) -> Points:
+    """Return the Pareto set of one threshold for all exits that are open: all, or some.
+
+    `is_open` has the shape (n_exits,).
+    """
     n_exits, n = problem.confidence.shape
     if n_exits == 0:
         return evaluate(problem, np.empty((1, 0, 1)))
+    if is_open is None:
+        is_open = np.ones(n_exits, dtype=bool)
     everyone = np.arange(n)
-    costs = problem.stage_cost(np.zeros((n_exits, 1)))
+    costs = problem.stage_cost(np.where(is_open, 0.0, np.inf)[:, None])
     at = np.stack([problem.leaving[0], costs[:, None] * problem.weight])
     # As the threshold falls, a sample moves from one record of its confidence to the
     # record before.
-    highest = np.maximum.accumulate(problem.confidence, axis=0)
+    at_open = np.where(is_open[:, None], problem.confidence, -np.inf)
+    highest = np.maximum.accumulate(at_open, axis=0)
     stage = np.full(n, n_exits)
     passed, changes = [], []
-    for exit_ in reversed(range(n_exits)):
+    first, *others = np.flatnonzero(is_open).tolist()
+    for exit_ in [*reversed(others), first]:
         rows = everyone
-        if exit_:
+        if exit_ > first:
             rows = np.flatnonzero(highest[exit_] > highest[exit_ - 1])
         passed.append(problem.confidence[exit_, rows])
         changes.append(at[:, exit_, rows] - at[:, stage[rows], rows])
@@ -177,7 +186,7 @@ def shared(problem: ThresholdProblem) -> Points:
     loss, cost = np.concatenate([nobody, nobody + changed], axis=1)
     threshold = np.append(np.inf, threshold[possible])
     best = undominated(loss, cost)
-    wide = np.broadcast_to(threshold[best, None, None], (len(best), n_exits, 1))
+    wide = np.where(is_open, threshold[best, None], np.inf)[:, :, None]
     return Points(loss[best], cost[best], wide)
 
 
