@@ -76,8 +76,11 @@ def cost_by_stage(thresholds):
 def assert_frontier_is_that_of(search, proba, weight=None):
     """Compare with agreement and cost by hand, given what the stages say."""
     full = proba[:, -1].argmax(axis=1)
-    for cost, score, thresholds in zip(*search.frontier_.values(), strict=True):
+    for cost, score, expected, thresholds in zip(
+        *search.frontier_.values(), strict=True
+    ):
         stage, label = leave(proba, thresholds)
+        assert score == pytest.approx(expected)
         assert score == pytest.approx(np.average(label == full, weights=weight))
         costs = cost_by_stage(thresholds)[stage]
         assert cost == pytest.approx(np.average(costs, weights=weight))

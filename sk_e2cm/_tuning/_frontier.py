@@ -13,7 +13,7 @@ from ._scoring import ADDITIVE, rescored
 from ._search import Points, evaluate, pareto
 
 # So many points are kept.
-_MOST_POINTS = 2000
+_MOST_POINTS = 1000
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,11 @@ class Points:
         which = np.linspace(0, len(self.loss) - 1, most).round().astype(np.intp)
         return self.take(np.unique(which))
 
+    def in_groups(self, n_groups: int) -> Points:
+        """Give each of so many groups the only threshold of an exit."""
+        wide = np.repeat(self.thresholds, n_groups, axis=2)
+        return Points(self.loss, self.cost, wide)
+
     def best(self, price: float) -> Floats:
         """Return the thresholds with the least loss + price * cost."""
         best: Floats = self.thresholds[(self.loss + price * self.cost).argmin()]
@@ -127,8 +132,7 @@ def search(
     )
     found = _improve(single, found)
     if problem.n_groups > 1:
-        wide = np.repeat(found.thresholds, problem.n_groups, axis=2)
-        found = pareto(Points(found.loss, found.cost, wide), evaluate(problem, starts))
+        found = pareto(found.in_groups(problem.n_groups), evaluate(problem, starts))
         found = _improve(problem, found)
     return found
 
@@ -183,8 +187,8 @@ def shared(
     threshold, possible = _between(confidence[order])
     nobody = at[:, n_exits].sum(axis=1, keepdims=True)
     changed = np.concatenate(changes, axis=1)[:, order].cumsum(axis=1)[:, possible]
-    loss, cost = np.concatenate([nobody, nobody + changed], axis=1)
-    threshold = np.append(np.inf, threshold[possible])
+    loss, cost = nobody + changed
+    threshold = threshold[possible]
     best = undominated(loss, cost)
     wide = np.where(is_open, threshold[best, None], np.inf)[:, :, None]
     return Points(loss[best], cost[best], wide)
