@@ -69,7 +69,7 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
     One pass of the network over the data gives what every exit says of every sample,
     by class means that have not seen it. From there on the network does not run again:
     thresholds are found by exact sweeps, one exit at a time, for a range of prices,
-    and what is best at every cost is kept in `frontier_`.
+    and what is expected to be best at every cost is kept in `frontier_`.
 
     Parameters
     ----------
@@ -77,14 +77,14 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
         Its `threshold` is what is chosen.
 
     max_cost : float, default=None
-        Choose the most accurate thresholds of at most this cost, in fractions of
-        the network's multiply-adds, or of its time if the estimator has
-        ``cost_unit="seconds"``.
+        Choose the thresholds of at most this cost that are expected to be the most
+        accurate, in fractions of the network's multiply-adds, or of its time if the
+        estimator has ``cost_unit="seconds"``.
 
     max_drop : float, default=None
-        Choose the cheapest thresholds that lose at most this much of the full network's
-        score on the samples held out, which promises nothing of new ones: see
-        `confidence`. A share: 0.01 is one point of accuracy.
+        Choose the cheapest thresholds of the frontier that lose at most this much of
+        the full network's score on the samples held out, which promises nothing of new
+        ones: see `confidence`. A share: 0.01 is one point of accuracy.
 
     confidence : float, default=None
         Allow only thresholds whose drop on new samples stays within `max_drop`, too,
@@ -142,8 +142,13 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
         `max_drop`. None without `confidence`.
 
     frontier_ : dict of ndarray
-        The Pareto set by rising cost: "cost" and "score", of shape (n_points,), and
-        "threshold", of shape (n_points, n_exits) or (n_points, n_exits, n_classes).
+        The Pareto set of cost and expected score, by rising cost: "cost",
+        "expected_score" and "score", of shape (n_points,), and "threshold", of shape
+        (n_points, n_exits) or (n_points, n_exits, n_classes). "score" is that of the
+        labels of the samples held out, and need not rise.
+
+    label_share_ : float
+        Share of the labels in what is expected, see Notes; 1 if they count alone.
 
     classes_ : ndarray of shape (n_classes,)
         The labels; a clusterer has none.
@@ -159,8 +164,20 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
     clusterer runs it once, and finds its clusters once, among all samples that it is
     fitted to: only centroids leave folds out, which are shuffled if `cv` is an int.
 
-    `best_score_` is that of the best among many, and so a little too good: judge the
-    choice on samples of its own. With `confidence`, thresholds are found on some of the
+    So that thresholds do not follow the luck of the samples held out, they are found
+    and compared by an expected score. A sample that leaves with the label l loses
+    ``1 - (label_share_ * (y == l) + (1 - label_share_) * P(l))`` for accuracy, where P
+    are the last stage's probabilities, at the temperature that is right for the samples
+    held out. The share follows from how far labels and P differ beyond chance, in cells
+    of samples that an exit and the last stage answer differently, by James and Stein:
+    next to 1 where the last stage is bad, little where it is good. What k + 1 exits
+    gain with different thresholds over the best one that they share is shrunk, too: of
+    a gain of z standard errors the part ``1 - k / z**2`` is left, or nothing. Scores
+    that are no mean over samples are their own expectation; `score`, `max_drop`,
+    `confidence` and `risk` are about the labels.
+
+    `best_score_` is of thresholds chosen among many, and so a little too good: judge
+    the choice on samples of its own. With `confidence`, thresholds are found on some of the
     samples held out and tested on the others, from the most expensive to the cheapest
     up to the first that fails [2]_: is the drop significantly less than `max_drop`,
     given the samples that only the full network or only the early exits have right?

@@ -34,8 +34,8 @@ def beyond_luck(
     What a point gains over the shared threshold of its cost is shrunk, by James and
     Stein: if all exits were as good with one threshold, the best of k more would, on
     the samples that they were found on, seem better by some ``sqrt(k)`` standard errors
-    of the difference (Scheffé). Of a gain of z standard errors ``1 - k / z**2`` is left,
-    or nothing.
+    of the difference (Scheffé). Of a gain of z standard errors the part
+    ``1 - k / z**2`` is left, or nothing.
 
     Parameters
     ----------

@@ -183,12 +183,7 @@ def of_one_class(proba):
     return softmax(np.log(proba) + np.array([5.0, 0, 0, 0]), axis=1)
 
 
-def sure_by_chance(proba):
-    power = np.random.default_rng(3).choice([0.1, 10.0], size=(len(proba), 1))
-    return softmax(power * np.log(proba), axis=1)
-
-
-BAD = [of_others, half_of_others, of_one_class, sure_by_chance]
+BAD = [of_others, half_of_others, of_one_class]
 
 
 @pytest.mark.parametrize("spoil", BAD, ids=[each.__name__ for each in BAD])
@@ -197,7 +192,7 @@ def test_labels_count_nearly_alone_where_the_last_stage_is_bad(spoil, scoring):
     proba = make_proba()
     codes = draw_labels(proba[-1])
     given = np.stack([*proba[:-1], spoil(proba[-1])])
-    assert targets_of(given, codes, scoring=scoring).share > 0.75
+    assert targets_of(given, codes, scoring=scoring).share > 0.9
 
 
 def test_labels_that_are_the_last_stages_own_answers_are_all_that_counts():
