@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from copy import copy, deepcopy
-from dataclasses import replace
 from numbers import Real
 from typing import Any, Self
 
@@ -22,6 +21,7 @@ from sklearn.utils.validation import check_is_fitted
 from ._delegation import DelegatesToEstimator
 from ._early_exit import EarlyExitMixin
 from ._multi_exit._thresholds import is_closed
+from ._tuning._beyond_luck import beyond_luck
 from ._tuning._choice import check_drop, choose
 from ._tuning._clock import is_slower
 from ._tuning._confidence import (
@@ -37,6 +37,7 @@ from ._tuning._folds import (
     spare_singletons,
     spare_whole_classes,
 )
+from ._tuning._frontier import Frontier, frontier_of
 from ._tuning._held_out import (
     Data,
     HeldOutPredictions,
@@ -44,15 +45,14 @@ from ._tuning._held_out import (
     predict_held_out,
 )
 from ._tuning._risk import RiskControl, promised
-from ._tuning._scoring import rescored
 from ._tuning._search import (
     Points,
     concatenate,
     evaluate,
-    pareto,
     search,
     starts,
 )
+from ._tuning._soft import distinct_samples
 from ._utils._arrays import Floats
 from ._utils._compat import StrOptions, _fit_context
 from ._utils._validation import Interval, check_samples
@@ -69,7 +69,7 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
     One pass of the network over the data gives what every exit says of every sample,
     by class means that have not seen it. From there on the network does not run again:
     thresholds are found by exact sweeps, one exit at a time, for a range of prices,
-    and what is best at every cost is kept in `frontier_`.
+    and what is expected to be best at every cost is kept in `frontier_`.
 
     Parameters
     ----------
@@ -77,14 +77,14 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
         Its `threshold` is what is chosen.
 
     max_cost : float, default=None
-        Choose the most accurate thresholds of at most this cost, in fractions of
-        the network's multiply-adds, or of its time if the estimator has
-        ``cost_unit="seconds"``.
+        Choose the thresholds of at most this cost that are expected to be the most
+        accurate, in fractions of the network's multiply-adds, or of its time if the
+        estimator has ``cost_unit="seconds"``.
 
     max_drop : float, default=None
-        Choose the cheapest thresholds that lose at most this much of the full network's
-        score on the samples held out, which promises nothing of new ones: see
-        `confidence`. A share: 0.01 is one point of accuracy.
+        Choose the cheapest thresholds of the frontier that lose at most this much of
+        the full network's score on the samples held out, which promises nothing of new
+        ones: see `confidence`. A share: 0.01 is one point of accuracy.
 
     confidence : float, default=None
         Allow only thresholds whose drop on new samples stays within `max_drop`, too,
@@ -142,8 +142,13 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
         `max_drop`. None without `confidence`.
 
     frontier_ : dict of ndarray
-        The Pareto set by rising cost: "cost" and "score", of shape (n_points,), and
-        "threshold", of shape (n_points, n_exits) or (n_points, n_exits, n_classes).
+        The Pareto set of cost and expected score, by rising cost: "cost",
+        "expected_score" and "score", of shape (n_points,), and "threshold", of shape
+        (n_points, n_exits) or (n_points, n_exits, n_classes). "score" is that of the
+        labels of the samples held out, and need not rise.
+
+    label_share_ : float
+        Share of the labels in what is expected, see Notes; 1 if they count alone.
 
     classes_ : ndarray of shape (n_classes,)
         The labels; a clusterer has none.
@@ -159,8 +164,20 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
     clusterer runs it once, and finds its clusters once, among all samples that it is
     fitted to: only centroids leave folds out, which are shuffled if `cv` is an int.
 
-    `best_score_` is that of the best among many, and so a little too good: judge the
-    choice on samples of its own. With `confidence`, thresholds are found on some of the
+    So that thresholds do not follow the luck of the samples held out, they are found
+    and compared by an expected score. A sample that leaves with the label l loses
+    ``1 - (label_share_ * (y == l) + (1 - label_share_) * P(l))`` for accuracy, where P
+    are the last stage's probabilities, at the temperature that is right for the samples
+    held out. The share follows from how far labels and P differ beyond chance, in cells
+    of samples that an exit and the last stage answer differently, by James and Stein:
+    next to 1 where the last stage is bad, little where it is good. What k + 1 exits
+    gain with different thresholds over the best one that they share is shrunk, too: of
+    a gain of z standard errors the part ``1 - k / z**2`` is left, or nothing. Scores
+    that are no mean over samples are their own expectation; `score`, `max_drop`,
+    `confidence` and `risk` are about the labels.
+
+    `best_score_` is of thresholds chosen among many, and so a little too good: judge
+    the choice on samples of its own. With `confidence`, thresholds are found on some of the
     samples held out and tested on the others, from the most expensive to the cheapest
     up to the first that fails [2]_: is the drop significantly less than `max_drop`,
     given the samples that only the full network or only the early exits have right?
@@ -279,13 +296,16 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
         rng = check_random_state(self.random_state)
         held_out, aside = self._predict(self._checked(X, y, sample_weight), rng)
 
-        network = held_out.estimator.network_
+        network, predictions = held_out.estimator.network_, held_out.predictions
         n_groups = len(network.labels) if self.per_class else 1
-        goal = problem = held_out.problem(held_out.losses(self.scoring), n_groups)
+        targets = held_out.targets(self.scoring)
+        goal = problem = held_out.problem(targets.losses(predictions.label), n_groups)
         if self.risk is not None:
             # What is promised is what candidates have to be good at.
-            goal = held_out.problem(held_out.spoilt(), n_groups)
-        points = search(goal, starts(goal, held_out.predictions.class_proba), rng)
+            goal = held_out.problem(targets.spoilt(predictions.label), n_groups)
+        points = search(goal, starts(goal, predictions.class_proba), rng)
+        distinct = distinct_samples(predictions, held_out.codes)
+        points = beyond_luck(goal, points, distinct)
         nobody = np.full((1, *points.thresholds.shape[1:]), np.inf)
         # Always a candidate, and the last, though others may be better.
         points = concatenate(points, evaluate(goal, nobody))
@@ -298,19 +318,17 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
             tested = predict_held_out(held_out.estimator, aside)
             test = DropTest(tested, self.max_drop, self.confidence)
             points = test.passed(with_cautious(problem, points))
-        points = rescored(self.scoring, points, problem, network.labels, held_out.codes)
-        full_loss = float(points.loss[-1])
-        points = pareto(points)
+        frontier = frontier_of(self.scoring, points, held_out)
         of_which = "" if self.risk is None else " that the promise allows"
         unit = network.costs.unit
-        best = choose(points, full_loss, self.max_cost, self.max_drop, of_which, unit)
-        chosen = points.take(np.array([best]))
-        if slower := is_slower(held_out, chosen.thresholds[0], self.max_cost):
-            chosen = evaluate(problem, nobody)
-            chosen = replace(chosen, loss=np.array([full_loss]))
-        self._set_best(held_out.estimator, points, chosen, full_loss, test)
+        best = choose(frontier, self.max_cost, self.max_drop, of_which, unit)
+        full = evaluate(problem, nobody), frontier.full_score
+        chosen = full if best is None else frontier.at(best)
+        if slower := is_slower(held_out, chosen[0].thresholds[0], self.max_cost):
+            chosen = full
+        self._set_best(held_out.estimator, frontier, chosen, targets.share, test)
         if not slower:
-            self._warn_if_nobody_leaves(chosen.thresholds[0], unit)
+            self._warn_if_nobody_leaves(chosen[0].thresholds[0], unit)
         return self
 
     def _check_estimator(self) -> None:
@@ -397,23 +415,26 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
     def _set_best(
         self,
         estimator: Any,
-        points: Points,
-        chosen: Points,
-        full_loss: float,
+        frontier: Frontier,
+        chosen: tuple[Points, float],
+        label_share: float,
         test: DropTest | None,
     ) -> None:
-        frontier = {
-            "cost": points.cost,
-            "score": 1.0 - points.loss,
-            "threshold": self._as_users_give_them(points.thresholds),
-        }
-        (best,) = chosen.thresholds
+        points, score = chosen
+        (best,) = points.thresholds
         threshold = self._as_users_give_them(best)
+        of_frontier = frontier.points
         fitted = {
-            "frontier_": frontier,
-            "full_score_": float(1.0 - full_loss),
-            "best_score_": float(1.0 - chosen.loss[0]),
-            "best_cost_": float(chosen.cost[0]),
+            "frontier_": {
+                "cost": of_frontier.cost,
+                "score": frontier.score,
+                "expected_score": 1.0 - of_frontier.loss,
+                "threshold": self._as_users_give_them(of_frontier.thresholds),
+            },
+            "full_score_": frontier.full_score,
+            "best_score_": score,
+            "best_cost_": float(points.cost[0]),
+            "label_share_": label_share,
             "best_threshold_": threshold.copy(),
             "drop_upper_": test and test.upper(best),
             # Copies, so that who changes one changes no other.

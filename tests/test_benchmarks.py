@@ -100,7 +100,7 @@ def search(subject):
 
 
 def test_thresholds_within_a_budget_agree_most(search):
-    cost, score = search.frontier_["cost"], search.frontier_["score"]
+    cost, score = search.frontier_["cost"], search.frontier_["expected_score"]
     for budget in (cost[0], 0.7, 2.0):
         found = clusters.within(search, budget)
         (at,) = np.flatnonzero((search.frontier_["threshold"] == found).all(axis=1))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
+from scipy.special import softmax
 from sklearn.base import clone
 from sklearn.datasets import make_classification
 from sklearn.exceptions import NotFittedError
@@ -16,7 +17,7 @@ from sk_e2cm._tuning._confidence import upper_bound
 from sk_e2cm._tuning._folds import folds_of, set_aside
 from sk_e2cm.testing import ToyExtractor
 
-from .references import leave
+from .references import leave, minimise
 
 GOALS = [{"max_cost": 0.5}, {"max_cost": 0.9}, {"max_drop": 0.0}, {"max_drop": 0.05}]
 PREDICTIONS = ["predict", "predict_proba", "predict_exit", "exit_proba", "cost"]
@@ -74,13 +75,14 @@ def cost_by_stage(thresholds):
 def test_what_is_chosen_is_allowed_and_nothing_allowed_is_better(data, clf, goal, cv):
     search = tuned(clf, cv=cv, **goal).fit(*data)
     cost, score = search.frontier_["cost"], search.frontier_["score"]
+    expected = search.frontier_["expected_score"]
     best = int(np.flatnonzero(cost == search.best_cost_).item())
     assert score[best] == search.best_score_
     assert_array_equal(search.frontier_["threshold"][best], search.best_threshold_)
     assert_array_equal(search.estimator_.threshold, search.best_threshold_)
     if "max_cost" in goal:
         assert search.best_cost_ <= goal["max_cost"]
-        assert search.best_score_ == score[cost <= goal["max_cost"]].max()
+        assert expected[best] == expected[cost <= goal["max_cost"]].max()
     else:
         drop = search.full_score_ - score
         assert drop[best] <= goal["max_drop"] + 1e-9
@@ -91,10 +93,9 @@ def test_what_is_chosen_is_allowed_and_nothing_allowed_is_better(data, clf, goal
 @pytest.mark.parametrize("cv", [5, "prefit"])
 def test_the_frontier_is_a_pareto_set(data, clf, cv, per_class):
     search = tuned(clf, max_drop=0.02, cv=cv, per_class=per_class).fit(*data)
-    cost, score = search.frontier_["cost"], search.frontier_["score"]
+    cost, expected = search.frontier_["cost"], search.frontier_["expected_score"]
     assert (np.diff(cost) > 0).all()
-    assert (np.diff(score) > 0).all()
-    assert score[-1] >= search.full_score_
+    assert (np.diff(expected) > 0).all()
     assert search.frontier_["threshold"].shape == (len(cost), 2, 3)[: 2 + per_class]
 
 
@@ -104,7 +105,8 @@ def test_the_frontier_is_what_the_estimator_scores_and_costs(clf, held_out, per_
     params = {"cv": "prefit", "per_class": per_class}
     search = tuned(clf, max_drop=0.02, **params).fit(X, y)
     proba, frontier = search.estimator_.exit_proba(X), search.frontier_
-    for cost, score, thresholds in zip(*frontier.values(), strict=True):
+    names = "cost", "score", "threshold"
+    for cost, score, thresholds in zip(*map(frontier.get, names), strict=True):
         stage, label = leave(proba, thresholds)
         assert np.mean(label == y) == pytest.approx(score)
         assert cost_by_stage(thresholds)[stage].mean() == pytest.approx(cost)
@@ -135,29 +137,72 @@ def test_the_same_random_state_chooses_the_same(data):
     assert other.full_score_ != first.full_score_
 
 
-def test_no_shared_threshold_is_better_than_the_frontier(clf, held_out):
+def expected_right(search, proba, y, thresholds):
+    """Return how likely each sample is answered right, by the formula."""
+    _, label = leave(proba, thresholds)
+    scores = np.log(proba[:, -1])
+    beta = minimise(scores, y, np.ones(len(y)))
+    likely = softmax(beta * scores, axis=1)[np.arange(len(y)), label]
+    share = search.label_share_
+    return share * (label == y) + (1 - share) * likely
+
+
+def test_no_shared_threshold_is_expected_to_be_better_than_the_frontier(clf, held_out):
     X, y = held_out
     search = tuned(clf, max_drop=0.02, cv="prefit").fit(X, y)
+    assert 0 < search.label_share_ < 1
     proba = clf.exit_proba(X)
+    cost, expected = search.frontier_["cost"], search.frontier_["expected_score"]
     for threshold in np.quantile(proba[:, :2].max(axis=2), np.linspace(0, 1, 21)):
-        stage, label = leave(proba, [threshold, threshold])
-        affordable = (
-            search.frontier_["cost"] <= cost_by_stage([0, 0])[stage].mean() + 1e-9
-        )
-        best = search.frontier_["score"][affordable].max()
-        assert best >= np.mean(label == y) - 1e-9
+        stage, _ = leave(proba, [threshold, threshold])
+        affordable = cost <= cost_by_stage([0, 0])[stage].mean() + 1e-9
+        other = expected_right(search, proba, y, [threshold, threshold]).mean()
+        assert expected[affordable].max() >= other - 1e-4
 
 
-def test_classes_with_their_own_thresholds_lose_nothing_at_any_cost(clf, held_out):
-    shared = tuned(clf, max_drop=0.02, cv="prefit").fit(*held_out).frontier_
+def test_what_is_expected_of_a_shared_threshold_follows_the_formula(clf, held_out):
+    X, y = held_out
+    search = tuned(clf, max_drop=0.02, cv="prefit").fit(X, y)
+    proba, frontier = clf.exit_proba(X), search.frontier_
+    n_shared = 0
+    for thresholds, expected in zip(
+        frontier["threshold"], frontier["expected_score"], strict=True
+    ):
+        found = expected_right(search, proba, y, thresholds).mean()
+        if thresholds[0] == thresholds[1]:
+            n_shared += 1
+            assert expected == pytest.approx(found, abs=1e-4)
+        else:  # what they gain over a shared one is shrunk
+            assert expected <= found + 1e-4
+    assert n_shared > 5
+
+
+def test_the_drop_is_one_of_the_score_itself(clf, held_out):
+    X, y = held_out
+    full = (clf.exit_proba(X)[:, -1].argmax(axis=1) == y).mean()
+    for max_drop in (0.0, 0.02, 0.05, 0.1):
+        search = tuned(clf, max_drop=max_drop, cv="prefit").fit(X, y)
+        _, label = leave(clf.exit_proba(X), search.best_threshold_)
+        assert full - (label == y).mean() <= max_drop + 1e-9
+        cheaper = search.frontier_["cost"] < search.best_cost_
+        assert (full - search.frontier_["score"][cheaper] > max_drop).all()
+
+
+def test_labels_count_alone_if_they_are_the_answers_and_nearly_if_they_never_are(
+    clf, held_out
+):
+    X, _ = held_out
+    said = clf.exit_proba(X)[:, -1].argmax(axis=1)
+    search = tuned(clf, max_drop=0.02, cv="prefit")
+    assert search.fit(X, said).label_share_ == 1
+    assert search.fit(X, (said + 1) % 3).label_share_ > 0.8
+
+
+def test_classes_have_thresholds_of_their_own(clf, held_out):
     search = tuned(clf, max_drop=0.02, cv="prefit", per_class=True).fit(*held_out)
-    own = search.frontier_
-    gains = []
-    for cost, score in zip(shared["cost"], shared["score"], strict=True):
-        gains.append(own["score"][own["cost"] <= cost + 1e-9].max() - score)
-    assert min(gains) > -1e-9
-    assert max(gains) > 0
     assert search.best_threshold_.shape == (2, 3)
+    thresholds = search.frontier_["threshold"]
+    assert (thresholds != thresholds[..., :1]).any()
 
 
 # The estimator

@@ -76,7 +76,8 @@ def cost_by_stage(thresholds):
 def assert_frontier_is_that_of(search, proba, weight=None):
     """Compare with agreement and cost by hand, given what the stages say."""
     full = proba[:, -1].argmax(axis=1)
-    for cost, score, thresholds in zip(*search.frontier_.values(), strict=True):
+    names = "cost", "score", "threshold"
+    for cost, score, thresholds in zip(*map(search.frontier_.get, names), strict=True):
         stage, label = leave(proba, thresholds)
         assert score == pytest.approx(np.average(label == full, weights=weight))
         costs = cost_by_stage(thresholds)[stage]
@@ -95,12 +96,15 @@ def test_what_is_chosen_is_allowed_and_nothing_allowed_is_better(X, fitted, goal
     assert score[best] == search.best_score_
     assert_array_equal(search.frontier_["threshold"][best], search.best_threshold_)
     assert_array_equal(search.estimator_.threshold, search.best_threshold_)
-    assert search.full_score_ == score.max() == 1
+    expected = search.frontier_["expected_score"]
+    assert search.full_score_ == score.max() == expected.max() == 1
     assert (np.diff(cost) > 0).all()
-    assert (np.diff(score) > 0).all()
+    assert (np.diff(expected) > 0).all()
+    assert search.label_share_ == 1
+    assert (expected <= score + 1e-9).all()
     if "max_cost" in goal:
         assert search.best_cost_ <= goal["max_cost"]
-        assert search.best_score_ == score[cost <= goal["max_cost"]].max()
+        assert expected[best] == expected[cost <= goal["max_cost"]].max()
     else:
         assert search.best_score_ >= 1 - goal["max_drop"] - 1e-9
         assert (score[:best] < 1 - goal["max_drop"]).all()

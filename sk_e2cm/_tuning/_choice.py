@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ._search import Points
+from ._frontier import Frontier
 
 # Means over folds, and sums over samples, are off in the last digit.
 ROUNDING = 1e-9
@@ -33,22 +33,19 @@ def check_drop(max_drop: float | None, scoring: Any) -> None:
 
 
 def choose(
-    points: Points,
-    full_loss: float,
+    frontier: Frontier,
     max_cost: float | None,
     max_drop: float | None,
     of_which: str = "",
     unit: str = "multiply-adds",
-) -> int:
-    """Return the index of the point that is asked for.
+) -> int | None:
+    """Return the index of the point that is asked for, None for the full network.
 
     Parameters
     ----------
-    points : Points
-        A Pareto set, the cheapest first.
-
-    full_loss : float
-        Loss of the full network.
+    frontier : Frontier
+        What can be chosen. The drop is one of the score itself, the most accurate are
+        those by the expected score.
 
     max_cost, max_drop : float or None
         As in `TunedExitsCV`; without both, the cheapest.
@@ -66,7 +63,9 @@ def choose(
     """
     if max_cost is None:
         most = np.inf if max_drop is None else max_drop + ROUNDING
-        return int((points.loss - full_loss <= most).argmax())
+        allowed = frontier.full_score - frontier.score <= most
+        return int(allowed.argmax()) if allowed.any() else None
+    points = frontier.points
     allowed = points.cost <= max_cost + ROUNDING
     if not allowed.any():
         raise ValueError(

@@ -12,7 +12,13 @@ from sklearn.utils import gen_batches
 from .._utils._arrays import Floats
 from .._utils._compat import _safe_indexing
 from .._utils._validation import codes_of
-from ._problem import StagePredictions, ThresholdProblem, sample_losses
+from ._problem import (
+    StagePredictions,
+    ThresholdProblem,
+    class_weights,
+    sample_losses,
+)
+from ._soft import SoftTargets, soft_targets
 
 # Probabilities of this many samples, stages and classes are held at once.
 _MOST_PROBABILITIES = 2**24
@@ -78,6 +84,12 @@ class HeldOutPredictions:
     def losses(self, scoring: Any) -> Floats:
         """See `sample_losses`."""
         return sample_losses(scoring, self.predictions.label, self.codes, self.weight)
+
+    def targets(self, scoring: Any) -> SoftTargets:
+        """See `soft_targets`."""
+        n_classes = self.predictions.last_proba.shape[1]
+        class_weight = class_weights(scoring, self.codes, self.weight, n_classes)
+        return soft_targets(self.predictions, self.codes, self.weight, class_weight)
 
     def spoilt(self) -> Floats:
         """Return 1 where a stage is wrong and the last is right, else 0."""

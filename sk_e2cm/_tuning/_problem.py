@@ -29,12 +29,16 @@ class StagePredictions:
 
     class_proba : ndarray of shape (n_classes, n_classes)
         Sum of the exits' probabilities over the samples of each class.
+
+    last_proba : ndarray of shape (n_samples, n_classes)
+        Probabilities of the last stage.
     """
 
     def __init__(self, n_stages: int, n_samples: int, n_classes: int) -> None:
         self.confidence = np.empty((n_stages, n_samples))
         self.label = np.empty((n_stages, n_samples), dtype=np.intp)
         self.class_proba = np.zeros((n_classes, n_classes))
+        self.last_proba = np.empty((n_samples, n_classes))
 
     def add(
         self,
@@ -50,6 +54,8 @@ class StagePredictions:
         if stage < len(self.label) - 1:
             for k in np.unique(codes):
                 self.class_proba[k] += proba[codes == k].sum(axis=0)
+        else:
+            self.last_proba[rows] = proba
 
 
 @dataclass(frozen=True)
@@ -231,16 +237,29 @@ class ThresholdProblem:
         return np.stack([to_go[0], to_go[1] + cost * self.weight])
 
 
+def class_weights(
+    scoring: Any, codes: NDArray[np.intp], weight: Floats, n_classes: int
+) -> Floats:
+    """Return the loss where a sample of each class is answered wrong.
+
+    One less the weighted mean of such losses is the accuracy, or the balanced accuracy.
+    Any other score is optimised by way of the accuracy.
+    """
+    if scoring != "balanced_accuracy":
+        return np.ones(n_classes)
+    share = np.bincount(codes, weight, n_classes) / weight.sum()
+    found = np.zeros(n_classes)
+    np.divide(1.0, np.count_nonzero(share) * share, out=found, where=share > 0)
+    return found
+
+
 def sample_losses(
     scoring: Any, label: NDArray[np.intp], codes: NDArray[np.intp], weight: Floats
 ) -> Floats:
     """Return the loss of each sample at each stage, (n_stages, n_samples).
 
-    One less their weighted mean is the accuracy, or the balanced accuracy. Any other
-    score is optimised by way of the accuracy.
+    See `class_weights`.
     """
+    n_classes = int(codes.max()) + 1
     wrong = (label != codes).astype(np.float64)
-    if scoring == "balanced_accuracy":
-        share = np.bincount(codes, weight) / weight.sum()
-        wrong /= np.count_nonzero(share) * share[codes]
-    return wrong
+    return wrong * class_weights(scoring, codes, weight, n_classes)[codes]

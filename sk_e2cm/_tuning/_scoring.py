@@ -15,7 +15,7 @@ from ._problem import ThresholdProblem
 from ._search import Points
 
 # Scores that are one less a mean of losses.
-_ADDITIVE = ("accuracy", "balanced_accuracy")
+ADDITIVE = ("accuracy", "balanced_accuracy")
 
 # So many candidates are scored anew by any other score.
 _MOST_SCORED = 300
@@ -44,8 +44,6 @@ def rescored(
     ValueError
         If the score needs more than predictions.
     """
-    if scoring in _ADDITIVE:
-        return points
     judge = _judge(scoring, classes, codes, problem.weight)
     points = points.spread(_MOST_SCORED)
     loss = [1.0 - judge(problem.labels(each)) for each in points.thresholds]

@@ -61,6 +61,11 @@ class Points:
         which = np.linspace(0, len(self.loss) - 1, most).round().astype(np.intp)
         return self.take(np.unique(which))
 
+    def in_groups(self, n_groups: int) -> Points:
+        """Give each of so many groups the only threshold of an exit."""
+        wide = np.repeat(self.thresholds, n_groups, axis=2)
+        return Points(self.loss, self.cost, wide)
+
     def best(self, price: float) -> Floats:
         """Return the thresholds with the least loss + price * cost."""
         best: Floats = self.thresholds[(self.loss + price * self.cost).argmin()]
@@ -127,8 +132,7 @@ def search(
     )
     found = _improve(single, found)
     if problem.n_groups > 1:
-        wide = np.repeat(found.thresholds, problem.n_groups, axis=2)
-        found = pareto(Points(found.loss, found.cost, wide), evaluate(problem, starts))
+        found = pareto(found.in_groups(problem.n_groups), evaluate(problem, starts))
         found = _improve(problem, found)
     return found
 
@@ -149,22 +153,31 @@ def draws(
     return drawn[:, :, None]
 
 
-def shared(problem: ThresholdProblem) -> Points:
-    """Return the Pareto set of one threshold for all exits, which are all open."""
+def shared(
+    problem: ThresholdProblem, is_open: NDArray[np.bool_] | None = None
+) -> Points:
+    """Return the Pareto set of one threshold for all exits that are open: all, or some.
+
+    `is_open` has the shape (n_exits,).
+    """
     n_exits, n = problem.confidence.shape
     if n_exits == 0:
         return evaluate(problem, np.empty((1, 0, 1)))
+    if is_open is None:
+        is_open = np.ones(n_exits, dtype=bool)
     everyone = np.arange(n)
-    costs = problem.stage_cost(np.zeros((n_exits, 1)))
+    costs = problem.stage_cost(np.where(is_open, 0.0, np.inf)[:, None])
     at = np.stack([problem.leaving[0], costs[:, None] * problem.weight])
     # As the threshold falls, a sample moves from one record of its confidence to the
     # record before.
-    highest = np.maximum.accumulate(problem.confidence, axis=0)
+    at_open = np.where(is_open[:, None], problem.confidence, -np.inf)
+    highest = np.maximum.accumulate(at_open, axis=0)
     stage = np.full(n, n_exits)
     passed, changes = [], []
-    for exit_ in reversed(range(n_exits)):
+    first, *others = np.flatnonzero(is_open).tolist()
+    for exit_ in [*reversed(others), first]:
         rows = everyone
-        if exit_:
+        if exit_ > first:
             rows = np.flatnonzero(highest[exit_] > highest[exit_ - 1])
         passed.append(problem.confidence[exit_, rows])
         changes.append(at[:, exit_, rows] - at[:, stage[rows], rows])
@@ -174,10 +187,10 @@ def shared(problem: ThresholdProblem) -> Points:
     threshold, possible = _between(confidence[order])
     nobody = at[:, n_exits].sum(axis=1, keepdims=True)
     changed = np.concatenate(changes, axis=1)[:, order].cumsum(axis=1)[:, possible]
-    loss, cost = np.concatenate([nobody, nobody + changed], axis=1)
-    threshold = np.append(np.inf, threshold[possible])
+    loss, cost = nobody + changed
+    threshold = threshold[possible]
     best = undominated(loss, cost)
-    wide = np.broadcast_to(threshold[best, None, None], (len(best), n_exits, 1))
+    wide = np.where(is_open, threshold[best, None], np.inf)[:, :, None]
     return Points(loss[best], cost[best], wide)
 
 

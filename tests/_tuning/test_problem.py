@@ -36,9 +36,19 @@ CASES = [
 
 
 def make_problem(
-    seed=0, n=60, n_exits=3, n_classes=3, n_groups=1, head_cost=None, decimals=16
+    seed=0,
+    n=60,
+    n_exits=3,
+    n_classes=3,
+    n_groups=1,
+    head_cost=None,
+    decimals=16,
+    share=1.0,
 ):
-    """Return samples that later stages are more often right about."""
+    """Return samples that later stages are more often right about.
+
+    This share of the losses is errors, and the others are soft.
+    """
     rng = np.random.default_rng(seed)
     truth = rng.integers(n_classes, size=n)
     confidence = 1 / n_classes + rng.beta(3, 2, (n_exits + 1, n)) * (1 - 1 / n_classes)
@@ -52,10 +62,12 @@ def make_problem(
         head_cost = rng.uniform(0.0, 0.05, n_exits + 1)
     heads = np.broadcast_to(head_cost, n_exits + 1).astype(float)
     going_on = rng.uniform(0.0, 0.05, n_exits + 1)
+    proba = rng.dirichlet(np.ones(n_classes), n)
+    soft = 1 - proba[np.arange(n), label]
     return ThresholdProblem(
         confidence=confidence[:-1].round(decimals),
         label=label,
-        loss=(label != truth).astype(float),
+        loss=share * (label != truth) + (1 - share) * soft,
         weight=weight / weight.sum(),
         costs=Costs(stages / stages.sum(), heads, going_on),
         n_groups=n_groups,
@@ -124,6 +136,7 @@ def test_predictions_are_the_largest_probabilities_and_sums_by_class(batches):
             if stage < 3:  # the last is no exit
                 class_proba[codes[i]] += proba[stage, i]
     assert_allclose(predictions.class_proba, class_proba, rtol=1e-12)
+    assert_array_equal(predictions.last_proba, proba[3])
 
 
 def test_of_equal_probabilities_the_first_is_predicted():

@@ -33,7 +33,9 @@ PROBLEMS = {
     "dear exits": {"head_cost": 0.2},
     "one exit": {"n_exits": 1},
     "five exits": {"n_exits": 5},
+    "soft losses": {"share": 0.2},
     "by class": {"n_groups": 3},
+    "by class, soft losses": {"n_groups": 3, "share": 0.2},
     "by class, ties": {"n_groups": 3, "decimals": 1},
     "by class, dear exits": {"n_groups": 3, "head_cost": 0.2},
 }
@@ -133,6 +135,22 @@ def test_shared_thresholds_are_the_best_of_all_that_differ(params):
     check_right(problem, found)
     assert_allclose(found.thresholds, expected.thresholds, rtol=0, atol=1e-15)
     assert len(found.loss) > 3
+
+
+@problems
+def test_one_threshold_may_be_shared_by_some_exits_while_others_are_closed(params):
+    problem = make_problem(**params).in_groups(1)
+    for n_open in range(1, problem.n_exits + 1):
+        for is_open in combinations(range(problem.n_exits), n_open):
+            mask = np.isin(np.arange(problem.n_exits), is_open)
+            candidates = np.array(distinct(problem.confidence[mask])[:-1])
+            thresholds = np.where(mask, candidates[:, None], INF)[:, :, None]
+            # The last candidate lets nobody leave, though exits are open.
+            nobody = np.where(mask, 1.0, INF)[None, :, None]
+            found = shared(problem, mask)
+            check_right(problem, found)
+            assert matched_by(evaluate(problem, thresholds), found).all()
+            assert matched_by(found, evaluate(problem, [*thresholds, *nobody])).all()
 
 
 def test_sharing_more_thresholds_than_those_is_of_no_use():

@@ -92,7 +92,7 @@ def _check_goal(tuned: Any, goal: dict[str, Any]) -> None:
         raise Fault(f"drops by {drop}")
     if tuned.best_cost_ > goal.get("max_cost", 9) + 1e-9:
         raise Fault(f"costs {tuned.best_cost_}")
-    costs, scores = tuned.frontier_["cost"], tuned.frontier_["score"]
+    costs, scores = tuned.frontier_["cost"], tuned.frontier_["expected_score"]
     if (np.diff(costs) <= 0).any() or (np.diff(scores) <= 0).any():
         raise Fault("the frontier does not rise")
     demand_equal(

@@ -1,0 +1,208 @@
+"""Soft targets: labels mixed with what the last stage holds likely.
+
+Of two exits, the better one on a few hundred errors is partly the luckier one: most
+samples that they answer differently are ones that the last stage is unsure of, too,
+and their labels are much like draws from its probabilities. Putting these in place of
+the labels leaves the draw out. What they are wrong about, the labels still tell.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import softmax
+
+from .._fitting._calibration import RULED_OUT, fit_inverse_temperature
+from .._utils._arrays import Floats
+from ._problem import StagePredictions
+
+# Labels and probabilities are compared in cells of so many samples that an exit and the
+# last stage answer differently: about as many as the choice of a threshold turns on.
+_CELL = 25
+
+
+class Distinct(NamedTuple):
+    """Which samples are alike, by all that is known of them.
+
+    A sample that occurs twice is the same luck twice.
+
+    Parameters
+    ----------
+    first : ndarray of shape (n_distinct,)
+        One of each.
+
+    which : ndarray of shape (n_samples,)
+        Of what distinct sample each is a copy.
+    """
+
+    first: NDArray[np.intp]
+    which: NDArray[np.intp]
+
+    def add(self, values: Floats) -> Floats:
+        """Add up the values of copies, shape (n_distinct,)."""
+        total = np.zeros(len(self.first))
+        np.add.at(total, self.which, values)
+        return total
+
+
+def distinct_samples(
+    predictions: StagePredictions, codes: NDArray[np.intp]
+) -> Distinct:
+    """Tell which samples have the same classes and confidences at all stages."""
+    known = np.column_stack([predictions.confidence.T, predictions.label.T, codes])
+    _, first, which = np.unique(known, axis=0, return_index=True, return_inverse=True)
+    return Distinct(first, which.ravel())
+
+
+@dataclass(frozen=True)
+class SoftTargets:
+    """Labels, to some share, and the last stage's probabilities for the rest.
+
+    Parameters
+    ----------
+    codes : ndarray of shape (n_samples,)
+        Labels.
+
+    proba : ndarray of shape (n_samples, n_classes)
+        What the last stage holds likely.
+
+    class_weight : ndarray of shape (n_classes,)
+        Loss where a sample of this class is answered wrong.
+
+    share : float
+        Of the labels, from 0 to 1.
+    """
+
+    codes: NDArray[np.intp]
+    proba: Floats
+    class_weight: Floats
+    share: float
+
+    def losses(self, label: NDArray[np.intp]) -> Floats:
+        """Return the expected loss of samples that leave with these labels.
+
+        Of the same shape, (n_stages, n_samples). Where all classes count alike, it is
+        ``1 - (share * (label == codes) + (1 - share) * proba_of_label)``.
+        """
+        hard = (label != self.codes) * self.class_weight[self.codes]
+        if self.share == 1:
+            return hard
+        return self.share * hard + (1 - self.share) * self.by_proba(label)
+
+    def by_proba(self, label: NDArray[np.intp]) -> Floats:
+        """Return the expected loss by the probabilities alone."""
+        of_class = self.proba * self.class_weight
+        expected: Floats = of_class.sum(axis=1) - _of_label(of_class, label)
+        return expected
+
+    def spoilt(self, label: NDArray[np.intp]) -> Floats:
+        """Return how likely each stage is wrong where the last is right."""
+        right = (label[-1] == self.codes).astype(np.float64)
+        if self.share < 1:
+            (likely,) = _of_label(self.proba, label[-1:])
+            right = self.share * right + (1 - self.share) * likely
+        return (label != label[-1]) * right
+
+
+def soft_targets(
+    predictions: StagePredictions,
+    codes: NDArray[np.intp],
+    weight: Floats,
+    class_weight: Floats,
+) -> SoftTargets:
+    """Calibrate the last stage, and choose the share of the labels.
+
+    Where the labels are the last stage's own answers, they are all that counts.
+    """
+    hard = SoftTargets(codes, predictions.last_proba, class_weight, 1.0)
+    if (predictions.label[-1] == codes).all():
+        return hard
+    distinct = distinct_samples(predictions, codes)
+    first, of_first = distinct.first, distinct.add(weight)
+    proba = calibrated(predictions.last_proba, codes, first, of_first)
+    some = SoftTargets(codes[first], proba[first], class_weight, 0.0)
+    share = label_share(
+        some, predictions.label[:, first], predictions.confidence[:, first], of_first
+    )
+    return SoftTargets(codes, proba, class_weight, share)
+
+
+def calibrated(
+    proba: Floats, codes: NDArray[np.intp], rows: NDArray[np.intp], weight: Floats
+) -> Floats:
+    """Return probabilities at the temperature that is right for some of the rows.
+
+    The network's own are usually too sure. One number fitted to all samples knows
+    little of the label of any.
+    """
+    floor = np.exp(RULED_OUT)
+    scores = np.log(np.maximum(proba, floor))
+    beta = fit_inverse_temperature(scores[rows], codes[rows], weight, len(rows))
+    found: Floats = softmax(beta * scores, axis=1)
+    return found
+
+
+def label_share(
+    targets: SoftTargets, label: NDArray[np.intp], confidence: Floats, weight: Floats
+) -> float:
+    """Return the share of labels with the least expected error, by James and Stein.
+
+    In a cell of samples, what leaving at an exit loses against the last stage is a sum,
+    by the labels or by the probabilities. Were the probabilities right, the two sums
+    would differ by chance, with a variance V that follows from them; what their squared
+    difference has beyond V, the bias of the probabilities has made. Of all mixtures,
+    the one with the share bias^2 / (bias^2 + V) of labels errs least.
+
+    Parameters
+    ----------
+    targets : SoftTargets
+        Of samples that are all distinct.
+
+    label : ndarray of shape (n_stages, n_samples)
+        The answers of every stage.
+
+    confidence : ndarray of shape (n_stages, n_samples)
+        By which the samples of each exit are put into cells.
+
+    weight : ndarray of shape (n_samples,)
+        Weights of the samples.
+    """
+    squares = by_chance = 0.0
+    for exit_ in range(len(label) - 1):
+        differ = np.flatnonzero(label[exit_] != label[-1])
+        if not len(differ):
+            continue
+        surest_first = (-confidence[exit_, differ]).argsort(kind="stable")
+        rows = differ[surest_first]
+        error, variance = _errors(targets, rows, label[[exit_, -1]][:, rows])
+        n_cells = max(round(len(rows) / _CELL), 1)
+        cell = np.arange(len(rows)) * n_cells // len(rows)
+        squares += (np.bincount(cell, weight[rows] * error) ** 2).sum()
+        by_chance += weight[rows] ** 2 @ variance
+    # The squares are those of the bias and of chance.
+    return float(np.clip(1 - by_chance / squares, 0, 1)) if squares else 0.0
+
+
+def _errors(
+    targets: SoftTargets, rows: NDArray[np.intp], label: NDArray[np.intp]
+) -> tuple[Floats, Floats]:
+    """Compare what exit and last stage lose by labels and by probabilities.
+
+    Returns the difference, and its variance if labels are drawn from these.
+    """
+    worth = targets.class_weight[label]
+    likely = _of_label(targets.proba[rows], label)
+    expected = worth[1] * likely[1] - worth[0] * likely[0]
+    right = label == targets.codes[rows]
+    found = worth[1] * right[1] - worth[0] * right[0]
+    variance = (worth**2 * likely).sum(axis=0) - expected**2
+    return found - expected, variance
+
+
+def _of_label(values: Floats, label: NDArray[np.intp]) -> Floats:
+    """Return the value of each stage's label, shape (n_stages, n_samples)."""
+    found: Floats = values[np.arange(len(values)), label]
+    return found
