@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from copy import copy, deepcopy
 from numbers import Real
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -42,8 +42,10 @@ from ._tuning._held_out import (
     Data,
     HeldOutPredictions,
     cross_predict,
+    fit_predict_held_out,
     predict_held_out,
 )
+from ._tuning._problem import ThresholdProblem
 from ._tuning._risk import RiskControl, promised
 from ._tuning._search import (
     Points,
@@ -52,7 +54,7 @@ from ._tuning._search import (
     search,
     starts,
 )
-from ._tuning._soft import distinct_samples
+from ._tuning._soft import SoftTargets, distinct_samples
 from ._utils._arrays import Floats
 from ._utils._compat import StrOptions, _fit_context
 from ._utils._validation import Interval, check_samples
@@ -61,6 +63,15 @@ _BY_TIME = (
     " In seconds an exit may also cost more than it saves: see estimator_.seconds_, "
     "and try a larger batch_size."
 )
+
+
+class _Found(NamedTuple):
+    """What a search has found."""
+
+    targets: SoftTargets
+    goal: ThresholdProblem
+    problem: ThresholdProblem
+    points: Points
 
 
 class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
@@ -167,10 +178,11 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
     So that thresholds do not follow the luck of the samples held out, they are found
     and compared by an expected score. A sample that leaves with the label l loses
     ``1 - (label_share_ * (y == l) + (1 - label_share_) * P(l))`` for accuracy, where P
-    are the last stage's probabilities, at the temperature that is right for the samples
-    held out. The share follows from how far labels and P differ beyond chance, in cells
+    is what the stages together hold likely: the product of powers of the last stage's
+    probabilities and of the exits' geometric mean, with the exponents that are right
+    for the samples held out. The share follows from how far labels and P differ beyond chance, in cells
     of samples that an exit and the last stage answer differently, by James and Stein:
-    next to 1 where the last stage is bad, little where it is good. What k + 1 exits
+    next to 1 where P is bad, little where it is good. What k + 1 exits
     gain with different thresholds over the best one that they share is shrunk, too: of
     a gain of z standard errors the part ``1 - k / z**2`` is left, or nothing. Scores
     that are no mean over samples are their own expectation; `score`, `max_drop`,
@@ -296,16 +308,15 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
         rng = check_random_state(self.random_state)
         held_out, aside = self._predict(self._checked(X, y, sample_weight), rng)
 
-        network, predictions = held_out.estimator.network_, held_out.predictions
-        n_groups = len(network.labels) if self.per_class else 1
-        targets = held_out.targets(self.scoring)
-        goal = problem = held_out.problem(targets.losses(predictions.label), n_groups)
-        if self.risk is not None:
-            # What is promised is what candidates have to be good at.
-            goal = held_out.problem(targets.spoilt(predictions.label), n_groups)
-        points = search(goal, starts(goal, predictions.class_proba), rng)
-        distinct = distinct_samples(predictions, held_out.codes)
-        points = beyond_luck(goal, points, distinct)
+        found = self._search(held_out, rng)
+        is_open = (found.points.thresholds < np.inf).any(axis=(0, 2))
+        used = np.flatnonzero(is_open)
+        if held_out.refit is not None and 0 < len(used) < len(is_open):
+            # Exits that are never open have nothing to be remembered for.
+            held_out = held_out.refit(used)
+            found = self._search(held_out, rng)
+        targets, goal, problem, points = found
+        network = held_out.estimator.network_
         nobody = np.full((1, *points.thresholds.shape[1:]), np.inf)
         # Always a candidate, and the last, though others may be better.
         points = concatenate(points, evaluate(goal, nobody))
@@ -330,6 +341,26 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
         if not slower:
             self._warn_if_nobody_leaves(chosen[0].thresholds[0], unit)
         return self
+
+    def _search(
+        self, held_out: HeldOutPredictions, rng: np.random.RandomState
+    ) -> _Found:
+        """Search thresholds: the best for every cost, by what is expected of them."""
+        predictions = held_out.predictions
+        n_groups = len(held_out.estimator.network_.labels) if self.per_class else 1
+        targets = held_out.targets(self.scoring)
+        goal = problem = held_out.problem(targets.losses(predictions.label), n_groups)
+        if self.risk is not None:
+            # What is promised is what candidates have to be good at.
+            goal = held_out.problem(targets.spoilt(predictions.label), n_groups)
+        exits = held_out.exits
+        among = goal if exits is None else goal.of_exits(exits)
+        points = search(among, starts(among, predictions.class_proba), rng)
+        distinct = distinct_samples(predictions, held_out.codes)
+        points = beyond_luck(among, points, distinct)
+        if exits is not None:
+            points = points.among(exits, goal.n_exits)
+        return _Found(targets, goal, problem, points)
 
     def _check_estimator(self) -> None:
         if not isinstance(self.estimator, EarlyExitMixin):
@@ -409,8 +440,7 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
                 "refit=False needs samples that are never held out: cv=0.2, say, or a "
                 "PredefinedSplit with -1 for them."
             )
-        estimator._cross_fit(train.X, train.y, train.weight)
-        return predict_held_out(estimator, data.take(folds >= 0)), aside
+        return fit_predict_held_out(estimator, train, data.take(folds >= 0)), aside
 
     def _set_best(
         self,

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.optimize import minimize
-from scipy.special import logsumexp
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 
@@ -19,9 +15,6 @@ from .._utils._validation import weight_params
 from ._kept import SampleFeatures, chunks
 from ._scores import ClassifierScores
 from ._statistics import Statistics
-
-# Weights are found by how well they do on at most so many samples.
-_MOST_WEIGHED = 20_000
 
 
 def check_head(head: Any) -> tuple[Any, ...]:
@@ -122,42 +115,3 @@ def _moments(features: Features, weight: Floats) -> tuple[Features, Features]:
     constant = variance <= (1e-6 * np.abs(mean)) ** 2
     scale = np.where(constant, 1.0, np.sqrt(variance))
     return mean.astype(features.dtype), scale.astype(features.dtype)
-
-
-def combination_weights(
-    scores: Sequence[Floats], codes: NDArray[np.intp], sample_weight: Floats
-) -> Floats:
-    """Return the weights, none negative, with the least log loss.
-
-    Parameters
-    ----------
-    scores : sequence of ndarray of shape (n_samples, n_classes)
-        Of each part, for samples that it has not seen.
-
-    codes : ndarray of shape (n_samples,)
-        Their classes.
-
-    sample_weight : ndarray of shape (n_samples,)
-        Their weights.
-
-    Returns
-    -------
-    ndarray of shape (n_parts,)
-    """
-    step = -(-len(codes) // _MOST_WEIGHED)
-    stacked = np.stack([part[::step] for part in scores])
-    codes, weight = codes[::step], sample_weight[::step] / sample_weight[::step].sum()
-    own = stacked[:, np.arange(len(codes)), codes]
-
-    def loss(weights: Floats) -> tuple[float, Floats]:
-        logits = np.tensordot(weights, stacked, axes=1)
-        log_total = logsumexp(logits, axis=1)
-        proba = np.exp(logits - log_total[:, None])
-        expected = np.einsum("nk,pnk->pn", proba, stacked)
-        return float(weight @ (log_total - weights @ own)), (expected - own) @ weight
-
-    start = np.full(len(scores), 1.0 / len(scores))
-    bounds = [(0.0, None)] * len(scores)
-    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds)
-    # If nothing tells them apart, all count alike.
-    return found.x if found.x.any() else start

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 
 from .._utils._arrays import Floats
-from ._classifiers import combination_weights, fit_classifier
+from ._classifiers import fit_classifier
 from ._cross_fitting import (
     CrossFit,
     FittedHead,
@@ -30,7 +30,7 @@ from ._cross_fitting import (
     unseen_scores,
 )
 from ._kept import JoinedFeatures
-from ._scores import Combination, Scorer, log_proba
+from ._scores import Combination, Scorer, combination_weights, log_proba
 from ._statistics import (
     MOST_FEATURES,
     N_FOLDS,

@@ -7,11 +7,16 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from scipy.special import log_softmax
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+from scipy.special import log_softmax, logsumexp
 
 from .._multi_exit._heads import Logits
 from .._utils._arrays import Features, Floats, to_tensor
 from ._calibration import RULED_OUT
+
+# Weights are found by how well they do on at most so many samples.
+_MOST_WEIGHED = 20_000
 
 
 class Scorer(Protocol):
@@ -65,3 +70,54 @@ class Combination:
         """Return the scores, shape (n_samples, n_classes)."""
         found = [log_proba(part.scores(features)) for part in self.parts]
         return np.tensordot(self.weights, found, axes=1)
+
+
+def combination_weights(
+    scores: Sequence[Floats],
+    codes: NDArray[np.intp],
+    sample_weight: Floats,
+    n_samples: float | None = None,
+) -> Floats:
+    """Return the weights of log probabilities, none negative, with the least log loss.
+
+    Parameters
+    ----------
+    scores : sequence of ndarray of shape (n_samples, n_classes)
+        Log probabilities by each part, for samples that it has not seen.
+
+    codes : ndarray of shape (n_samples,)
+        Their classes. Each class is given one sample's worth of the targets beforehand,
+        which keeps weights finite (Platt, 1999, section 2.2).
+
+    sample_weight : ndarray of shape (n_samples,)
+        Their weights.
+
+    n_samples : float, default=None
+        How many there are; by default their weights add up to it.
+
+    Returns
+    -------
+    ndarray of shape (n_parts,)
+    """
+    n_samples = n_samples or sample_weight.sum()
+    step = -(-len(codes) // _MOST_WEIGHED)
+    stacked = np.stack([part[::step] for part in scores])
+    codes, weight = codes[::step], sample_weight[::step] / sample_weight[::step].sum()
+    n_classes = stacked.shape[2]
+    smooth = 1.0 / (n_samples + n_classes)
+    own = stacked[:, np.arange(len(codes)), codes]
+    target = (1.0 - n_classes * smooth) * own + smooth * stacked.sum(axis=2)
+
+    def loss(weights: Floats) -> tuple[float, Floats]:
+        logits = np.tensordot(weights, stacked, axes=1)
+        log_total = logsumexp(logits, axis=1)
+        proba = np.exp(logits - log_total[:, None])
+        expected = np.einsum("nk,pnk->pn", proba, stacked)
+        value = weight @ (log_total - weights @ target)
+        return float(value), (expected - target) @ weight
+
+    start = np.full(len(scores), 1.0 / len(scores))
+    bounds = [(0.0, None)] * len(scores)
+    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds).x
+    # If nothing tells them apart, all count alike.
+    return found if found.any() else start

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils import gen_batches
 
+from .._fitting._cross_fitting import CrossFit
 from .._utils._arrays import Floats
 from .._utils._compat import _safe_indexing
 from .._utils._validation import codes_of
@@ -62,6 +64,13 @@ class HeldOutPredictions:
 
     X : array-like of shape (n_all_samples, ...)
         These samples, maybe among others.
+
+    exits : ndarray of shape (n_open,), default=None
+        Those that were fitted as if there were no others; by default all exits.
+
+    refit : callable, default=None
+        Returns the predictions of such exits, given which. None where exits carry
+        nothing from one another, or are not to be fitted anew.
     """
 
     estimator: Any
@@ -69,6 +78,8 @@ class HeldOutPredictions:
     codes: NDArray[np.intp]
     weight: Floats
     X: Any = None
+    exits: NDArray[np.intp] | None = None
+    refit: Callable[[NDArray[np.intp]], HeldOutPredictions] | None = None
 
     def problem(self, loss: Floats, n_groups: int = 1) -> ThresholdProblem:
         """Return the problem of choosing thresholds, given losses at each stage."""
@@ -127,9 +138,43 @@ def cross_predict(
     ``working_memory``, only some are predicted.
     """
     cross_fit = estimator._cross_fit(data.X, data.y, data.weight, folds)
+    return _of_cross_fit(estimator, data, cross_fit)
+
+
+def _of_cross_fit(
+    estimator: Any,
+    data: Data,
+    cross_fit: CrossFit,
+    exits: NDArray[np.intp] | None = None,
+) -> HeldOutPredictions:
     network, codes = estimator.network_, cross_fit.codes
     predictions = StagePredictions(network.n_exits + 1, len(codes), len(network.labels))
     for stage, proba in enumerate(cross_fit.out_of_fold()):
         predictions.add(stage, proba, codes)
-    weight = data.weight[cross_fit.rows]
-    return HeldOutPredictions(estimator, predictions, codes, weight, data.X)
+
+    def refit(exits: NDArray[np.intp]) -> HeldOutPredictions:
+        again = cross_fit.refit and cross_fit.refit(exits.tolist())
+        return _of_cross_fit(estimator, data, again or cross_fit, exits)
+
+    return HeldOutPredictions(
+        estimator,
+        predictions,
+        codes,
+        data.weight[cross_fit.rows],
+        data.X,
+        exits,
+        refit if cross_fit.refit else None,
+    )
+
+
+def fit_predict_held_out(estimator: Any, train: Data, data: Data) -> HeldOutPredictions:
+    """Fit to some samples, and predict others."""
+    cross_fit = estimator._cross_fit(train.X, train.y, train.weight)
+
+    def refit(exits: NDArray[np.intp]) -> HeldOutPredictions:
+        if cross_fit.refit:
+            cross_fit.refit(exits.tolist())
+        return replace(predict_held_out(estimator, data), exits=exits)
+
+    predicted = predict_held_out(estimator, data)
+    return replace(predicted, refit=refit if cross_fit.refit else None)

@@ -13,6 +13,15 @@ from .._multi_exit._costs import Costs
 from .._multi_exit._thresholds import is_closed, stays
 from .._utils._arrays import Floats
 
+# The log probability of a class that is ruled out.
+_RULED_OUT = -30.0
+
+
+def log_of(proba: Floats) -> Floats:
+    """Return log probabilities, finite where there is none."""
+    found: Floats = np.log(np.maximum(proba, np.exp(_RULED_OUT)))
+    return found
+
 
 class StagePredictions:
     """What every stage predicts for some samples: a class, and its probability.
@@ -32,6 +41,9 @@ class StagePredictions:
 
     last_proba : ndarray of shape (n_samples, n_classes)
         Probabilities of the last stage.
+
+    exits_log_proba : ndarray of shape (n_samples, n_classes)
+        Mean of the exits' log probabilities; 0 without exits.
     """
 
     def __init__(self, n_stages: int, n_samples: int, n_classes: int) -> None:
@@ -39,6 +51,7 @@ class StagePredictions:
         self.label = np.empty((n_stages, n_samples), dtype=np.intp)
         self.class_proba = np.zeros((n_classes, n_classes))
         self.last_proba = np.empty((n_samples, n_classes))
+        self.exits_log_proba = np.zeros((n_samples, n_classes))
 
     def add(
         self,
@@ -54,6 +67,7 @@ class StagePredictions:
         if stage < len(self.label) - 1:
             for k in np.unique(codes):
                 self.class_proba[k] += proba[codes == k].sum(axis=0)
+            self.exits_log_proba[rows] += log_of(proba) / (len(self.label) - 1)
         else:
             self.last_proba[rows] = proba
 
@@ -150,6 +164,17 @@ class ThresholdProblem:
     def in_groups(self, n_groups: int) -> ThresholdProblem:
         """Return the same with another number of thresholds for each exit."""
         return replace(self, n_groups=n_groups)
+
+    def of_exits(self, exits: NDArray[np.intp]) -> ThresholdProblem:
+        """Return the problem if all exits but these are closed for ever."""
+        stages = np.append(exits, self.n_exits)
+        return replace(
+            self,
+            confidence=self.confidence[exits],
+            label=self.label[stages],
+            loss=self.loss[stages],
+            costs=self.costs.of_exits(exits),
+        )
 
     def leaves(self, thresholds: Floats) -> NDArray[np.bool_]:
         """Tell who is confident at each exit, shape (n_exits, n_samples)."""

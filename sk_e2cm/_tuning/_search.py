@@ -66,6 +66,13 @@ class Points:
         wide = np.repeat(self.thresholds, n_groups, axis=2)
         return Points(self.loss, self.cost, wide)
 
+    def among(self, exits: NDArray[np.intp], n_exits: int) -> Points:
+        """Return the same where these are some of all exits, and the others closed."""
+        n_points, _, n_groups = self.thresholds.shape
+        thresholds = np.full((n_points, n_exits, n_groups), np.inf)
+        thresholds[:, exits] = self.thresholds
+        return Points(self.loss, self.cost, thresholds)
+
     def best(self, price: float) -> Floats:
         """Return the thresholds with the least loss + price * cost."""
         best: Floats = self.thresholds[(self.loss + price * self.cost).argmin()]

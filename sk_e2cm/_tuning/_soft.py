@@ -1,9 +1,10 @@
-"""Soft targets: labels mixed with what the last stage holds likely.
+"""Soft targets: labels mixed with what the stages together hold likely.
 
 Of two exits, the better one on a few hundred errors is partly the luckier one: most
-samples that they answer differently are ones that the last stage is unsure of, too,
-and their labels are much like draws from its probabilities. Putting these in place of
-the labels leaves the draw out. What they are wrong about, the labels still tell.
+samples that they answer differently are ones that the stages together are unsure of,
+and their labels are much like draws from the probabilities of these. Putting these in
+place of the labels leaves the draw out. What they are wrong about, the labels still
+tell.
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
 
-from .._fitting._calibration import RULED_OUT, fit_inverse_temperature
+from .._fitting._scores import combination_weights
 from .._utils._arrays import Floats
-from ._problem import StagePredictions
+from ._problem import StagePredictions, log_of
 
 # Labels and probabilities are compared in cells of so many samples that an exit and the
-# last stage answer differently: about as many as the choice of a threshold turns on.
-_CELL = 25
+# last stage answer differently. In small cells chance hides what the probabilities are
+# wrong about everywhere alike; it adds up over the samples that thresholds differ in.
+_CELL = 100
 
 
 class Distinct(NamedTuple):
@@ -59,7 +61,7 @@ def distinct_samples(
 
 @dataclass(frozen=True)
 class SoftTargets:
-    """Labels, to some share, and the last stage's probabilities for the rest.
+    """Labels, to some share, and probabilities by all stages for the rest.
 
     Parameters
     ----------
@@ -67,7 +69,7 @@ class SoftTargets:
         Labels.
 
     proba : ndarray of shape (n_samples, n_classes)
-        What the last stage holds likely.
+        What the stages together hold likely.
 
     class_weight : ndarray of shape (n_classes,)
         Loss where a sample of this class is answered wrong.
@@ -113,7 +115,7 @@ def soft_targets(
     weight: Floats,
     class_weight: Floats,
 ) -> SoftTargets:
-    """Calibrate the last stage, and choose the share of the labels.
+    """Find what the stages together hold likely, and the share of the labels.
 
     Where the labels are the last stage's own answers, they are all that counts.
     """
@@ -122,7 +124,7 @@ def soft_targets(
         return hard
     distinct = distinct_samples(predictions, codes)
     first, of_first = distinct.first, distinct.add(weight)
-    proba = calibrated(predictions.last_proba, codes, first, of_first)
+    proba = together(predictions, codes, first, of_first)
     some = SoftTargets(codes[first], proba[first], class_weight, 0.0)
     share = label_share(
         some, predictions.label[:, first], predictions.confidence[:, first], of_first
@@ -130,18 +132,23 @@ def soft_targets(
     return SoftTargets(codes, proba, class_weight, share)
 
 
-def calibrated(
-    proba: Floats, codes: NDArray[np.intp], rows: NDArray[np.intp], weight: Floats
+def together(
+    predictions: StagePredictions,
+    codes: NDArray[np.intp],
+    rows: NDArray[np.intp],
+    weight: Floats,
 ) -> Floats:
-    """Return probabilities at the temperature that is right for some of the rows.
+    """Return probabilities by the last stage and the exits, (n_samples, n_classes).
 
-    The network's own are usually too sure. One number fitted to all samples knows
-    little of the label of any.
+    The product of powers of the last stage's and of the exits' geometric mean. The two
+    exponents have the least log loss on some of the rows, and so calibrate, too: two
+    numbers fitted to all samples know little of the label of any. Exits may be better
+    than the last stage; probabilities of that alone would take it for right.
     """
-    floor = np.exp(RULED_OUT)
-    scores = np.log(np.maximum(proba, floor))
-    beta = fit_inverse_temperature(scores[rows], codes[rows], weight, len(rows))
-    found: Floats = softmax(beta * scores, axis=1)
+    scores = [predictions.exits_log_proba, log_of(predictions.last_proba)]
+    some = [of_part[rows] for of_part in scores]
+    exponents = combination_weights(some, codes[rows], weight, len(rows))
+    found: Floats = softmax(np.tensordot(exponents, scores, axes=1), axis=1)
     return found
 
 
