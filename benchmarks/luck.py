@@ -1,8 +1,8 @@
 """Whether thresholds follow luck: tuned on many draws, measured on other images.
 
 ``python -m benchmarks.luck``, some ten minutes. Class means come from the training
-images. Half of the test images, drawn anew each time, measure what was tuned on 5,000 of
-the others and of those that the network was not trained on.
+images. Half of the test images, drawn anew each time, measure what was tuned on 5,000
+of the others and of those that the network was not trained on.
 """
 
 import argparse

@@ -65,7 +65,9 @@ def measure(network, search, X, y) -> list[dict]:
     for drop in [*DROPS, np.inf]:
         # By rising cost: the first is the cheapest. At last nobody leaves.
         enough = frontier["score"] >= search.full_score_ - drop - 1e-9
-        threshold = frontier["threshold"][enough.argmax()] if drop < np.inf else np.inf
+        threshold = np.inf
+        if drop < np.inf and enough.any():
+            threshold = frontier["threshold"][enough.argmax()]
         clf.set_params(threshold=threshold)
         leaves = np.bincount(clf.predict_exit(X), minlength=len(clf.stage_cost_))
         row = {

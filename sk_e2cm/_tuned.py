@@ -189,10 +189,11 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
     `confidence` and `risk` are about the labels.
 
     `best_score_` is of thresholds chosen among many, and so a little too good: judge
-    the choice on samples of its own. With `confidence`, thresholds are found on some of the
-    samples held out and tested on the others, from the most expensive to the cheapest
-    up to the first that fails [2]_: is the drop significantly less than `max_drop`,
-    given the samples that only the full network or only the early exits have right?
+    the choice on samples of its own. With `confidence`, thresholds are found on some
+    of the samples held out and tested on the others, from the most expensive to the
+    cheapest up to the first that fails [2]_: is the drop significantly less than
+    `max_drop`, given the samples that only the full network or only the early exits
+    have right?
     At least ``log(1 - confidence) / log(1 - max_drop)`` samples must be set aside, 299
     for 0.95 and 0.01, and several times as many make good use of it.
 
