@@ -13,10 +13,13 @@ from sklearn.utils import gen_batches
 
 from .._multi_exit._full_pass import Batch, FullPass, Shape
 from .._utils._arrays import Features, Floats
-from ._kept import CHUNK, KeptFeatures, SampleFeatures, chunks, largest
+from ._kept import CHUNK, KeptFeatures, SampleFeatures, largest
 from ._sums import ClassSums
 
 N_FOLDS = 5
+
+# Samples whose products are summed at once, if their features were kept.
+_SUMMED = 4096
 
 # Bytes of features whose products are summed at once.
 _CHUNK_BYTES = 2**27
@@ -248,8 +251,12 @@ def sum_over(
     shift = features[:CHUNK].mean(axis=0, dtype=np.float64)
     shape = int(folds.max()) + 1, int(codes.max()) + 1
     sums = ClassSums(*shape, shift, second=second and len(shift) <= MOST_FEATURES)
-    for rows in chunks(np.arange(len(features))):
-        sums.add(features[rows], folds[rows], codes[rows], sample_weight[rows])
+    # Fold by fold: adding to a large covariance takes its time.
+    for fold in np.unique(folds):
+        of_fold = np.flatnonzero(folds == fold)
+        for part in gen_batches(len(of_fold), _SUMMED):
+            rows = of_fold[part]
+            sums.add(features[rows], folds[rows], codes[rows], sample_weight[rows])
     return sums
 
 
