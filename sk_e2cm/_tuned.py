@@ -180,9 +180,9 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
     ``1 - (label_share_ * (y == l) + (1 - label_share_) * P(l))`` for accuracy, where P
     is what the stages together hold likely: the product of powers of the last stage's
     probabilities and of the exits' geometric mean, with the exponents that are right
-    for the samples held out. The share follows from how far labels and P differ beyond chance, in cells
-    of samples that an exit and the last stage answer differently, by James and Stein:
-    next to 1 where P is bad, little where it is good. What k + 1 exits
+    for the samples held out. The share follows from how far labels and P differ beyond
+    chance, in cells of samples that an exit and the last stage answer differently, by
+    James and Stein: next to 1 where P is bad, little where it is good. What k + 1 exits
     gain with different thresholds over the best one that they share is shrunk, too: of
     a gain of z standard errors the part ``1 - k / z**2`` is left, or nothing. Scores
     that are no mean over samples are their own expectation; `score`, `max_drop`,
