@@ -1,0 +1,68 @@
+"""Early exits of many kinds on the same frozen networks: ``make bench-peers``.
+
+Exits after the stem and after every block of two ResNet-20s. Each method has the
+training images for its exits; thresholds of all are chosen by the search of
+`TunedExitsCV` on the 5,000 images that the network was not trained on, and accuracy
+and cost are those of the test images. Runs are added to docs/benchmarks/peers_runs.csv
+as they come, and what is there is not run again.
+"""
+
+import argparse
+from collections.abc import Iterable
+
+from . import peers_ours, peers_trained
+from .peers_store import Store, points, write_tables
+from .peers_subjects import Subject, load_subject
+
+SEEDS = [0, 1, 2]
+GROUPS = {
+    "ours": peers_ours,
+    "trained": peers_trained,
+}
+SUBJECTS = ["fashion_mnist", "cifar10"]
+
+
+def run(subject: Subject, group: str, seeds: Iterable[int], store: Store) -> None:
+    """Run what a group of methods has not done yet."""
+    module = GROUPS[group]
+    done = store.done()
+    todo = [
+        (name, seed)
+        for name in module.METHODS
+        for seed in seeds
+        if (subject.name, name, seed) not in done
+    ]
+    if not todo:
+        return
+    for name, seed, found in module.answers(subject, todo):
+        reached = points(found, subject, seed)
+        passes = found.seconds / subject.plain_pass
+        store.add((subject.name, name, seed), reached, passes, found.n_bytes)
+        accuracies = " ".join(f"{accuracy:.3f}" for accuracy, _ in reached.values())
+        print(f"{subject.name} | {name} | {seed} | {accuracies}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    add = parser.add_argument
+    add("subjects", nargs="*", default=SUBJECTS, metavar="|".join(SUBJECTS))
+    add("--groups", nargs="+", default=list(GROUPS), choices=list(GROUPS))
+    add("--seeds", nargs="+", type=int, default=SEEDS)
+    add("--samples", type=int, help="of each part only, to try it out")
+    add("--again", action="store_true", help="run what is stored, too")
+    add("--table", action="store_true", help="write the tables and nothing else")
+    options = parser.parse_args()
+    store = Store()
+    for name in options.subjects if not options.table else ():
+        subject = load_subject(name, options.samples)
+        for group in options.groups:
+            if options.again:
+                for method in GROUPS[group].METHODS:
+                    store.forget(name, method)
+            run(subject, group, options.seeds, store)
+            write_tables(store)
+    write_tables(store)
+
+
+if __name__ == "__main__":
+    main()
