@@ -10,14 +10,23 @@ as they come, and what is there is not run again.
 import argparse
 from collections.abc import Iterable
 
-from . import peers_ours, peers_trained
-from .peers_store import Store, points, write_tables
+from . import (
+    peers_branchynet,
+    peers_earlyon,
+    peers_ours,
+    peers_static,
+    peers_trained,
+)
+from .peers_store import ONE_SIZE, Store, points, write_tables
 from .peers_subjects import Subject, load_subject
 
 SEEDS = [0, 1, 2]
 GROUPS = {
     "ours": peers_ours,
     "trained": peers_trained,
+    "branchynet": peers_branchynet,
+    "earlyon": peers_earlyon,
+    "static": peers_static,
 }
 SUBJECTS = ["fashion_mnist", "cifar10"]
 
@@ -34,12 +43,29 @@ def run(subject: Subject, group: str, seeds: Iterable[int], store: Store) -> Non
     ]
     if not todo:
         return
+    if module is peers_static:
+        for name, seed, accuracy, cost, seconds, n_bytes in module.sizes(subject, todo):
+            reached = {ONE_SIZE: (accuracy, cost)}
+            add(subject, name, seed, reached, seconds, n_bytes, store)
+        return
     for name, seed, found in module.answers(subject, todo):
         reached = points(found, subject, seed)
-        passes = found.seconds / subject.plain_pass
-        store.add((subject.name, name, seed), reached, passes, found.n_bytes)
-        accuracies = " ".join(f"{accuracy:.3f}" for accuracy, _ in reached.values())
-        print(f"{subject.name} | {name} | {seed} | {accuracies}", flush=True)
+        add(subject, name, seed, reached, found.seconds, found.n_bytes, store)
+
+
+def add(
+    subject: Subject,
+    name: str,
+    seed: int,
+    reached: dict[str, tuple],
+    seconds: float,
+    n_bytes: int,
+    store: Store,
+) -> None:
+    run = subject.name, name, seed
+    store.add(run, reached, seconds / subject.plain_pass, n_bytes)
+    accuracies = [f"{accuracy:.3f}" for accuracy, _ in reached.values()]
+    print(*run, *accuracies, sep=" | ", flush=True)
 
 
 def main() -> None:

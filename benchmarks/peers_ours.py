@@ -1,11 +1,10 @@
 """The exits of this package, as `peers.py` compares them with others."""
 
 import pickle
-from time import process_time
 from collections.abc import Collection, Iterator
+from time import process_time
 from typing import Any
 
-import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sklearn.neural_network import MLPClassifier
 

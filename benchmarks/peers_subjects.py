@@ -1,9 +1,9 @@
 """What the methods of `peers.py` get, and what they give back."""
 
-from time import process_time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from time import process_time
 from typing import NamedTuple
 
 import numpy as np

@@ -11,8 +11,8 @@ All runs take their steps in the same passes of the network over varied images. 
 differ in the weights that they start from, and not in the order of the images.
 """
 
-from time import process_time
 from collections.abc import Collection, Iterator, Sequence
+from time import process_time
 from typing import NamedTuple
 
 import numpy as np
@@ -57,6 +57,11 @@ class Pools:
     def __call__(self, exit_: int, output: Tensor) -> Tensor:
         cells = self.cells[exit_]
         return torch.stack([cells.maximum(output), cells.average(output)], dim=1)
+
+
+def pools_of(subject: Subject) -> Pools:
+    outputs = subject.extractor.staged_transform(subject.train.X[:2])
+    return Pools([output.shape[1:] for output in outputs][:-1])
 
 
 class TrainedExits(nn.Module):
@@ -271,8 +276,7 @@ def answers(
     subject: Subject, todo: Collection[tuple[str, int]]
 ) -> Iterator[tuple[str, int, Answers]]:
     """Train what is to be done; yield each run as soon as its epochs are over."""
-    outputs = list(subject.extractor.staged_transform(subject.train.X[:2]))
-    pools = Pools([output.shape[1:] for output in outputs[:-1]])
+    pools = pools_of(subject)
     n_steps = sum(1 for _ in batches(subject.train.X))
     runs = [
         Run(name, seed, pools.widths, subject.n_classes, n_steps) for name, seed in todo
