@@ -9,10 +9,12 @@ as they come, and what is there is not run again.
 
 import argparse
 from collections.abc import Iterable
+from functools import partial
 
 from . import (
     peers_branchynet,
     peers_earlyon,
+    peers_efficientnet,
     peers_ours,
     peers_static,
     peers_trained,
@@ -28,7 +30,9 @@ GROUPS = {
     "earlyon": peers_earlyon,
     "static": peers_static,
 }
-SUBJECTS = ["fashion_mnist", "cifar10"]
+ANYWHERE = ["ours", "trained"]
+RESNETS = ["fashion_mnist", "cifar10"]
+SUBJECTS = [*RESNETS, peers_efficientnet.NAME]
 
 
 def run(subject: Subject, group: str, seeds: Iterable[int], store: Store) -> None:
@@ -80,8 +84,11 @@ def main() -> None:
     options = parser.parse_args()
     store = Store()
     for name in options.subjects if not options.table else ():
-        subject = load_subject(name, options.samples)
-        for group in options.groups:
+        is_resnet = name in RESNETS
+        load = partial(load_subject, name) if is_resnet else peers_efficientnet.load
+        subject = load(options.samples)
+        # The others train all of a ResNet-20.
+        for group in [g for g in options.groups if is_resnet or g in ANYWHERE]:
             if options.again:
                 for method in GROUPS[group].METHODS:
                     store.forget(name, method)

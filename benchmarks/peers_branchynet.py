@@ -6,6 +6,7 @@ Networks and not the paper's small convolutions, so that only the training diffe
 """
 
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 from time import process_time
 
 import torch
@@ -14,9 +15,10 @@ from torch.nn import functional as F
 
 from sk_e2cm import TorchExtractor
 
-from .peers_subjects import EXITS, Answers, Subject, batches
+from .peers_feeds import Pools, batches
+from .peers_subjects import EXITS, Answers, Subject
 from .peers_trained import METHODS as TRAINED
-from .peers_trained import RATE, Pools, Run, logits_of, pools_of, proba_of
+from .peers_trained import RATE, Run, logits_of, proba_of
 from .resnet20 import ResNet20, load_trained
 
 METHODS = ["BranchyNet, 1 epoch"]
@@ -50,7 +52,7 @@ def answers(
 
 
 def trained(subject: Subject, seed: int) -> Answers:
-    pools = pools_of(subject)
+    pools = Pools.of(subject.extractor, subject.train.X)
     n_steps = sum(1 for _ in batches(subject.train.X))
     run = Run(ALIKE, seed, pools.widths, subject.n_classes, n_steps)
     network = load_trained(subject.name).train()
@@ -60,14 +62,8 @@ def trained(subject: Subject, seed: int) -> Answers:
     started = process_time()
     optimize(Together(network, pools, run.exits), subject, run)
     seconds = process_time() - started
-    after = Subject(
-        subject.name,
-        TorchExtractor(network.eval(), EXITS),
-        subject.train,
-        subject.tune,
-        subject.test,
-    )
-    found = (logits_of(after, pools, [run], X) for X in (after.tune.X, after.test.X))
+    feed = replace(subject, extractor=TorchExtractor(network.eval(), EXITS)).feed()
+    found = (logits_of(feed, [run], part) for part in ("tune", "test"))
     proba = [proba_of(run, of_run, own) for (of_run,), own in found]
     return Answers(*proba, run.costs(subject.macs), seconds, run.n_bytes())
 

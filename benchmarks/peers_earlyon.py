@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from .peers_subjects import EXITS, Answers, Subject, batches
+from .peers_feeds import batches
+from .peers_subjects import EXITS, Answers, Subject
 from .peers_trained import costs_of
 from .resnet20 import load_trained
 

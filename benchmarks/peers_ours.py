@@ -17,7 +17,6 @@ BEST = {
     "metric": "mahalanobis",
     "pooling": "second_order",
     "calibration": "dirichlet",
-    "final": "network",
 }
 
 
@@ -59,7 +58,13 @@ def answers(
 def fitted(subject: Subject, name: str, seed: int) -> Answers | None:
     """Fit; return None where the package does not have such parameters yet."""
     try:
-        clf = E2CMClassifier(subject.extractor, **methods(seed)[name], batch_size=64)
+        clf = E2CMClassifier(
+            subject.extractor,
+            **methods(seed)[name],
+            final=subject.final,
+            memory=subject.memory,
+            batch_size=64,
+        )
     except TypeError as error:
         print(f"{name} is left out: {error}", flush=True)
         return None

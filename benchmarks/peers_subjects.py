@@ -1,24 +1,22 @@
 """What the methods of `peers.py` get, and what they give back."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from time import process_time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from examples import datasets
 from sk_e2cm import TorchExtractor
 from sk_e2cm._multi_exit._costs import Costs
 
+from .peers_feeds import BATCH_SIZE, Feed, Labelled, LiveFeed, batches
 from .resnet20 import BLOCKS, load_trained
 from .train_resnet20 import RECIPES, split, varied
 
 EXITS = ["stem", *BLOCKS]
-BATCH_SIZE = 128
 N_TIMED = 10_000
 CACHE = datasets.home() / "peers"
 
@@ -30,7 +28,10 @@ class Images(NamedTuple):
 
 @dataclass
 class Subject:
-    """A frozen network, and images to train exits on, to tune and to test."""
+    """A frozen network, and images to train exits on, to tune and to test.
+
+    `final` and `memory` are parameters of `E2CMClassifier`.
+    """
 
     name: str
     extractor: TorchExtractor
@@ -38,6 +39,8 @@ class Subject:
     tune: Images
     test: Images
     n_classes: int = 10
+    final: Any = "network"
+    memory: Any = None
 
     @cached_property
     def plain_pass(self) -> float:
@@ -57,7 +60,12 @@ class Subject:
         """Multiply-adds of one image up to the end of each stage."""
         return np.asarray(self.extractor.macs(self.train.X.shape[1:]))
 
-    def augmented(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def feed(self) -> Feed:
+        """Return what trained exits see of the network."""
+        parts = {"train": self.train.X, "tune": self.tune.X, "test": self.test.X}
+        return LiveFeed(self.extractor, parts, self.augmented)
+
+    def augmented(self) -> Labelled:
         """Yield batches and labels in random order, as the network was trained."""
         margin = RECIPES[self.name].margin
         images, labels = torch.from_numpy(self.train.X), torch.from_numpy(self.train.y)
@@ -74,11 +82,6 @@ class Answers(NamedTuple):
     costs: Costs
     seconds: float  # of the fit
     n_bytes: int  # of the exits
-
-
-def batches(X: np.ndarray) -> Iterator[np.ndarray]:
-    for start in range(0, len(X), BATCH_SIZE):
-        yield X[start : start + BATCH_SIZE]
 
 
 def load_subject(name: str, n_samples: int | None = None) -> Subject:

@@ -12,6 +12,7 @@ differ in the weights that they start from, and not in the order of the images.
 """
 
 from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
 from time import process_time
 from typing import NamedTuple
 
@@ -20,14 +21,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sk_e2cm._extractors import Extractor
 from sk_e2cm._multi_exit._costs import Costs
-from sk_e2cm._multi_exit._grid import Cells
 
-from .peers_subjects import CACHE, Answers, Subject, batches
+from .peers_feeds import Feed
+from .peers_subjects import BATCH_SIZE, CACHE, Answers, Subject
 
 RATE, DECAY, DECAYS_AFTER = 1e-3, 0.1, 0.6
-GRID = 4
 
 
 class Method(NamedTuple):
@@ -42,26 +41,6 @@ METHODS = {
     "Shallow-Deep, 20 epochs": Method(False, 20),
     "Zero Time Waste, 20 epochs": Method(True, 20),
 }
-
-
-class Pools:
-    """Maxima and averages of the maps at every exit, (n, 2, n_features) each."""
-
-    def __init__(self, shapes: Sequence[Sequence[int]]) -> None:
-        self.cells = [Cells(GRID, shape[1:]) for shape in shapes]
-        self.widths = [
-            shape[0] * cells.number
-            for shape, cells in zip(shapes, self.cells, strict=True)
-        ]
-
-    def __call__(self, exit_: int, output: Tensor) -> Tensor:
-        cells = self.cells[exit_]
-        return torch.stack([cells.maximum(output), cells.average(output)], dim=1)
-
-
-def pools_of(subject: Subject) -> Pools:
-    outputs = subject.extractor.staged_transform(subject.train.X[:2])
-    return Pools([output.shape[1:] for output in outputs][:-1])
 
 
 class TrainedExits(nn.Module):
@@ -199,27 +178,11 @@ def costs_of(macs: np.ndarray, exits: np.ndarray, is_cascade: bool = False) -> C
     return Costs(costs.stages + costs.heads, np.zeros(len(macs)))
 
 
-def through(extractor: Extractor, pools: Pools, X: Tensor | np.ndarray) -> list[Tensor]:
-    """Return what `Pools` makes of every exit's map, and the network's own logits."""
-    found = []
-    with torch.inference_mode():
-        state = extractor.begin(X)
-        for stage in range(len(pools.cells)):
-            state, output = extractor.advance(state, stage)
-            found.append(pools(stage, output))
-        found.append(extractor.advance(state, len(pools.cells))[1])
-    # Gradients are not taken of tensors made in inference mode.
-    return [each.clone() for each in found]
-
-
 @torch.no_grad()
-def logits_of(
-    subject: Subject, pools: Pools, runs: Sequence[Run], X: np.ndarray
-) -> tuple[list[Tensor], Tensor]:
+def logits_of(feed: Feed, runs: Sequence[Run], part: str) -> tuple[list, Tensor]:
     """Return the logits of the exits of each run, and those of the network."""
     own, of_runs = [], [[] for _ in runs]
-    for batch in batches(X):
-        *pooled, last = through(subject.extractor, pools, batch)
+    for *pooled, last in feed.plain(part):
         own.append(last)
         for found, run in zip(of_runs, runs, strict=True):
             found.append(torch.stack(run.exits(pooled), dim=1))
@@ -234,20 +197,18 @@ def proba_of(run: Run, logits: Tensor, own: Tensor) -> np.ndarray:
 
 
 def finished(
-    subject: Subject, pools: Pools, runs: Sequence[Run], shared: float
+    subject: Subject, feed: Feed, runs: Sequence[Run], shared: float
 ) -> Iterator[tuple[str, int, Answers]]:
     """Yield what runs answer, whose epochs took the network `shared` seconds."""
     cascades = [run for run in runs if run.method.is_cascade]
     if cascades:
         started = process_time()
-        found, _ = logits_of(subject, pools, cascades, subject.train.X)
+        found, _ = logits_of(feed, cascades, "train")
         extra = process_time() - started
-        y = torch.from_numpy(subject.train.y)
         for run, logits in zip(cascades, found, strict=True):
             run.seconds += extra
-            run.fit_ensembles(logits, y)
-    of_tune = logits_of(subject, pools, runs, subject.tune.X)
-    of_test = logits_of(subject, pools, runs, subject.test.X)
+            run.fit_ensembles(logits, torch.from_numpy(subject.train.y))
+    of_tune, of_test = (logits_of(feed, runs, part) for part in ("tune", "test"))
     for i, run in enumerate(runs):
         save(subject.name, run)
         yield (
@@ -268,7 +229,7 @@ def save(subject: str, run: Run) -> None:
     torch.save(run.exits.state_dict(), saved_at(subject, run.name, run.seed))
 
 
-def saved_at(subject: str, name: str, seed: int):
+def saved_at(subject: str, name: str, seed: int) -> Path:
     return CACHE / f"{subject}, {name}, {seed}.pt"
 
 
@@ -276,17 +237,16 @@ def answers(
     subject: Subject, todo: Collection[tuple[str, int]]
 ) -> Iterator[tuple[str, int, Answers]]:
     """Train what is to be done; yield each run as soon as its epochs are over."""
-    pools = pools_of(subject)
-    n_steps = sum(1 for _ in batches(subject.train.X))
+    feed = subject.feed()
+    n_steps = -(-len(subject.train.X) // BATCH_SIZE)
     runs = [
-        Run(name, seed, pools.widths, subject.n_classes, n_steps) for name, seed in todo
+        Run(name, seed, feed.widths, subject.n_classes, n_steps) for name, seed in todo
     ]
     torch.manual_seed(0)
-    shared, epoch = 0.0, 0
+    shared, epoch = feed.seconds, 0
     while runs:
         started, before = process_time(), sum(run.seconds for run in runs)
-        for batch, y in subject.augmented():
-            *pooled, _ = through(subject.extractor, pools, batch)
+        for pooled, y in feed.varied():
             for run in runs:
                 run.step(pooled, y)
         own = sum(run.seconds for run in runs) - before
@@ -294,5 +254,5 @@ def answers(
         epoch += 1
         print(f"{subject.name}: {epoch} epochs, {shared:.0f} s", flush=True)
         ready = [run for run in runs if run.method.epochs == epoch]
-        yield from finished(subject, pools, ready, shared) if ready else ()
+        yield from finished(subject, feed, ready, shared) if ready else ()
         runs = [run for run in runs if run.method.epochs > epoch]
