@@ -19,6 +19,7 @@ from . import (
     peers_static,
     peers_trained,
 )
+from .peers_picture import draw_macs, draw_seconds
 from .peers_store import ONE_SIZE, Store, points, write_tables
 from .peers_subjects import Subject, load_subject
 
@@ -80,7 +81,7 @@ def main() -> None:
     add("--seeds", nargs="+", type=int, default=SEEDS)
     add("--samples", type=int, help="of each part only, to try it out")
     add("--again", action="store_true", help="run what is stored, too")
-    add("--table", action="store_true", help="write the tables and nothing else")
+    add("--table", action="store_true", help="write tables and pictures only")
     options = parser.parse_args()
     store = Store()
     for name in options.subjects if not options.table else ():
@@ -95,6 +96,8 @@ def main() -> None:
             run(subject, group, options.seeds, store)
             write_tables(store)
     write_tables(store)
+    draw_macs()
+    draw_seconds()
 
 
 if __name__ == "__main__":

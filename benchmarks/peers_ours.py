@@ -62,7 +62,6 @@ def fitted(subject: Subject, name: str, seed: int) -> Answers | None:
             subject.extractor,
             **methods(seed)[name],
             final=subject.final,
-            memory=subject.memory,
             batch_size=64,
         )
     except TypeError as error:

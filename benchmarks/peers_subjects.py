@@ -30,7 +30,7 @@ class Images(NamedTuple):
 class Subject:
     """A frozen network, and images to train exits on, to tune and to test.
 
-    `final` and `memory` are parameters of `E2CMClassifier`.
+    `final` is a parameter of `E2CMClassifier`.
     """
 
     name: str
@@ -40,7 +40,6 @@ class Subject:
     test: Images
     n_classes: int = 10
     final: Any = "network"
-    memory: Any = None
 
     @cached_property
     def plain_pass(self) -> float:
