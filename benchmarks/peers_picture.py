@@ -34,7 +34,8 @@ def read(table: str) -> list[Row]:
 
 def looks(methods: Iterable[str]) -> dict[str, dict]:
     """Give every method its colour: ours whole lines, the others dashed ones."""
-    colours, markers = cycle(plt.get_cmap("tab20").colors), cycle("os^vD<>phX")
+    pairs = plt.get_cmap("tab20").colors  # of a dark colour and a light one
+    colours, markers = cycle(pairs[::2] + pairs[1::2]), cycle("os^vD<>phX")
     return {
         method: {
             "color": next(colours),
