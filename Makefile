@@ -11,7 +11,7 @@ PY := $(VENV)/bin/python
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help demo demo-imagenet demo-text demo-clusters test test-all fuzz check docs \
-	networks bench-accuracy bench-clusters bench-speed clean
+	networks bench-accuracy bench-clusters bench-speed bench-peers clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -60,6 +60,11 @@ bench-speed: $(VENV)/.setup-examples ## Seconds against the plain network, an ho
 	test -f build/mobilenet_v3_small.pt || \
 		$(PY) examples/train_mobilenet.py --data npz:fashion_mnist
 	PYTHONPATH=examples $(PY) -m benchmarks.speed
+
+bench-peers: $(VENV)/.setup-peers ## Exits of other papers on the same networks, many hours, resumed
+	OMP_NUM_THREADS=1 PYTHONPATH=examples $(PY) -m benchmarks.peers
+	OMP_NUM_THREADS=1 $(PY) -m benchmarks.peers_times
+	$(PY) -m benchmarks.paper_figures
 
 clean: ## Remove what builds and runs leave behind (the environment stays)
 	rm -rf build dist *.egg-info docs/_build docs/generated .coverage htmlcov

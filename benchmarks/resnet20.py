@@ -1,5 +1,6 @@
 """The ResNet-20 of the benchmarks (He et al. 2015, section 4.2), and its weights."""
 
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -7,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+# Of the stem, and of the blocks.
+WIDTHS = (16, 16, 16, 16, 32, 32, 32, 64, 64, 64)
 WEIGHTS = Path(__file__).parent / "weights"
 
 
@@ -31,20 +34,21 @@ class Block(nn.Module):
 class ResNet20(nn.Module):
     """0.27 million weights; takes images of bytes."""
 
-    def __init__(self, channels: int, n_classes: int = 10) -> None:
+    def __init__(
+        self, channels: int, n_classes: int = 10, widths: Sequence[int] = WIDTHS
+    ) -> None:
         super().__init__()
         self.register_buffer("mean", torch.zeros(channels, 1, 1))
         self.register_buffer("std", torch.ones(channels, 1, 1))
         self.stem = nn.Sequential(
-            nn.Conv2d(channels, 16, 3, padding=1, bias=False),
-            nn.BatchNorm2d(16),
+            nn.Conv2d(channels, widths[0], 3, padding=1, bias=False),
+            nn.BatchNorm2d(widths[0]),
             nn.ReLU(),
         )
-        widths = [16, 16, 16, 16, 32, 32, 32, 64, 64, 64]
         self.blocks = nn.Sequential(
             *(Block(n_in, n_out) for n_in, n_out in pairwise(widths))
         )
-        self.head = nn.Linear(64, n_classes)
+        self.head = nn.Linear(widths[-1], n_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem((x - self.mean) / self.std)

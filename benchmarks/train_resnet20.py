@@ -5,6 +5,7 @@ On two CPU cores some ten minutes for Fashion-MNIST, and an hour for CIFAR-10. T
 """
 
 import argparse
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +16,7 @@ from tqdm import tqdm
 
 from examples import datasets
 
-from .resnet20 import WEIGHTS, ResNet20
+from .resnet20 import WEIGHTS, WIDTHS, ResNet20
 
 N_WITHHELD = 5_000
 BATCH_SIZE = 128
@@ -53,8 +54,11 @@ def main() -> None:
         print(f"{name}: {right.mean():.4f} right on the test images", flush=True)
 
 
-def train(X: np.ndarray, y: np.ndarray, recipe: Recipe) -> ResNet20:
-    network = ResNet20(X.shape[1]).to(memory_format=torch.channels_last)
+def train(
+    X: np.ndarray, y: np.ndarray, recipe: Recipe, widths: Sequence[int] = WIDTHS
+) -> ResNet20:
+    network = ResNet20(X.shape[1], widths=widths)
+    network = network.to(memory_format=torch.channels_last)
     network.mean[:, 0, 0] = torch.from_numpy(X.mean(axis=(0, 2, 3)))
     network.std[:, 0, 0] = torch.from_numpy(X.std(axis=(0, 2, 3)))
     images, labels = torch.from_numpy(X), torch.from_numpy(y)
