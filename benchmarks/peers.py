@@ -8,7 +8,6 @@ as they come, and what is there is not run again.
 """
 
 import argparse
-from collections.abc import Iterable
 from functools import partial
 
 from . import (
@@ -20,7 +19,7 @@ from . import (
     peers_trained,
 )
 from .peers_picture import draw_macs, draw_seconds
-from .peers_store import ONE_SIZE, Store, points, write_tables
+from .peers_store import ONE_SIZE, Store, keep, kept, points, write_tables
 from .peers_subjects import Subject, load_subject
 
 SEEDS = [0, 1, 2]
@@ -36,16 +35,13 @@ RESNETS = ["fashion_mnist", "cifar10"]
 SUBJECTS = [*RESNETS, peers_efficientnet.NAME]
 
 
-def run(subject: Subject, group: str, seeds: Iterable[int], store: Store) -> None:
-    """Run what a group of methods has not done yet."""
+def run(
+    subject: Subject, group: str, todo: list[tuple[str, int]], store: Store
+) -> None:
+    """Run methods and seeds of a group, but for those that are stored."""
     module = GROUPS[group]
     done = store.done()
-    todo = [
-        (name, seed)
-        for name in module.METHODS
-        for seed in seeds
-        if (subject.name, name, seed) not in done
-    ]
+    todo = [each for each in todo if (subject.name, *each) not in done]
     if not todo:
         return
     if module is peers_static:
@@ -54,8 +50,19 @@ def run(subject: Subject, group: str, seeds: Iterable[int], store: Store) -> Non
             add(subject, name, seed, reached, seconds, n_bytes, store)
         return
     for name, seed, found in module.answers(subject, todo):
+        keep((subject.name, name, seed), found)
         reached = points(found, subject, seed)
         add(subject, name, seed, reached, found.seconds, found.n_bytes, store)
+
+
+def choose_again(subject: Subject, todo: list[tuple[str, int]], store: Store) -> None:
+    """Choose the thresholds of runs anew whose answers are kept."""
+    for name, seed in todo:
+        found = kept((subject.name, name, seed))
+        if found is not None:
+            reached = points(found, subject, seed)
+            store.forget((subject.name, name, seed))
+            add(subject, name, seed, reached, found.seconds, found.n_bytes, store)
 
 
 def add(
@@ -78,9 +85,11 @@ def main() -> None:
     add = parser.add_argument
     add("subjects", nargs="*", default=SUBJECTS, metavar="|".join(SUBJECTS))
     add("--groups", nargs="+", default=list(GROUPS), choices=list(GROUPS))
+    add("--methods", nargs="+", help="these only, by name")
     add("--seeds", nargs="+", type=int, default=SEEDS)
     add("--samples", type=int, help="of each part only, to try it out")
     add("--again", action="store_true", help="run what is stored, too")
+    add("--choose", action="store_true", help="choose thresholds anew, run nothing")
     add("--table", action="store_true", help="write tables and pictures only")
     options = parser.parse_args()
     store = Store()
@@ -90,10 +99,18 @@ def main() -> None:
         subject = load(options.samples)
         # The others train all of a ResNet-20.
         for group in [g for g in options.groups if is_resnet or g in ANYWHERE]:
-            if options.again:
-                for method in GROUPS[group].METHODS:
-                    store.forget(name, method)
-            run(subject, group, options.seeds, store)
+            todo = [
+                (method, seed)
+                for method in GROUPS[group].METHODS
+                if method in (options.methods or GROUPS[group].METHODS)
+                for seed in options.seeds
+            ]
+            for each in todo if options.again else ():
+                store.forget((name, *each))
+            if options.choose:
+                choose_again(subject, todo, store)
+            else:
+                run(subject, group, todo, store)
             write_tables(store)
     write_tables(store)
     draw_macs()

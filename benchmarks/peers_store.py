@@ -1,6 +1,7 @@
 """Thresholds for the answers of `peers.py`, its runs on disk, and its tables."""
 
 import csv
+import pickle
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
@@ -8,10 +9,12 @@ from pathlib import Path
 import numpy as np
 from sklearn.utils import check_random_state
 
-from sk_e2cm._tuning._problem import ThresholdProblem
-from sk_e2cm._tuning._search import Points, search
+from sk_e2cm._tuning._beyond_luck import beyond_luck
+from sk_e2cm._tuning._problem import StagePredictions, ThresholdProblem
+from sk_e2cm._tuning._search import Points, pareto, search
+from sk_e2cm._tuning._soft import distinct_samples, soft_targets
 
-from .peers_subjects import Answers, Subject
+from .peers_subjects import CACHE, Answers, Subject
 from .tables import FOLDER, write_table
 
 BUDGETS = [0.15, 0.20, 0.25, 0.30, 0.40, 0.50, 0.60, 0.75]
@@ -27,9 +30,16 @@ def problem_of(answers: Answers, proba: np.ndarray, y: np.ndarray) -> ThresholdP
 
 
 def frontier(answers: Answers, y: np.ndarray, seed: int) -> Points:
-    """Return the thresholds that `TunedExitsCV` would choose among, with its search."""
-    problem = problem_of(answers, answers.tune, y)
-    return search(problem, [], check_random_state(seed))
+    """Return the thresholds that `TunedExitsCV` would choose among, in its way."""
+    n_samples, n_stages, n_classes = answers.tune.shape
+    predictions = StagePredictions(n_stages, n_samples, n_classes)
+    for stage in range(n_stages):
+        predictions.add(stage, answers.tune[:, stage], y)
+    targets = soft_targets(predictions, y, np.ones(n_samples), np.ones(n_classes))
+    loss = targets.losses(predictions.label)
+    problem = replace(problem_of(answers, answers.tune, y), loss=loss)
+    found = search(problem, [], check_random_state(seed))
+    return pareto(beyond_luck(problem, found, distinct_samples(predictions, y)))
 
 
 def within(found: Points, budget: float) -> np.ndarray | None:
@@ -52,6 +62,22 @@ def points(answers: Answers, subject: Subject, seed: int) -> dict[str, tuple]:
         if thresholds is not None
     }
     return {name: (1 - loss, cost) for name, (loss, cost) in totals.items()}
+
+
+def keep(run: tuple[str, str, int], answers: Answers) -> None:
+    """Keep answers in the cache, so that thresholds can be chosen in another way."""
+    path = kept_at(run)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(pickle.dumps(answers))
+
+
+def kept(run: tuple[str, str, int]) -> Answers | None:
+    path = kept_at(run)
+    return pickle.loads(path.read_bytes()) if path.exists() else None
+
+
+def kept_at(run: tuple[str, str, int]) -> Path:
+    return CACHE / "answers" / f"{', '.join(map(str, run))}.pickle"
 
 
 class Store:
@@ -90,17 +116,18 @@ class Store:
                 ]
             )
 
-    def forget(self, subject: str, method: str) -> None:
-        """Drop the runs of a method, so that they are made anew."""
-        kept = [
+    def forget(self, run: tuple[str, str, int]) -> None:
+        """Drop a run, so that it is made anew."""
+        keys = "subject", "method", "seed"
+        others = [
             line
             for line in self.lines()
-            if (line["subject"], line["method"]) != (subject, method)
+            if tuple(line[key] for key in keys) != tuple(map(str, run))
         ]
         with self.path.open("w", newline="") as file:
             writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
             writer.writeheader()
-            writer.writerows(kept)
+            writer.writerows(others)
 
 
 def summary(store: Store) -> list[list[str]]:
