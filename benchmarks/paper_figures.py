@@ -35,9 +35,9 @@ NO_LIMIT = [
     "Zero Time Waste, 20 epochs",
     "earlyon, 4 epochs",
     "E2CM, second order, Dirichlet",
-    "E2CM, logistic regression",
-    "E2CM, perceptron",
-    "E2CM, means and perceptron",
+    "E2CM, carry=1, logistic regression",
+    "E2CM, carry=1, perceptron",
+    "E2CM, carry=1, means and perceptron",
 ]
 
 

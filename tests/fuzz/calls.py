@@ -122,6 +122,9 @@ def classifier_for(rng: Generator, extractor: Any, **given: Any) -> E2CMClassifi
     }
     if rng.integers(3) == 0:
         del params["metric"]  # the default
+    whitened = params.get("metric", "mahalanobis") == "mahalanobis"
+    if whitened and not (callable(params["pooling"]) or params["pooling"] == "none"):
+        params["carry"] = int(rng.choice([0, 0, 1, 2]))
     return E2CMClassifier(extractor, **params)
 
 

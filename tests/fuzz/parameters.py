@@ -107,6 +107,8 @@ RIGHT_ALL_THE_SAME: dict[str, Any] = {
     "shrinkage": lambda v: (
         (_is(v, int) and v == 0) or isinstance(v, bool | decimal.Decimal)
     ),
+    "head": lambda v: False,
+    "carry": lambda v: _is(v, int) and 0 <= v <= 2,
     "batch_size": lambda v: isinstance(v, bool) or (_is(v, int) and v >= 1),
     "device": lambda v: v is None,
     "memory": lambda v: v is None or isinstance(v, str),
@@ -145,6 +147,7 @@ BASE: dict[str, list[Any]] = {
     ],
     "calibration": ["temperature", "dirichlet", None],
     "shrinkage": ["ledoit_wolf", "oas", 0.1, 1, 1.0, np.float64(0.3)],
+    "carry": [0, 1, 2, np.int64(1)],
     "batch_size": [1, 7, np.int32(16), 10**6],
     "device": [None, "cpu", torch.device("cpu")],
     "memory": [None],
@@ -155,6 +158,7 @@ RIGHT: dict[str, dict[str, list[Any]]] = {
         **BASE,
         "final": ["auto", "class_means", LogisticRegression(), GaussianNB()],
         "head_classes": [None, [0, 1, 2], (2, 1, 0), np.array([1, 0, 2])],
+        "head": ["class_means", GaussianNB(), ("class_means", LogisticRegression())],
     },
     "E2CMClusterer": {
         **BASE,
@@ -193,6 +197,8 @@ WRONG: dict[str, list[Any]] = {
     "threshold": [[0.1], [0.1, 0.2, 0.3], "0.5", [[0.5] * 4] * 2, [0.5, np.nan], [[]]],
     "calibration": ["Temperature", False, "platt"],
     "shrinkage": [-0.1, 1.1, np.nan, "lw", np.inf],
+    "head": ["means", [], ["class_means"], LinearSVC(), LogisticRegression, 3, None],
+    "carry": [-1, 3, 0.5, "1", True, None],
     "batch_size": [0, -1, 1.5, np.nan, "128", None, np.float64(8)],
     "device": ["gpu", "cuda:99", 7, "meta"],
     "memory": [3, object(), b"cache", ["a"]],

@@ -203,6 +203,8 @@ def check_against_formulas(
     distinct = len(np.unique(X, axis=0)) == len(X)
     told = clf.extractor_.channel_axes(X.shape[1:])
     for j, f in enumerate(features[:-1]):
+        if clf.network_.heads[j].carried:
+            continue
         if told[j] is None and isinstance(clf.network_.heads[j].pooling, MapPooling):
             continue  # the axis of the channels was guessed, and fit has warned
         whitened = (clf.distance_scale_[j] == 1).all()
