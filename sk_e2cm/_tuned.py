@@ -310,9 +310,9 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
         held_out, aside = self._predict(self._checked(X, y, sample_weight), rng)
 
         found = self._search(held_out, rng)
-        is_open = (found.points.thresholds < np.inf).any(axis=(0, 2))
-        used = np.flatnonzero(is_open)
-        if held_out.refit is not None and 0 < len(used) < len(is_open):
+        thresholds = found.points.thresholds
+        used = np.flatnonzero((thresholds < np.inf).any(axis=(0, 2)))
+        if held_out.refit is not None and 0 < len(used) < thresholds.shape[1]:
             # Exits that are never open have nothing to be remembered for.
             held_out = held_out.refit(used)
             found = self._search(held_out, rng)

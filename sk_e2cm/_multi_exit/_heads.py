@@ -345,10 +345,11 @@ class WeightedLogits(Logits):
         self.parts = nn.ModuleList(parts)
         self.register_buffer("weights", weights)
         self.least = least
+        self._macs = sum(part.macs for part in parts)
 
     @property
     def macs(self) -> int:
-        return sum(part.macs for part in self.parts)
+        return self._macs
 
     def forward(self, features: Tensor) -> Tensor:
         logits = [part(features).to(self.weights.dtype) for part in self.parts]
