@@ -202,6 +202,15 @@ def _looked_up(head: Head) -> Head:
     return head
 
 
+def as_made(module: nn.Module) -> nn.Module:
+    """Return a copy of a part of a moved head that can be moved as others can."""
+    copied = copy.deepcopy(module)
+    for part in copied.modules():
+        for name in (*part._buffers, *part._modules):
+            vars(part).pop(name, None)
+    return copied
+
+
 class LinearLogits(Logits):
     """Logits are (f - centre) @ weight.T + bias.
 

@@ -340,6 +340,14 @@ def test_a_class_not_seen_outside_a_fold_is_named():
         fit(samples, GaussianNB())
 
 
+def test_that_nothing_lies_outside_a_fold_is_said():
+    samples = make_samples()
+    samples[1][:] = 0
+    message = r"Stage 'a': head=Gauss.*cannot be fitted to what lies outside fold 0"
+    with pytest.raises(ValueError, match=message):
+        fit(samples, GaussianNB())
+
+
 def test_weights_that_a_classifier_does_not_take_are_refused():
     with pytest.raises(ValueError, match=r"Stage 'a': .*NoWeights\(\) does not take"):
         fit(make_samples(weights=True), NoWeights())
