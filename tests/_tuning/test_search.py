@@ -18,6 +18,7 @@ from sk_e2cm._tuning._search import (
     search,
     shared,
     sweep,
+    used_exits,
     vary,
 )
 
@@ -122,6 +123,15 @@ def test_points_of_some_exits_close_the_others():
     assert_array_equal(found.thresholds[:, [0, 2, 4]], INF)
     assert_array_equal(found.loss, points.loss)
     assert_array_equal(found.cost, points.cost)
+
+
+def test_exits_are_used_where_somebody_leaves_and_not_where_they_are_open():
+    problem = make_problem(n_exits=4)
+    thresholds = np.array([[INF, 0.7, INF, 2.0], [INF, 0.0, 0.5, 0.5]])[:, :, None]
+    points = evaluate(problem, thresholds)
+    assert used_exits(problem, points).tolist() == [1]
+    points = evaluate(problem, [*thresholds, np.full((4, 1), 0.7)])
+    assert used_exits(problem, points).tolist() == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("price", PRICES)
