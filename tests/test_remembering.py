@@ -25,17 +25,17 @@ from ._multi_exit.test_seconds import make_data as make_timed_data
 from .references import leave
 
 INF = np.inf
-CHANNELS, SIDES = (4, 6, 8), (6, 6, 4)
+CHANNELS, SIDES = (2, 3, 4), (4, 4, 2)
 
 
 def make_network():
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return nn.Sequential(
-            nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU()),
-            nn.Sequential(nn.Conv2d(4, 6, 3, padding=1), nn.ReLU()),
-            nn.Sequential(nn.Conv2d(6, 8, 3), nn.ReLU()),
-            nn.Sequential(nn.Flatten(), nn.Linear(128, 5)),
+            nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.ReLU()),
+            nn.Sequential(nn.Conv2d(2, 3, 3, padding=1), nn.ReLU()),
+            nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()),
+            nn.Sequential(nn.Flatten(), nn.Linear(16, 5)),
         ).eval()
 
 
@@ -49,8 +49,8 @@ def data():
     """Return pictures of three classes that hardly differ."""
     rng = np.random.default_rng(0)
     y = np.arange(300) % 3
-    patterns = rng.normal(size=(3, 1, 6, 6))
-    return (0.5 * patterns[y] + rng.normal(size=(300, 1, 6, 6))).astype(np.float32), y
+    patterns = rng.normal(size=(3, 1, 4, 4))
+    return (0.5 * patterns[y] + rng.normal(size=(300, 1, 4, 4))).astype(np.float32), y
 
 
 KINDS = {
@@ -150,7 +150,7 @@ def test_without_class_means_there_are_none_to_show(extractor, data):
 def test_the_pooling_of_a_closed_exit_is_paid_for_where_it_is_carried(extractor, data):
     clf = make(extractor, carry=1, pooling="second_order", final="class_means")
     clf.fit(*data)
-    cumulative = np.asarray(extractor.macs((1, 6, 6)), dtype=float)
+    cumulative = np.asarray(extractor.macs((1, 4, 4)), dtype=float)
     # Mean products of all pairs of channels, at each position.
     products = [c**2 * s**2 for c, s in zip(CHANNELS, SIDES, strict=True)]
     for threshold, pooled in [
