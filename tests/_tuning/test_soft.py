@@ -3,10 +3,8 @@
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
-from scipy.optimize import minimize
 from scipy.special import softmax
 
-from sk_e2cm._fitting._calibration import RULED_OUT
 from sk_e2cm._tuning._problem import StagePredictions, class_weights, sample_losses
 from sk_e2cm._tuning._soft import (
     _CELL,
@@ -16,6 +14,8 @@ from sk_e2cm._tuning._soft import (
     soft_targets,
     together,
 )
+
+from ..references import best_powers
 
 N, N_CLASSES = 3000, 4
 SCORINGS = ["accuracy", "balanced_accuracy"]
@@ -104,26 +104,6 @@ def test_spoilt_is_wrong_where_the_last_stage_is_likely_right(share):
 
 
 # Probabilities
-
-
-def best_powers(proba, codes, weight):
-    """Return the product of powers of the last stage and of the exits' mean.
-
-    And the log loss that it is to have the least of, as a function of probabilities.
-    """
-    log_proba = np.maximum(np.log(proba), RULED_OUT)
-    parts = np.stack([log_proba[:-1].mean(axis=0), log_proba[-1]])
-    smooth = 1 / (len(codes) + N_CLASSES)  # a class's targets begin with one sample
-    target = (1 - N_CLASSES * smooth) * np.eye(N_CLASSES)[codes] + smooth
-
-    def loss(proba):
-        return -np.average((target * np.log(proba)).sum(axis=1), weights=weight)
-
-    def power(exponents):
-        return softmax(np.tensordot(exponents, parts, axes=1), axis=1)
-
-    found = minimize(lambda e: loss(power(e)), np.ones(2), bounds=[(0, None)] * 2)
-    return power(found.x), loss
 
 
 @pytest.mark.parametrize("power", [0.3, 1.0, 4.0])
