@@ -2,6 +2,7 @@
 
 import pickle
 import time
+from copy import copy
 
 import numpy as np
 import pandas as pd
@@ -10,13 +11,12 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GridSearchCV, PredefinedSplit
+from sklearn.model_selection import GridSearchCV
 from sklearn.naive_bayes import GaussianNB
 from sklearn.neural_network import MLPClassifier
 from torch import nn
 
-from sk_e2cm import E2CMClassifier, E2CMClusterer, TorchExtractor, TunedExitsCV
-from sk_e2cm._fitting._exits import refit_exits
+from sk_e2cm import E2CMClassifier, E2CMClusterer, TorchExtractor
 from sk_e2cm._multi_exit._pooling import GridAverage
 from sk_e2cm.testing import CountingExtractor, ToyExtractor
 
@@ -67,23 +67,22 @@ KINDS = {
         "head": ("class_means", LogisticRegression()),
     },
 }
-kinds = pytest.mark.parametrize("params", KINDS.values(), ids=KINDS)
 
 
 def make(extractor, **params):
     return E2CMClassifier(extractor, **{"pooling": 1} | params)
 
 
+@pytest.fixture(scope="module", params=KINDS.values(), ids=KINDS)
+def fitted(request, extractor, data):
+    return make(extractor, **request.param).fit(*data)
+
+
 # Predictions
 
 
-@kinds
-def test_predictions_agree_with_the_probabilities_of_all_stages(
-    extractor, data, params
-):
-    X, y = data
-    clf = make(extractor, **params).fit(X, y)
-    X = X[::4]
+def test_predictions_agree_with_the_probabilities_of_all_stages(fitted, data):
+    clf, X = copy(fitted), data[0][::4]
     proba = clf.exit_proba(X)
     for threshold, batch_size in [
         (0.5, 1),
@@ -102,10 +101,8 @@ def test_predictions_agree_with_the_probabilities_of_all_stages(
         assert_allclose(clf.predict_proba(X)[clear], expected[clear], atol=1e-4)
 
 
-@kinds
-def test_clones_and_pickles_are_the_same(extractor, data, params):
-    X, y = data
-    clf = make(extractor, **params).fit(X, y)
+def test_clones_and_pickles_are_the_same(fitted, data):
+    (X, y), clf = data, fitted
     expected = clf.exit_proba(X)
     again = pickle.loads(pickle.dumps(clf))
     # Tensors that lie otherwise in memory are multiplied in another order.
@@ -122,6 +119,28 @@ def test_one_pass_of_the_network_is_enough(data):
         counting.rows[:] = 0
         E2CMClassifier(counting, **params).fit(flat, y)
         assert counting.rows.tolist() == [300] * 4
+
+
+class Counting(GaussianNB):
+    """Notes of how many samples it was fitted to."""
+
+    sizes = []
+
+    def fit(self, X, y, sample_weight=None):
+        self.sizes.append(len(X))
+        return super().fit(X, y, sample_weight)
+
+
+@pytest.mark.parametrize(("many", "n_fits"), [(301, 6), (300, 2)])
+def test_to_many_samples_classifiers_are_fitted_twice(data, monkeypatch, many, n_fits):
+    monkeypatch.setattr("sk_e2cm._base._MANY", many)
+    monkeypatch.setattr(Counting, "sizes", [])
+    X, y = data[0].reshape(300, -1), data[1]
+    E2CMClassifier(ToyExtractor(3), head=Counting()).fit(X, y)
+    of_exits = np.reshape(Counting.sizes, (2, n_fits))
+    assert (of_exits[:, -1] == 300).all()
+    left_out = (300 - of_exits[:, :-1]).sum(axis=1)
+    assert (left_out == 300).all() if n_fits == 6 else (left_out > 0).all()
 
 
 @pytest.mark.parametrize("carry", [1, 2])
@@ -271,96 +290,3 @@ def test_exits_that_do_not_are(extractor, data, params):
         state = network[stage](state)
         found = layers(state).softmax(dim=1).detach()
         assert_allclose(found, proba[:, stage], rtol=0, atol=1e-4)
-
-
-# Thresholds that are chosen
-
-
-class Parts(ToyExtractor):
-    """Each stage sees so many features, each at this cost."""
-
-    def __init__(self, *ends, price=1000.0):
-        super().__init__(len(ends))
-        self.ends, self.price = ends, price
-
-    def macs(self, input_shape):
-        return self.price * np.array(self.ends)
-
-    def _n_seen(self, n_features):
-        return np.array(self.ends)
-
-
-def make_parts(n=360):
-    """Return samples of which the second and the third part say nothing."""
-    rng = np.random.default_rng(0)
-    y = np.arange(n) % 3
-    X = rng.normal(size=(n, 10))
-    X[:, :2] += rng.normal(size=(3, 2))[y]
-    X[:, 6:] += 1.5 * rng.normal(size=(3, 4))[y]
-    return X, y
-
-
-@pytest.mark.parametrize("price", [5.0, 10.0])  # exits are dear
-@pytest.mark.parametrize("goal", [{"max_cost": 0.9}, {"max_drop": 0.02}])
-def test_exits_never_taken_are_closed_and_the_others_are_fitted_without_them(
-    price, goal, monkeypatch
-):
-    kept = []
-
-    def refit(*args):
-        kept[:] = args[-1]
-        return refit_exits(*args)
-
-    monkeypatch.setattr("sk_e2cm._classifier.refit_exits", refit)
-    X, y = make_parts()
-    folds = np.arange(360) // 3 % 3
-    clf = E2CMClassifier(Parts(2, 4, 6, 8, 10, price=price), carry=1)
-    search = TunedExitsCV(clf, cv=PredefinedSplit(folds), random_state=0, **goal)
-    search.fit(X, y)
-    assert 0 < len(kept) < 4
-    dropped = np.setdiff1d(range(4), kept)
-    assert (search.frontier_["threshold"][:, dropped] == INF).all()
-    assert (search.best_threshold_[dropped] == INF).all()
-
-    left = [*kept, 4]
-    alone = E2CMClassifier(Parts(*(2 * s + 2 for s in left), price=price), carry=1)
-    alone._cross_fit(X, y, None, folds)
-    alone.set_params(threshold=search.best_threshold_[kept])
-    assert_allclose(search.exit_proba(X)[:, left], alone.exit_proba(X), atol=1e-9)
-    assert_allclose(search.stage_cost_[left], alone.stage_cost_, rtol=1e-12)
-    assert_array_equal(search.predict(X), alone.predict(X))
-
-
-@pytest.mark.parametrize(
-    ("cv", "refit"), [(3, True), (0.3, True), (0.3, False), ("prefit", True)]
-)
-def test_what_is_chosen_agrees_with_the_probabilities_of_all_stages(cv, refit):
-    X, y = make_parts()
-    clf = E2CMClassifier(Parts(2, 4, 6, 8, 10, price=10.0), carry=1)
-    clf.fit(X[:180], y[:180])
-    search = TunedExitsCV(clf, max_drop=0.05, cv=cv, refit=refit, random_state=0)
-    search.fit(X[180:], y[180:])
-    stage, label = leave(search.exit_proba(X), search.best_threshold_)
-    assert_array_equal(search.predict_exit(X), stage)
-    assert_array_equal(search.predict(X), label)
-    assert_allclose(search.cost(X), search.stage_cost_[stage].mean())
-
-
-# Clusters
-
-
-@pytest.mark.parametrize("carry", [1, 2])
-def test_a_clusterers_exits_may_remember(carry):
-    X, _ = make_parts()
-    clusterer = E2CMClusterer(
-        Parts(2, 6, 8, 10), 3, carry=carry, random_state=0, threshold=[0.5, INF, 0.5]
-    ).fit(X)
-    proba = clusterer.exit_proba(X)
-    stage, label = leave(proba, [0.5, INF, 0.5])
-    assert_array_equal(clusterer.predict_exit(X), stage)
-    assert_array_equal(clusterer.predict(X), label)
-    assert_array_equal(proba[:, -1].argmax(axis=1), clusterer.labels_)
-    widths = [centers.shape[1] for centers in clusterer.stage_centers_]
-    assert widths == ([2, 8, 14, 10] if carry == 1 else [2, 8, 16, 10])
-    search = TunedExitsCV(clusterer, max_drop=0.1, cv=3, random_state=0).fit(X)
-    assert search.full_score_ - search.best_score_ <= 0.1
