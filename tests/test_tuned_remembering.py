@@ -123,3 +123,12 @@ def test_a_clusterers_exits_may_remember(carry):
     assert widths == ([2, 8, 14, 10] if carry == 1 else [2, 8, 16, 10])
     search = TunedExitsCV(clusterer, max_drop=0.1, cv=3, random_state=0).fit(X)
     assert search.full_score_ - search.best_score_ <= 0.1
+
+
+def test_of_few_samples_a_clusterer_carries_nothing_and_that_is_said():
+    X, _ = make_parts(29)
+    make = {"extractor": ToyExtractor(), "n_clusters": 3, "random_state": 0}
+    clusterer = E2CMClusterer(carry=1, **make).fit(X)
+    assert clusterer.metric_reason_.endswith("Nothing is carried, either.")
+    expected = E2CMClusterer(metric="euclidean", **make).fit(X).exit_proba(X)
+    assert_allclose(clusterer.exit_proba(X), expected, rtol=0, atol=1e-12)
