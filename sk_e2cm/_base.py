@@ -132,7 +132,7 @@ class BaseE2CM(EarlyExitMixin, BaseEstimator):
             )
         seen = BaseEstimator()
         validate_data(seen, X, skip_check_array=True)
-        metrics = [head.means and head.means.metric for head in by_means]
+        metrics = [head.means.metric if head.means else None for head in by_means]
         fitted |= {
             "network_": network,
             "seconds_": seconds,

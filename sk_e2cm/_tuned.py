@@ -53,6 +53,7 @@ from ._tuning._search import (
     evaluate,
     search,
     starts,
+    used_exits,
 )
 from ._tuning._soft import SoftTargets, distinct_samples
 from ._utils._arrays import Floats
@@ -310,12 +311,12 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
         held_out, aside = self._predict(self._checked(X, y, sample_weight), rng)
 
         found = self._search(held_out, rng)
-        is_open = (found.points.thresholds < np.inf).any(axis=(0, 2))
-        used = np.flatnonzero(is_open)
-        if held_out.refit is not None and 0 < len(used) < len(is_open):
-            # Exits that are never open have nothing to be remembered for.
-            held_out = held_out.refit(used)
-            found = self._search(held_out, rng)
+        if held_out.refit is not None:
+            used = used_exits(found.problem, found.points)
+            if 0 < len(used) < found.problem.n_exits:
+                # The others have nothing to be remembered for.
+                held_out = held_out.refit(used)
+                found = self._search(held_out, rng)
         targets, goal, problem, points = found
         network = held_out.estimator.network_
         nobody = np.full((1, *points.thresholds.shape[1:]), np.inf)

@@ -1,7 +1,8 @@
 """What others compute, in another way: the references of more than one test."""
 
 import numpy as np
-from scipy.optimize import minimize_scalar
+from scipy.optimize import minimize, minimize_scalar
+from scipy.special import softmax
 
 
 def smoothed_log_loss(beta, logits, classes, weight):
@@ -26,6 +27,33 @@ def minimise(logits, classes, weight):
         options={"xatol": 1e-9},
     )
     return np.exp(found.x)
+
+
+def best_powers(proba, codes, weight):
+    """Return the product of powers of the last stage and of the exits' mean.
+
+    And the log loss that it has the least of, as a function of probabilities. Each
+    class is given one sample's worth of the targets beforehand.
+
+    Parameters
+    ----------
+    proba : ndarray of shape (n_stages, n_samples, n_classes)
+        Of all stages.
+    """
+    n, n_classes = proba.shape[1:]
+    smooth = 1 / (n + n_classes)
+    target = (1 - n_classes * smooth) * np.eye(n_classes)[codes] + smooth
+    log_proba = np.log(np.maximum(proba, np.exp(-30.0)))
+    parts = np.stack([log_proba[:-1].mean(axis=0), log_proba[-1]])
+
+    def loss(proba):
+        return -np.average((target * np.log(proba)).sum(axis=1), weights=weight)
+
+    def power(exponents):
+        return softmax(np.tensordot(exponents, parts, axes=1), axis=1)
+
+    found = minimize(lambda e: loss(power(e)), np.ones(2), bounds=[(0, None)] * 2)
+    return power(found.x), loss
 
 
 def leave(proba, thresholds):

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
-from scipy.special import softmax
 from sklearn.base import clone
 from sklearn.datasets import make_classification
 from sklearn.exceptions import NotFittedError
@@ -17,7 +16,7 @@ from sk_e2cm._tuning._confidence import upper_bound
 from sk_e2cm._tuning._folds import folds_of, set_aside
 from sk_e2cm.testing import ToyExtractor
 
-from .references import leave, minimise
+from .references import best_powers, leave
 
 GOALS = [{"max_cost": 0.5}, {"max_cost": 0.9}, {"max_drop": 0.0}, {"max_drop": 0.05}]
 PREDICTIONS = ["predict", "predict_proba", "predict_exit", "exit_proba", "cost"]
@@ -137,14 +136,17 @@ def test_the_same_random_state_chooses_the_same(data):
     assert other.full_score_ != first.full_score_
 
 
-def expected_right(search, proba, y, thresholds):
-    """Return how likely each sample is answered right, by the formula."""
-    _, label = leave(proba, thresholds)
-    scores = np.log(proba[:, -1])
-    beta = minimise(scores, y, np.ones(len(y)))
-    likely = softmax(beta * scores, axis=1)[np.arange(len(y)), label]
+def right_by_formula(search, proba, y):
+    """Return a function from thresholds to how likely samples are answered right."""
+    together, _ = best_powers(proba.swapaxes(0, 1), y, np.ones(len(y)))
     share = search.label_share_
-    return share * (label == y) + (1 - share) * likely
+
+    def expected(thresholds):
+        _, label = leave(proba, thresholds)
+        likely = together[np.arange(len(y)), label]
+        return share * (label == y) + (1 - share) * likely
+
+    return expected
 
 
 def test_no_shared_threshold_is_expected_to_be_better_than_the_frontier(clf, held_out):
@@ -153,10 +155,11 @@ def test_no_shared_threshold_is_expected_to_be_better_than_the_frontier(clf, hel
     assert 0 < search.label_share_ < 1
     proba = clf.exit_proba(X)
     cost, expected = search.frontier_["cost"], search.frontier_["expected_score"]
+    by_formula = right_by_formula(search, proba, y)
     for threshold in np.quantile(proba[:, :2].max(axis=2), np.linspace(0, 1, 21)):
         stage, _ = leave(proba, [threshold, threshold])
         affordable = cost <= cost_by_stage([0, 0])[stage].mean() + 1e-9
-        other = expected_right(search, proba, y, [threshold, threshold]).mean()
+        other = by_formula([threshold, threshold]).mean()
         assert expected[affordable].max() >= other - 1e-4
 
 
@@ -164,11 +167,11 @@ def test_what_is_expected_of_a_shared_threshold_follows_the_formula(clf, held_ou
     X, y = held_out
     search = tuned(clf, max_drop=0.02, cv="prefit").fit(X, y)
     proba, frontier = clf.exit_proba(X), search.frontier_
-    n_shared = 0
+    by_formula, n_shared = right_by_formula(search, proba, y), 0
     for thresholds, expected in zip(
         frontier["threshold"], frontier["expected_score"], strict=True
     ):
-        found = expected_right(search, proba, y, thresholds).mean()
+        found = by_formula(thresholds).mean()
         if thresholds[0] == thresholds[1]:
             n_shared += 1
             assert expected == pytest.approx(found, abs=1e-4)

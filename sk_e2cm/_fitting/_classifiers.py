@@ -27,12 +27,6 @@ def check_head(head: Any) -> tuple[Any, ...]:
     """
     several = isinstance(head, (list, tuple))
     parts = tuple(head) if several else (head,)
-    n_means = sum(isinstance(part, str) for part in parts)
-    if several and (len(parts) < 2 or n_means > 1):
-        raise ValueError(
-            f"head={head!r} leaves nothing to combine: give at least two, of which "
-            "'class_means' is at most one."
-        )
     for part in parts:
         if isinstance(part, str):
             if part != "class_means":
@@ -50,6 +44,12 @@ def check_head(head: Any) -> tuple[Any, ...]:
                 f"head={part!r} has no predict_proba. Choose another classifier, or "
                 "wrap it in sklearn.calibration.CalibratedClassifierCV."
             )
+    n_means = sum(isinstance(part, str) for part in parts)
+    if several and (len(parts) < 2 or n_means > 1):
+        raise ValueError(
+            f"head={head!r} leaves nothing to combine: give at least two, of which "
+            "'class_means' is at most one."
+        )
     return parts
 
 

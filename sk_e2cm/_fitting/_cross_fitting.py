@@ -186,6 +186,8 @@ def means_of(
     statistics: Statistics, spec: HeadSpec, inputs: StageInputs
 ) -> Callable[[int | None], Means]:
     """Return a function from a fold to the class means without it (None: of all)."""
+    if inputs.sums is None:
+        raise ValueError("Class means need sums over the samples.")
     return fit_means(
         spec.metric,
         inputs.sums,

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import sklearn
 from numpy.typing import NDArray
-from sklearn.utils import gen_batches
 
 from .._multi_exit._full_pass import Batch, Shape
 from .._utils._arrays import Features, Floats
@@ -128,9 +127,9 @@ SampleFeatures = Features | JoinedFeatures
 
 
 def chunks(rows: NDArray[np.intp]) -> Iterator[NDArray[np.intp]]:
-    """Split rows into as many as are used at once."""
-    for part in gen_batches(len(rows), CHUNK):
-        yield rows[part]
+    """Split rows, of which there may be none, into as many as are used at once."""
+    for start in range(0, len(rows), CHUNK):
+        yield rows[start : start + CHUNK]
 
 
 def _affordable(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,16 +14,10 @@ from scipy.special import log_softmax, logsumexp
 from .._multi_exit._heads import Logits
 from .._utils._arrays import Features, Floats, to_tensor
 from ._calibration import RULED_OUT
+from ._means import Means
 
 # Weights are found by how well they do on at most so many samples.
 _MOST_WEIGHED = 20_000
-
-
-class Scorer(Protocol):
-    """Turns the features of one stage into a score for each class."""
-
-    def scores(self, features: Features) -> Floats:
-        """Return scores of shape (n_samples, n_classes), the larger the likelier."""
 
 
 def log_proba(scores: Floats) -> Floats:
@@ -70,6 +64,10 @@ class Combination:
         """Return the scores, shape (n_samples, n_classes)."""
         found = [log_proba(part.scores(features)) for part in self.parts]
         return np.tensordot(self.weights, found, axes=1)
+
+
+# What turns the features of one stage into a score for each class.
+Scorer = Means | ClassifierScores | Combination
 
 
 def combination_weights(

@@ -110,7 +110,7 @@ class Costs:
         if not self.carried:
             return runs
         pooled = runs.copy()
-        for head in np.flatnonzero(runs):
+        for head in np.flatnonzero(runs).tolist():
             pooled[list(self.carried[head])] = True
         return pooled
 
@@ -129,7 +129,9 @@ class Costs:
 
         ends = np.cumsum(self.stages)[kept]
         place = {int(stage): i for i, stage in enumerate(kept)}
-        carried = [tuple(place[s] for s in self.carried[k]) for k in kept]
+        carried: list[tuple[int, ...]] = []
+        if self.carried:
+            carried = [tuple(place[s] for s in self.carried[k]) for k in place]
         return replace(
             self,
             stages=np.diff(ends, prepend=0.0),

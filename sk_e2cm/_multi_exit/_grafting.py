@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from torch import Tensor, nn
 
-from ._heads import DistanceLogits, Head, LinearLogits
+from ._heads import DistanceLogits, Head, LinearLogits, as_made
 from ._network import MultiExitNetwork
 
 
@@ -21,7 +19,7 @@ def linear_exits(network: MultiExitNetwork) -> list[nn.Sequential]:
     """
     names = network.stage_names[:-1]
     return [
-        nn.Sequential(copy.deepcopy(head.pooling), _layer(head, name))
+        nn.Sequential(as_made(head.pooling), _layer(head, name))
         for name, head in zip(names, network.heads, strict=False)
     ]
 

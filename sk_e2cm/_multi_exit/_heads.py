@@ -202,6 +202,15 @@ def _looked_up(head: Head) -> Head:
     return head
 
 
+def as_made(module: nn.Module) -> nn.Module:
+    """Return a copy of a part of a moved head that can be moved as others can."""
+    copied = copy.deepcopy(module)
+    for part in copied.modules():
+        for name in (*part._buffers, *part._modules):
+            vars(part).pop(name, None)
+    return copied
+
+
 class LinearLogits(Logits):
     """Logits are (f - centre) @ weight.T + bias.
 
@@ -345,10 +354,11 @@ class WeightedLogits(Logits):
         self.parts = nn.ModuleList(parts)
         self.register_buffer("weights", weights)
         self.least = least
+        self._macs = sum(part.macs for part in parts)
 
     @property
     def macs(self) -> int:
-        return sum(part.macs for part in self.parts)
+        return self._macs
 
     def forward(self, features: Tensor) -> Tensor:
         logits = [part(features).to(self.weights.dtype) for part in self.parts]

@@ -362,20 +362,22 @@ class MultiExitNetwork:
         step = next((s for s in steps if s.confidence.isnan().any()), None)
         if step is None:
             return
-        name, head = self.stage_names[step.stage], self.heads[step.stage]
         everybody = np.arange(len(X))
         there = step.rows if isinstance(step.rows, slice) else step.rows.cpu().numpy()
         rows = everybody[there]
         confidence = step.confidence.cpu().numpy()
         bad = np.isnan(confidence)
         # The others may be more than the memory holds.
-        begun = self.extractor.begin(X[rows[bad]])
-        _, output = through(self.extractor)(begun, 0, step.stage)
-        finite = head.pooling(output).isfinite().all(dim=1, keepdim=True).cpu().numpy()
-        features = np.zeros((len(rows), 1))
-        features[bad] = np.where(finite, 0.0, np.nan)
-        check_finite(features, name, rows)
-        refuse_nan(confidence, name, rows)
+        state, first = self.extractor.begin(X[rows[bad]]), 0
+        for stage in (*self.heads[step.stage].carried, step.stage):
+            state, output = through(self.extractor)(state, first, stage)
+            first = stage + 1
+            pooled = self.heads[stage].pooling(output)
+            finite = pooled.isfinite().all(dim=1, keepdim=True).cpu().numpy()
+            features = np.zeros((len(rows), 1))
+            features[bad] = np.where(finite, 0.0, np.nan)
+            check_finite(features, self.stage_names[stage], rows)
+        refuse_nan(confidence, self.stage_names[step.stage], rows)
 
     def __copy__(self) -> Self:
         return self

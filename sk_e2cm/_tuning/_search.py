@@ -110,6 +110,15 @@ def evaluate(
     return Points(loss, cost, np.asarray(thresholds))
 
 
+def used_exits(problem: ThresholdProblem, points: Points) -> NDArray[np.intp]:
+    """Return the exits at which somebody leaves at some of the points.
+
+    Others may be open where nobody comes to them.
+    """
+    stages = [np.unique(problem.exits(each)) for each in points.thresholds]
+    return np.setdiff1d(np.concatenate(stages), [problem.n_exits])
+
+
 def search(
     problem: ThresholdProblem, starts: Sequence[Floats], rng: np.random.RandomState
 ) -> Points:

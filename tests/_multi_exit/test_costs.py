@@ -1,5 +1,8 @@
 """What leaving at each stage costs."""
 
+from dataclasses import replace
+from itertools import product
+
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
@@ -108,3 +111,98 @@ def test_stages_before_the_network_begins_are_free():
     assert costs.heads.tolist() == [0.1, 0.1, 0.0]
     found = costs.cumulative(np.ones((2, 3)))
     assert_allclose(found, [0.1, 1.2, 1.2], rtol=1e-15)
+
+
+# Features that later heads carry
+
+
+CARRIED = ((), (0,), (0, 1), (1, 2), ())
+
+
+def make_carrying(seed=0, carried=CARRIED):
+    """Return costs of five stages whose heads carry the features of earlier ones."""
+    rng = np.random.default_rng(seed)
+    stages, heads, poolings = rng.uniform(1, 100, (3, 5))
+    costs = Costs.from_counts(stages.cumsum(), heads, poolings, carried)
+    return replace(costs, going_on=rng.uniform(0, 0.1, 5))
+
+
+def make_thresholds(is_open):
+    return np.where(is_open, 0.5, INF)[:, None]
+
+
+EVERY_CHOICE = list(product([True, False], repeat=4))
+
+
+@pytest.mark.parametrize("is_open", EVERY_CHOICE)
+def test_a_pooling_is_paid_where_its_head_runs_or_a_later_one_carries_it(is_open):
+    costs = make_carrying()
+    runs = [*is_open, True]
+    for stage, found in enumerate(costs.added(make_thresholds(is_open))):
+        expected = costs.stages[stage] + runs[stage] * costs.heads[stage]
+        if any(runs[h] and stage in (*CARRIED[h], h) for h in range(stage, 5)):
+            expected += costs.poolings[stage]
+        assert_allclose(found, expected, rtol=1e-12)
+
+
+def test_stages_poolings_and_heads_are_shares_of_the_network():
+    cumulative, heads, poolings = np.array([[2.0, 8], [1, 2], [3, 4]])
+    costs = Costs.from_counts(cumulative, heads, poolings, [(), (0,)])
+    assert_allclose(costs.stages, [0.25, 0.75], rtol=1e-15)
+    assert_allclose(costs.heads, [0.125, 0.25], rtol=1e-15)
+    assert_allclose(costs.poolings, [0.375, 0.5], rtol=1e-15)
+
+
+def test_without_a_network_poolings_are_a_part_of_the_whole():
+    poolings = np.array([5.0, 15.0])
+    costs = Costs.from_counts(np.zeros(2), np.array([10.0, 30.0]), poolings)
+    assert_allclose(costs.added(np.zeros((1, 1))).sum(), 1)
+
+
+@pytest.mark.parametrize("is_open", EVERY_CHOICE)
+@pytest.mark.parametrize("carried", [CARRIED, ()], ids=["carrying", "not carrying"])
+def test_opening_an_exit_costs_those_who_stay_by_how_much_all_costs_rise(
+    is_open, carried
+):
+    costs = make_carrying(carried=carried)
+    for exit_ in range(4):
+        opened, closed = (np.array(is_open) for _ in range(2))
+        opened[exit_], closed[exit_] = True, False
+        with_, without = (
+            costs.cumulative(make_thresholds(each)) for each in (opened, closed)
+        )
+        found = costs.opening(exit_, make_thresholds(is_open))
+        # Who goes on after the exit has paid for all of it.
+        later = slice(exit_ + 1, None)
+        assert_allclose(found.cumsum()[later], (with_ - without)[later], atol=1e-12)
+        assert_array_equal(found[later], 0)
+
+
+@pytest.mark.parametrize("is_open", EVERY_CHOICE[:-1])
+@pytest.mark.parametrize("carries", [True, False])
+def test_without_closed_exits_what_is_left_costs_the_same(is_open, carries):
+    exits = np.flatnonzero(is_open)
+    # Only features of exits that are open are carried.
+    carried = [tuple(s for s in of_head if is_open[s]) for of_head in CARRIED]
+    costs = make_carrying(carried=carried if carries else ())
+    expected = costs.cumulative(make_thresholds(is_open))[[*exits, 4]]
+    found = costs.of_exits(exits).cumulative(np.full((len(exits), 1), 0.5))
+    assert_allclose(found, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_exits_that_are_left_may_be_closed_all_the_same(seed):
+    exits = np.array([0, 2, 3])
+    costs = make_carrying(seed, carried=((), (), (0,), (2,), ()))
+    is_open = np.random.default_rng(seed).random(3) < 0.5
+    among = np.zeros(4, dtype=bool)
+    among[exits] = is_open
+    expected = costs.cumulative(make_thresholds(among))[[*exits, 4]]
+    found = costs.of_exits(exits).cumulative(make_thresholds(is_open))
+    assert_allclose(found, expected, rtol=1e-12)
+
+
+def test_costs_that_are_one_number_for_all_stages_stay_so():
+    costs = make_costs().of_exits(np.array([1]))
+    assert costs.going_on == costs.poolings == 0
+    assert_allclose(costs.cumulative(np.full((1, 1), 0.5)), [0.55, 1.125])

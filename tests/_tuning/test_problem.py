@@ -44,10 +44,12 @@ def make_problem(
     head_cost=None,
     decimals=16,
     share=1.0,
+    carry=0,
 ):
     """Return samples that later stages are more often right about.
 
-    This share of the losses is errors, and the others are soft.
+    This share of the losses is errors, and the others are soft. Heads carry the
+    features of so many exits before.
     """
     rng = np.random.default_rng(seed)
     truth = rng.integers(n_classes, size=n)
@@ -64,12 +66,20 @@ def make_problem(
     going_on = rng.uniform(0.0, 0.05, n_exits + 1)
     proba = rng.dirichlet(np.ones(n_classes), n)
     soft = 1 - proba[np.arange(n), label]
+    carried = [tuple(range(max(head - carry, 0), head)) for head in range(n_exits)]
+    poolings = rng.uniform(0.0, 0.05, n_exits + 1) * (carry > 0)
     return ThresholdProblem(
         confidence=confidence[:-1].round(decimals),
         label=label,
         loss=share * (label != truth) + (1 - share) * soft,
         weight=weight / weight.sum(),
-        costs=Costs(stages / stages.sum(), heads, going_on),
+        costs=Costs(
+            stages / stages.sum(),
+            heads,
+            going_on,
+            poolings=poolings,
+            carried=[*carried, ()] if carry else (),
+        ),
         n_groups=n_groups,
     )
 
@@ -81,17 +91,22 @@ def with_head_costs(problem, heads):
 
 def follow(problem, thresholds, sample, first=0):
     """Return where a sample leaves that comes to the first stage, and its cost."""
-    cost = 0.0
+    cost, costs = 0.0, problem.costs
     for stage in range(first, problem.n_exits):
-        cost += problem.costs.stages[stage]
+        cost += costs.stages[stage]
+        for later in range(stage, problem.n_exits) if costs.carried else ():
+            if min(thresholds[later]) < INF and stage in (*costs.carried[later], later):
+                cost += costs.poolings[stage]
+                break
         if min(thresholds[stage]) == INF:
             continue
-        cost += problem.costs.heads[stage]
+        cost += costs.heads[stage]
         group = problem.label[stage, sample] if problem.n_groups > 1 else 0
         if problem.confidence[stage, sample] >= thresholds[stage][group]:
             return stage, cost
-        cost += problem.costs.of_staying(stage)
-    return problem.n_exits, cost + problem.costs.stages[-1] + problem.costs.heads[-1]
+        cost += costs.of_staying(stage)
+    cost += costs.stages[-1] + costs.heads[-1]
+    return problem.n_exits, cost + (costs.poolings[-1] if costs.carried else 0.0)
 
 
 def totals_by_loops(problem, thresholds):
@@ -239,8 +254,9 @@ def test_who_is_confident_leaves_at_an_exit_whoever_comes(n_groups, thresholds):
 
 @pytest.mark.parametrize(("n_groups", "thresholds"), CASES)
 @pytest.mark.parametrize("head_cost", [None, 0.0, 2.0])
-def test_totals_are_sums_over_samples(n_groups, thresholds, head_cost):
-    problem = make_problem(n_groups=n_groups, head_cost=head_cost)
+@pytest.mark.parametrize("carry", [0, 1, 2])
+def test_totals_are_sums_over_samples(n_groups, thresholds, head_cost, carry):
+    problem = make_problem(n_groups=n_groups, head_cost=head_cost, carry=carry)
     found = problem.totals(np.array(thresholds))
     assert_allclose(found, totals_by_loops(problem, thresholds), rtol=1e-12)
 
@@ -285,8 +301,9 @@ def test_an_exit_closed_for_some_classes_costs_all_who_come():
 
 @pytest.mark.parametrize(("n_groups", "thresholds"), CASES)
 @pytest.mark.parametrize("exit_", [0, 1, 2])
-def test_what_is_to_go_after_and_before_an_exit(n_groups, thresholds, exit_):
-    problem = make_problem(n_groups=n_groups)
+@pytest.mark.parametrize("carry", [0, 2])
+def test_what_is_to_go_after_and_before_an_exit(n_groups, thresholds, exit_, carry):
+    problem = make_problem(n_groups=n_groups, carry=carry)
     after = problem.to_go_after(exit_, np.array(thresholds))
     before = problem.to_go_before(exit_, np.array(thresholds), after)
     assert after.shape == before.shape == (2, 60)

@@ -18,6 +18,7 @@ from sk_e2cm._tuning._search import (
     search,
     shared,
     sweep,
+    used_exits,
     vary,
 )
 
@@ -38,6 +39,9 @@ PROBLEMS = {
     "by class, soft losses": {"n_groups": 3, "share": 0.2},
     "by class, ties": {"n_groups": 3, "decimals": 1},
     "by class, dear exits": {"n_groups": 3, "head_cost": 0.2},
+    "remembering one": {"n_exits": 4, "carry": 1},
+    "remembering two": {"n_exits": 4, "carry": 2},
+    "by class, remembering": {"n_groups": 3, "carry": 2},
 }
 problems = pytest.mark.parametrize("params", PROBLEMS.values(), ids=PROBLEMS)
 
@@ -109,6 +113,25 @@ def test_the_pareto_set_is_what_no_other_point_beats_the_cheapest_first(seed):
     number = found.thresholds[:, 0, 0]
     assert_array_equal(points.cost[number], found.cost)
     assert_array_equal(points.loss[number], found.loss)
+
+
+def test_points_of_some_exits_close_the_others():
+    points = Points(np.zeros(2), np.ones(2), np.arange(12.0).reshape(2, 2, 3))
+    found = points.among(np.array([1, 3]), 5)
+    assert found.thresholds.shape == (2, 5, 3)
+    assert_array_equal(found.thresholds[:, [1, 3]], points.thresholds)
+    assert_array_equal(found.thresholds[:, [0, 2, 4]], INF)
+    assert_array_equal(found.loss, points.loss)
+    assert_array_equal(found.cost, points.cost)
+
+
+def test_exits_are_used_where_somebody_leaves_and_not_where_they_are_open():
+    problem = make_problem(n_exits=4)
+    thresholds = np.array([[INF, 0.7, INF, 2.0], [INF, 0.0, 0.5, 0.5]])[:, :, None]
+    points = evaluate(problem, thresholds)
+    assert used_exits(problem, points).tolist() == [1]
+    points = evaluate(problem, [*thresholds, np.full((4, 1), 0.7)])
+    assert used_exits(problem, points).tolist() == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("price", PRICES)
@@ -184,9 +207,9 @@ def test_candidates_are_all_thresholds_that_differ_and_what_they_save(params, ex
 
     closed = thresholds.copy()
     closed[exit_] = INF
-    base = problem.totals(closed)
-    each = problem.costs.heads[exit_] + problem.costs.of_staying(exit_)
-    fee = np.array([0.0, each * problem.weight[reached].sum()])
+    useless = closed.copy()
+    useless[exit_] = 1.5
+    base = np.array(totals_by_loops(problem, useless))
     for group in range(problem.n_groups):
         mine = reached & (problem.group[exit_] == group)
         confidence = problem.confidence[exit_, mine]
@@ -196,7 +219,7 @@ def test_candidates_are_all_thresholds_that_differ_and_what_they_save(params, ex
         for each, threshold in zip(which, expected, strict=True):
             opened = closed.copy()
             opened[exit_, group] = threshold
-            saved = base + fee - totals_by_loops(problem, opened)
+            saved = base - totals_by_loops(problem, opened)
             assert_allclose(found.saved[:, each], saved, rtol=0, atol=1e-12)
     assert (np.diff(found.group) >= 0).all()
     assert len(found.threshold) > 2

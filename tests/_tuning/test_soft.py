@@ -5,18 +5,17 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.special import softmax
 
-from sk_e2cm._fitting._calibration import RULED_OUT
 from sk_e2cm._tuning._problem import StagePredictions, class_weights, sample_losses
 from sk_e2cm._tuning._soft import (
     _CELL,
     SoftTargets,
-    calibrated,
     distinct_samples,
     label_share,
     soft_targets,
+    together,
 )
 
-from ..references import minimise
+from ..references import best_powers
 
 N, N_CLASSES = 3000, 4
 SCORINGS = ["accuracy", "balanced_accuracy"]
@@ -108,22 +107,42 @@ def test_spoilt_is_wrong_where_the_last_stage_is_likely_right(share):
 
 
 @pytest.mark.parametrize("power", [0.3, 1.0, 4.0])
-def test_the_temperature_is_the_one_with_the_least_log_loss(power):
-    proba = make_proba(n=300)[-1]
-    codes, weight = draw_labels(proba), np.random.default_rng(0).uniform(0.5, 2, 300)
-    given = softmax(power * np.log(proba), axis=1)
-    # One that is weighted so that the reference counts as many samples.
-    weight *= 300 / weight.sum()
-    scores = np.maximum(np.log(given), RULED_OUT)
-    beta = minimise(scores, codes, weight)
-    found = calibrated(given, codes, np.arange(300), weight)
-    assert_allclose(found, softmax(beta * scores, axis=1), atol=1e-4)
+def test_powers_of_the_last_stage_and_the_exits_have_the_least_log_loss(power):
+    proba = make_proba(n=300)
+    codes = draw_labels(0.5 * proba[-1] + 0.5 * proba[0])
+    weight = np.random.default_rng(0).uniform(0.5, 2, 300)
+    proba[-1] = softmax(power * np.log(proba[-1]), axis=1)
+    found = together(predict(proba, codes), codes, np.arange(300), weight)
+    expected, loss = best_powers(proba, codes, weight)
+    assert_allclose(found, expected, rtol=0, atol=1e-2)
+    assert loss(found) < loss(expected) + 1e-6
+
+
+def test_powers_are_found_on_some_rows_and_used_for_all():
+    proba = make_proba(n=400)
+    codes = draw_labels(proba[-1])
+    rows = np.arange(100, 400)
+    changed = np.where(np.arange(400) < 100, (codes + 1) % N_CLASSES, codes)
+    found, expected = (
+        together(predict(proba, each), each, rows, np.ones(300))
+        for each in (changed, codes)
+    )
+    assert_array_equal(found, expected)
+    assert found.shape == (400, N_CLASSES)
+
+
+def test_exits_count_where_they_know_more_than_the_last_stage():
+    proba = make_proba()
+    codes = draw_labels(proba[-1])
+    mixed_up = np.stack([proba[2], proba[2], of_others(proba[2])])
+    found = together(predict(mixed_up, codes), codes, np.arange(N), np.ones(N))
+    assert_allclose(found, proba[2], rtol=0, atol=0.1)
 
 
 def test_a_class_that_is_ruled_out_wrongly_makes_no_probability_infinite():
-    proba = np.eye(N_CLASSES)[np.arange(40) % N_CLASSES]
+    proba = np.eye(N_CLASSES)[np.arange(40) % N_CLASSES][None].repeat(2, axis=0)
     codes = np.where(np.arange(40) < 3, 0, np.arange(40) % N_CLASSES)
-    found = calibrated(proba, codes, np.arange(40), np.ones(40))
+    found = together(predict(proba, codes), codes, np.arange(40), np.ones(40))
     assert_allclose(found.sum(axis=1), 1)
     assert (found > 0).all()
 
@@ -188,10 +207,18 @@ BAD = [of_others, half_of_others, of_one_class]
 
 @pytest.mark.parametrize("spoil", BAD, ids=[each.__name__ for each in BAD])
 @pytest.mark.parametrize("scoring", SCORINGS)
-def test_labels_count_nearly_alone_where_the_last_stage_is_bad(spoil, scoring):
+def test_labels_count_for_most_where_the_last_stage_is_bad(spoil, scoring):
     proba = make_proba()
     codes = draw_labels(proba[-1])
     given = np.stack([*proba[:-1], spoil(proba[-1])])
+    assert targets_of(given, codes, scoring=scoring).share > 0.5
+
+
+@pytest.mark.parametrize("scoring", SCORINGS)
+def test_labels_count_nearly_alone_where_all_stages_are_wrong_alike(scoring):
+    proba = make_proba()
+    codes = draw_labels(proba[-1])
+    given = np.stack([of_one_class(of_stage) for of_stage in proba])
     assert targets_of(given, codes, scoring=scoring).share > 0.9
 
 
@@ -217,7 +244,8 @@ def test_where_all_stages_agree_no_share_matters():
 @pytest.mark.parametrize("scoring", SCORINGS)
 def test_a_sample_that_occurs_twice_is_one_of_twice_the_weight(scoring):
     proba = make_proba(n=800)
-    codes = draw_labels(proba[-1] * 0.5 + 0.5 / N_CLASSES)
+    codes = draw_labels(proba[-1])
+    proba[-1] = of_one_class(proba[-1])
     weight = np.random.default_rng(0).integers(1, 4, size=800)
     weighted = targets_of(proba, codes, weight, scoring)
     repeated = targets_of(
@@ -230,7 +258,8 @@ def test_a_sample_that_occurs_twice_is_one_of_twice_the_weight(scoring):
 
 def test_the_size_of_the_weights_does_not_matter():
     proba = make_proba(n=800)
-    codes = draw_labels(proba[-1] * 0.5 + 0.5 / N_CLASSES)
+    codes = draw_labels(proba[-1])
+    proba[-1] = of_one_class(proba[-1])
     weight = np.random.default_rng(0).uniform(size=800)
     shares = [targets_of(proba, codes, size * weight).share for size in (1, 1000)]
     assert shares[0] == pytest.approx(shares[1])
