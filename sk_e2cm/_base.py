@@ -108,8 +108,9 @@ class BaseE2CM(EarlyExitMixin, BaseEstimator):
         folds = folds_by_hash(hashes, 1 if plain and spec.is_class_means else N_FOLDS)
         if spec.is_class_means or len(hashes) < _MANY:
             return folds
-        # Classifiers take their time: they are fitted twice rather than six times.
-        return np.where(folds == 0, 0, -1)
+        # Classifiers take their time: they are fitted twice rather than six times. Of
+        # few distinct samples none may be in fold 0.
+        return np.where(folds == folds.min(), 0, -1)
 
     def _set_network(
         self,
