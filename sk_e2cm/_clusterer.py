@@ -327,7 +327,7 @@ class E2CMClusterer(
         clusters = self._cluster(extractor, valid_X, weight, kept)
         spec, too_few = self._head_spec(hashes[kept.rows], len(clusters.centers))
         folds = (
-            self._folds(hashes, spec)
+            self._folds(hashes, clusters.codes, spec)
             if folds is None
             else spare_whole_clusters(folds, clusters.codes)
         )

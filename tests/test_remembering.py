@@ -2,6 +2,7 @@
 
 import pickle
 import time
+import warnings
 from copy import copy
 
 import numpy as np
@@ -154,6 +155,20 @@ def test_many_copies_of_few_samples_are_held_out_though_none_is_in_the_first_fol
     X, y = few.repeat(30, axis=0), (np.arange(len(few)) % 2).repeat(30)
     clf = E2CMClassifier(ToyExtractor(3), head=GaussianNB()).fit(X, y)
     assert np.isfinite(clf.temperature_).all()
+
+
+@pytest.mark.parametrize("calibration", [None, "temperature"])
+@pytest.mark.parametrize("n_rare", [1, 2, 3])
+def test_no_class_is_held_out_from_a_classifier_as_a_whole(n_rare, calibration):
+    X = np.random.default_rng(0).normal(size=(120, 4))
+    first = folds_by_hash(row_hashes(X)) == 0
+    y = np.arange(120) % 2
+    y[np.flatnonzero(first)[:n_rare]] = 2
+    clf = E2CMClassifier(ToyExtractor(3), head=GaussianNB(), calibration=calibration)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # there may be a single one
+        proba = clf.fit(X, y).exit_proba(X)
+    assert proba[y == 2, 0, 2].mean() > proba[y < 2, 0, 2].mean()
 
 
 @pytest.mark.parametrize("carry", [1, 2])
