@@ -20,7 +20,7 @@ from ._early_exit import EarlyExitMixin, largest
 from ._extractors import Extractor, RawFeatures, check_columns, check_extractor
 from ._fitting._cross_fitting import FittedHead, HeadSpec
 from ._fitting._means import METRICS, OF_SECOND_ORDER, metric_for
-from ._fitting._statistics import MOST_FEATURES, N_FOLDS, folds_by_hash
+from ._fitting._statistics import MOST_FEATURES, N_FOLDS, folds_by_hash, in_one_fold
 from ._multi_exit._grafting import linear_exits
 from ._multi_exit._network import MultiExitNetwork
 from ._utils._compat import StrOptions
@@ -102,14 +102,21 @@ class BaseE2CM(EarlyExitMixin, BaseEstimator):
         check_columns(extractor, X)
         return extractor
 
-    def _folds(self, hashes: NDArray[np.uint64], spec: HeadSpec) -> NDArray[np.intp]:
+    def _folds(
+        self, hashes: NDArray[np.uint64], codes: NDArray[np.intp], spec: HeadSpec
+    ) -> NDArray[np.intp]:
         # Uncalibrated Euclidean class means need no out-of-fold scores.
         plain = not spec.needs_products and spec.calibration is None
         folds = folds_by_hash(hashes, 1 if plain and spec.is_class_means else N_FOLDS)
-        if spec.is_class_means or len(hashes) < _MANY:
+        if spec.is_class_means:
             return folds
-        # Classifiers take their time: they are fitted twice rather than six times.
-        return np.where(folds == 0, 0, -1)
+        if len(hashes) >= _MANY:
+            # Classifiers take their time: they are fitted twice rather than six times.
+            # Of few distinct samples none may be in fold 0.
+            folds = np.where(folds == folds.min(), 0, -1)
+        # A classifier knows nothing of a class that is held out as a whole.
+        whole = in_one_fold(folds, codes)
+        return folds if whole.all() else np.where(whole, -1, folds)
 
     def _set_network(
         self,

@@ -360,7 +360,7 @@ class E2CMClassifier(EarlyExitClassifierMixin, ClassifierMixin, BaseE2CM):
         )
         check_thresholds(self.threshold, len(extractor.stage_names) - 1, len(classes))
         spec, too_few = self._head_spec(hashes, len(classes), parts)
-        folds = self._folds(hashes, spec) if folds is None else folds
+        folds = self._folds(hashes, codes, spec) if folds is None else folds
 
         full_pass = self._full_pass(extractor, self.pooling)
         full_pass.verify(valid_X)

@@ -327,7 +327,7 @@ class E2CMClusterer(
         clusters = self._cluster(extractor, valid_X, weight, kept)
         spec, too_few = self._head_spec(hashes[kept.rows], len(clusters.centers))
         folds = (
-            self._folds(hashes, spec)
+            self._folds(hashes, clusters.codes, spec)
             if folds is None
             else spare_whole_clusters(folds, clusters.codes)
         )
@@ -399,8 +399,11 @@ class E2CMClusterer(
         full_pass = self._full_pass(extractor, self.pooling)
         full_pass.verify(X)
         for batch in full_pass(X):
+            for name, features in zip(
+                extractor.stage_names, batch.features, strict=True
+            ):
+                check_squares(name, features)
             *of_exits, of_last = batch.features
-            check_squares(extractor.stage_names[-1], of_last)
             if batch.rows.start == 0:
                 # KMeans takes squared distances as differences of large numbers.
                 dtype = np.float64 if self.clusterer is None else of_last.dtype

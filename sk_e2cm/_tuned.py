@@ -322,15 +322,7 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
         nobody = np.full((1, *points.thresholds.shape[1:]), np.inf)
         # Always a candidate, and the last, though others may be better.
         points = concatenate(points, evaluate(goal, nobody))
-        if self.risk is not None:
-            calibration = predict_held_out(held_out.estimator, aside)
-            points = promised(self.risk, points, calibration)
-            points = evaluate(problem, points.thresholds)
-        test = None
-        if self.confidence is not None and self.max_drop is not None:
-            tested = predict_held_out(held_out.estimator, aside)
-            test = DropTest(tested, self.max_drop, self.confidence)
-            points = test.passed(with_cautious(problem, points))
+        points, test = self._allowed(points, problem, held_out.estimator, aside)
         frontier = frontier_of(self.scoring, points, held_out)
         of_which = "" if self.risk is None else " that the promise allows"
         unit = network.costs.unit
@@ -363,6 +355,24 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
         if exits is not None:
             points = points.among(exits, goal.n_exits)
         return _Found(targets, goal, problem, points)
+
+    def _allowed(
+        self, points: Points, problem: ThresholdProblem, estimator: Any, aside: Data
+    ) -> tuple[Points, DropTest | None]:
+        """Return the points that may be promised, by samples set aside.
+
+        And the test of their drop, if `confidence` asks for one.
+        """
+        test = None
+        if self.risk is not None:
+            calibration = predict_held_out(estimator, aside)
+            points = promised(self.risk, points, calibration)
+            points = evaluate(problem, points.thresholds)
+        if self.confidence is not None and self.max_drop is not None:
+            tested = predict_held_out(estimator, aside)
+            test = DropTest(tested, self.max_drop, self.confidence)
+            points = test.passed(with_cautious(problem, points))
+        return points, test
 
     def _check_estimator(self) -> None:
         if not isinstance(self.estimator, EarlyExitMixin):

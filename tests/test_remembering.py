@@ -2,6 +2,7 @@
 
 import pickle
 import time
+import warnings
 from copy import copy
 
 import numpy as np
@@ -17,7 +18,9 @@ from sklearn.neural_network import MLPClassifier
 from torch import nn
 
 from sk_e2cm import E2CMClassifier, E2CMClusterer, TorchExtractor
+from sk_e2cm._fitting._statistics import folds_by_hash
 from sk_e2cm._multi_exit._pooling import GridAverage
+from sk_e2cm._utils._hashing import row_hashes
 from sk_e2cm.testing import CountingExtractor, ToyExtractor
 
 from ._multi_exit.test_seconds import PLAIN, STAGES, Clock, Timed
@@ -141,6 +144,31 @@ def test_to_many_samples_classifiers_are_fitted_twice(data, monkeypatch, many, n
     assert (of_exits[:, -1] == 300).all()
     left_out = (300 - of_exits[:, :-1]).sum(axis=1)
     assert (left_out == 300).all() if n_fits == 6 else (left_out > 0).all()
+
+
+def test_many_copies_of_few_samples_are_held_out_though_none_is_in_the_first_fold(
+    monkeypatch,
+):
+    monkeypatch.setattr("sk_e2cm._base._MANY", 100)
+    few = np.random.default_rng(0).normal(size=(12, 4))
+    few = few[folds_by_hash(row_hashes(few)) > 0]
+    X, y = few.repeat(30, axis=0), (np.arange(len(few)) % 2).repeat(30)
+    clf = E2CMClassifier(ToyExtractor(3), head=GaussianNB()).fit(X, y)
+    assert np.isfinite(clf.temperature_).all()
+
+
+@pytest.mark.parametrize("calibration", [None, "temperature"])
+@pytest.mark.parametrize("n_rare", [1, 2, 3])
+def test_no_class_is_held_out_from_a_classifier_as_a_whole(n_rare, calibration):
+    X = np.random.default_rng(0).normal(size=(120, 4))
+    first = folds_by_hash(row_hashes(X)) == 0
+    y = np.arange(120) % 2
+    y[np.flatnonzero(first)[:n_rare]] = 2
+    clf = E2CMClassifier(ToyExtractor(3), head=GaussianNB(), calibration=calibration)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # there may be a single one
+        proba = clf.fit(X, y).exit_proba(X)
+    assert proba[y == 2, 0, 2].mean() > proba[y < 2, 0, 2].mean()
 
 
 @pytest.mark.parametrize("carry", [1, 2])
@@ -272,6 +300,19 @@ def test_what_cannot_be_carried_is_refused(data, kind, params, message):
     X, y = data[0].reshape(300, -1), data[1]
     with pytest.raises(ValueError, match=message):
         kind(ToyExtractor(), **params).fit(X, y)
+
+
+@pytest.mark.parametrize("carry", [0, 1])
+def test_clusters_of_features_too_large_to_be_squared_are_refused(carry):
+    layers = [nn.Linear(1, 1, bias=False, dtype=torch.float64) for _ in range(2)]
+    for layer, factor in zip(layers, (1e200, 1e-200), strict=True):
+        nn.init.constant_(layer.weight, factor)
+    network = nn.Sequential(*layers)
+    extractor = TorchExtractor(network, exits=["0"])
+    X = np.random.default_rng(0).normal(size=(100, 1))
+    clusterer = E2CMClusterer(extractor, 2, carry=carry)
+    with pytest.raises(ValueError, match=r"stage '0' .*squares overflow or vanish"):
+        clusterer.fit(X)
 
 
 def test_exits_that_remember_are_no_layers(extractor, data):

@@ -69,9 +69,9 @@ def fit_classifier(
         If it cannot be fitted, or has not seen all classes.
     """
     name = f"head={classifier!r}"
-    rows = np.flatnonzero(statistics.folds != without_fold)
-    if without_fold is None:
-        rows = np.arange(len(statistics.folds))
+    rows = np.arange(len(statistics.folds))
+    if without_fold is not None:
+        rows = np.flatnonzero(statistics.folds != without_fold)
     codes, weight = statistics.codes[rows], statistics.sample_weight[rows]
     params = weight_params(name, classifier, weight)
     fitted = clone(classifier)

@@ -16,7 +16,7 @@ from .._multi_exit._heads import ClustererLogits, predict_names
 from .._utils._arrays import Features, Floats
 from .._utils._validation import as_labels, weight_params
 from ._cross_fitting import FittedHead
-from ._statistics import Statistics
+from ._statistics import Statistics, in_one_fold
 from ._sums import ClassSums
 
 # Samples whose distances are summed at once.
@@ -170,11 +170,7 @@ def spare_whole_clusters(
     ValueError
         If no sample is left that is held out.
     """
-    first, last = np.full((2, int(codes.max()) + 1), folds.max() + 1)
-    last[:] = -1
-    np.minimum.at(first, codes, folds)
-    np.maximum.at(last, codes, folds)
-    spared = np.where((first == last)[codes], -1, folds)
+    spared = np.where(in_one_fold(folds, codes), -1, folds)
     if (spared < 0).all():
         raise ValueError(
             "Each cluster lies in one fold alone, so that nothing could say where it "

@@ -121,15 +121,15 @@ def _inputs(
 ) -> StageInputs:
     stages = (*carried, stage)
     features = JoinedFeatures([statistics.features[s] for s in stages])
-    second = spec.needs_products
-    if second and carried and features.shape[1] > MOST_FEATURES:
+    has_means, second = "class_means" in spec.parts, spec.needs_products
+    if has_means and second and carried and features.shape[1] > MOST_FEATURES:
         raise ValueError(
             f"carry={spec.carry} joins {features.shape[1]} features of the stages "
             f"{[statistics.stage_names[s] for s in stages]}, and covariances are taken "
             f"of at most {MOST_FEATURES}. Use a smaller carry, or a coarser pooling."
         )
     sums = None
-    if "class_means" in spec.parts:
+    if has_means:
         of_samples = folds, statistics.codes, sample_weight
         sums = sum_over(features, *of_samples, second=second)
     rounding = np.concatenate([statistics.rounding[s] for s in stages])
@@ -184,7 +184,10 @@ def _fit_parts(
     else:
         each = [log_proba(of_part) for of_part in scores]
         weights = combination_weights(
-            each, statistics.codes[held_out], statistics.sample_weight[held_out]
+            each,
+            statistics.codes[held_out],
+            statistics.sample_weight[held_out],
+            n_samples=len(np.unique(statistics.hashes[held_out])),
         )
         kind, scorer = "combination", Combination(of_all, weights)
         combined = np.tensordot(weights, each, axes=1)

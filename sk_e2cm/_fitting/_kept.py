@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import tempfile
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import sklearn
@@ -99,7 +101,32 @@ def _empty(n_rows: int, like: Features, *, in_file: bool) -> Features:
         return np.empty(shape, like.dtype)
     # It is gone when nothing refers to it any more.
     with tempfile.TemporaryFile() as file:
+        _reserve(file, n_rows * like[0].nbytes)
         return np.memmap(file, like.dtype, mode="w+", shape=shape)
+
+
+def _reserve(file: IO[bytes], n_bytes: int) -> None:
+    """Refuse a disk that is too full; found out later, it would end the process.
+
+    Raises
+    ------
+    OSError
+        If it is.
+    """
+    if not hasattr(os, "posix_fallocate"):
+        return
+    try:
+        os.posix_fallocate(file.fileno(), 0, n_bytes)
+    except OSError as error:
+        # Not every file system can tell.
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise OSError(
+                error.errno,
+                f"The features of a stage take {n_bytes / 2**30:.2f} GiB, and the "
+                f"disk of {tempfile.gettempdir()!r} has no room for them. Name another "
+                "by the environment variable TMPDIR, or keep them in memory by "
+                "sklearn.set_config(working_memory=...).",
+            ) from error
 
 
 class JoinedFeatures:

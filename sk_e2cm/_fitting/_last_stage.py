@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from functools import partial
 from typing import Any
@@ -74,7 +75,9 @@ def choose_last_head(
     separate = not normalized and _are_probabilities(features)
     logits = NetworkLogits(columns, normalized, separate)
     held_out = features[statistics.held_out]
-    by_network = FittedHead("network", logits, partial(predict_proba, logits, held_out))
+    # A copy stays here when the head moves to the network's device.
+    out_of_fold = partial(predict_proba, copy.deepcopy(logits), held_out)
+    by_network = FittedHead("network", logits, out_of_fold)
     if final == "network":
         return by_network
     of_network = _accuracy(by_network, statistics)

@@ -188,8 +188,7 @@ def fit_means(
     Without sums of products it is "euclidean".
     """
     if metric == "euclidean" or sums.second is None:
-        everything = features[:]
-        return fit_euclidean(sums, everything, sample_weight, rounding)
+        return fit_euclidean(sums, features[:], sample_weight, rounding)
     return fit_whitened(
         sums, features, codes, sample_weight, shrinkage, n_samples, rounding
     )

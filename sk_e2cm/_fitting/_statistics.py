@@ -92,6 +92,15 @@ def folds_by_hash(
     return (hashes % np.uint64(n_folds)).astype(np.intp)
 
 
+def in_one_fold(folds: NDArray[np.intp], codes: NDArray[np.intp]) -> NDArray[np.bool_]:
+    """Tell which samples lie in one fold with all others of their class."""
+    n_classes = int(codes.max()) + 1
+    first, last = np.full(n_classes, folds.max() + 1), np.full(n_classes, -1)
+    np.minimum.at(first, codes, folds)
+    np.maximum.at(last, codes, folds)
+    return (first == last)[codes]
+
+
 def collect_statistics(
     full_pass: FullPass,
     X: NDArray[Any],

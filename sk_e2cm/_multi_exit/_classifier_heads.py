@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .._utils._arrays import Features, to_tensor
@@ -26,61 +26,35 @@ _SAME = 1e-4
 _TRIED = 256
 
 
-_KINDS = ("weight", "bias")
-
-
 class PerceptronLogits(Logits):
     """A multi-layer perceptron.
 
     Parameters
     ----------
-    weights : sequence of tensor of shape (n_outputs, n_inputs)
-        One for each layer.
-
-    biases : sequence of tensor of shape (n_outputs,)
-        One for each layer.
+    layers : sequence of LinearLogits
+        From the features to the logits.
 
     activation : {"identity", "logistic", "relu", "tanh"}
         Between the layers.
-
-    centre : tensor of shape (n_features,)
-        What is taken from the features.
     """
 
-    centre: Tensor
-
-    def __init__(
-        self,
-        weights: Sequence[Tensor],
-        biases: Sequence[Tensor],
-        activation: str,
-        centre: Tensor,
-    ) -> None:
+    def __init__(self, layers: Sequence[LinearLogits], activation: str) -> None:
         super().__init__()
+        self.layers = nn.ModuleList(layers)
         self.activation = activation
-        self.register_buffer("centre", centre)
-        for layer, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
-            self.register_buffer(f"weight{layer}", weight)
-            self.register_buffer(f"bias{layer}", bias)
-        self.n_layers = len(weights)
+        self._macs = sum(layer.macs for layer in layers)
 
     @property
     def macs(self) -> int:
         """Multiply-adds for one sample."""
-        return sum(
-            self.get_buffer(f"weight{layer}").numel() for layer in range(self.n_layers)
-        )
+        return self._macs
 
     def forward(self, features: Tensor) -> Tensor:
-        x = features.to(self.centre.dtype) - self.centre
         activate = _ACTIVATIONS[self.activation]
-        for layer in range(self.n_layers):
-            x = activate(x) if layer else x
-            weight, bias = (
-                getattr(self, f"weight{layer}"),
-                getattr(self, f"bias{layer}"),
-            )
-            x = F.linear(x, weight, bias)
+        first, *others = self.layers
+        x: Tensor = first(features)
+        for layer in others:
+            x = layer(activate(x))
         return x
 
 
@@ -128,7 +102,8 @@ def _layers(classifier: Any) -> tuple[list[Any], list[Any]] | None:
         return [w.T for w in classifier.coefs_], list(classifier.intercepts_)
     coef = getattr(classifier, "coef_", None)
     if isinstance(coef, np.ndarray) and coef.ndim == 2:
-        bias = np.broadcast_to(np.ravel(classifier.intercept_), len(coef))
+        intercept = getattr(classifier, "intercept_", 0.0)
+        bias = np.broadcast_to(np.ravel(intercept), len(coef))
         return [coef], [bias]
     return None
 
@@ -141,11 +116,10 @@ def _module(
     def tensor(values: Any) -> Tensor:
         return torch.tensor(np.asarray(values), dtype=dtype)
 
-    if len(weights) == 1:
-        return LinearLogits(tensor(weights[0]), tensor(biases[0]), tensor(mean))
-    return PerceptronLogits(
-        [tensor(w) for w in weights],
-        [tensor(b) for b in biases],
-        classifier.activation,
-        tensor(mean),
-    )
+    layers = [
+        LinearLogits(tensor(weight), tensor(bias), None if layer else tensor(mean))
+        for layer, (weight, bias) in enumerate(zip(weights, biases, strict=True))
+    ]
+    if len(layers) == 1:
+        return layers[0]
+    return PerceptronLogits(layers, classifier.activation)

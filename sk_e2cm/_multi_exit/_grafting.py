@@ -17,10 +17,9 @@ def linear_exits(network: MultiExitNetwork) -> list[nn.Sequential]:
     ValueError
         If an exit is not linear in the features of its own stage.
     """
-    names = network.stage_names[:-1]
+    exits = zip(network.stage_names[:-1], network.heads[:-1], strict=True)
     return [
-        nn.Sequential(as_made(head.pooling), _layer(head, name))
-        for name, head in zip(names, network.heads, strict=False)
+        nn.Sequential(as_made(head.pooling), _layer(head, name)) for name, head in exits
     ]
 
 

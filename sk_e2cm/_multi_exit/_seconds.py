@@ -67,7 +67,8 @@ class Seconds:
         Of the same as it is run here, with all exits closed.
 
     stage_spread, head_spread : ndarray of shape (n_exits + 1,)
-        Half the distance between the quartiles of the rounds, in seconds.
+        Half the distance between the quartiles of the rounds, in seconds; of a head
+        with its pooling.
 
     plain_spread, whole_spread : float
         As these.
@@ -367,7 +368,8 @@ def _table(watch: Stopwatch, way: Way, rounds: _Rounds) -> Seconds:
     else:
         scale = _share(closed, stages[0] + heads[0])
         stages, heads = scale * stages, scale * heads
-    spread = half_spread(rounds.pieces)
+    own_spread = half_spread(rounds.pieces[:, 0])
+    head_spread = half_spread(rounds.pieces[:, 1:3].sum(axis=1))
     return Seconds(
         stage_names=tuple(watch.extractor.stage_names),
         stages=stages,
@@ -377,8 +379,8 @@ def _table(watch: Stopwatch, way: Way, rounds: _Rounds) -> Seconds:
         going_on=going_on,
         plain=float(np.median(rounds.plain)),
         whole=closed,
-        stage_spread=scale * spread[0],
-        head_spread=of_head * spread[1],
+        stage_spread=scale * own_spread,
+        head_spread=of_head * head_spread,
         plain_spread=float(half_spread(rounds.plain)),
         whole_spread=float(half_spread(rounds.closed)),
         batch_size=watch.batch_size,

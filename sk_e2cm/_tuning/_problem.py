@@ -9,17 +9,15 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from .._fitting._calibration import RULED_OUT
 from .._multi_exit._costs import Costs
 from .._multi_exit._thresholds import is_closed, stays
 from .._utils._arrays import Floats
 
-# The log probability of a class that is ruled out.
-_RULED_OUT = -30.0
-
 
 def log_of(proba: Floats) -> Floats:
     """Return log probabilities, finite where there is none."""
-    found: Floats = np.log(np.maximum(proba, np.exp(_RULED_OUT)))
+    found: Floats = np.log(np.maximum(proba, np.exp(RULED_OUT)))
     return found
 
 

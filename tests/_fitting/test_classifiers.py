@@ -148,6 +148,29 @@ def test_others_run_as_they_are(classifier, n_classes):
     assert_allclose(found, expected, rtol=0, atol=1e-6)
 
 
+class Slopes(LogisticRegression):
+    """Has coefficients and nothing else, as classifiers of other packages may."""
+
+    def fit(self, X, y, sample_weight=None):
+        super().fit(X, y, sample_weight)
+        self.hidden = vars(self).pop("intercept_")
+        return self
+
+    def predict_proba(self, X):
+        return softmax(X @ self.coef_.T + self.hidden, axis=1)
+
+
+@pytest.mark.parametrize("fit_intercept", [False, True])
+def test_coefficients_without_an_intercept_are_enough(fit_intercept):
+    samples = make_samples()
+    (features,), _, codes, _ = samples
+    plain = LogisticRegression(fit_intercept=fit_intercept)
+    expected = by_sklearn(plain, features, codes).predict_proba(features)
+    logits = fit(samples, Slopes(fit_intercept=fit_intercept)).logits
+    assert isinstance(logits, LinearLogits) != fit_intercept
+    assert_allclose(proba_by(logits, features), expected, rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("layers", [(), (5,), (4, 3)])
 def test_multiply_adds_are_those_of_the_layers(layers):
     widths = [4, *layers, 3]
@@ -262,6 +285,14 @@ def test_where_nothing_tells_parts_apart_all_count_alike():
         0.5,
         0.5,
     ]
+
+
+def test_the_scale_of_sample_weights_does_not_change_a_combination():
+    *samples, weight = make_samples(weights=True)
+    parts = "class_means", GaussianNB()
+    one = fit((*samples, weight), *parts)
+    other = fit((*samples, 1e-4 * weight), *parts)
+    assert_allclose(one.logits.weights, other.logits.weights, rtol=1e-4)
 
 
 @pytest.mark.parametrize("calibration", [None, "temperature", "dirichlet"])

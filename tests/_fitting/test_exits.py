@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.special import softmax
+from sklearn.naive_bayes import GaussianNB
 
 from sk_e2cm._fitting._cross_fitting import HeadSpec
 from sk_e2cm._fitting._exits import fit_exits, fit_stages, refit_exits
@@ -182,6 +183,13 @@ def test_too_many_features_to_join_are_refused_by_name(monkeypatch):
     message = r"Stage 'c': carry=1 joins 7 features of the stages \['b', 'c'\].*most 6"
     with pytest.raises(ValueError, match=message):
         fit(make_stages())
+
+
+def test_classifiers_take_as_many_features_as_there_are(monkeypatch):
+    monkeypatch.setattr("sk_e2cm._fitting._exits.MOST_FEATURES", 6)
+    spec = spec_of(carry=1)._replace(parts=(GaussianNB(),))
+    heads = list(fit_exits(statistics_of(make_stages()), spec, range(3)))
+    assert [head.carried for head in heads] == [(), (0,), (1,)]
 
 
 def test_the_stage_whose_covariance_is_singular_is_named():

@@ -1,5 +1,8 @@
 """Features of all samples, in memory or in a file, and those that are joined."""
 
+import errno
+import os
+
 import numpy as np
 import pytest
 import sklearn
@@ -54,6 +57,27 @@ def test_all_features_are_kept_whatever_the_memory(batch_size, dtype, memory):
 
 
 def test_features_in_a_file_are_there_as_long_as_anybody_has_them():
+    features = keep(make_features(), working_memory=1e-6, everything=True).features
+    assert_array_equal(features[1], make_features()[1])
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="nothing to ask")
+def test_a_disk_that_is_full_is_found_out_beforehand(monkeypatch):
+    def refuse(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.posix_fallocate", refuse)
+    with pytest.raises(OSError, match=r"has no room for them.*TMPDIR"):
+        keep(make_features(), working_memory=1e-6, everything=True)
+    keep(make_features(), everything=True)
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="nothing to ask")
+def test_a_file_system_that_cannot_tell_is_used(monkeypatch):
+    def refuse(*args):
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr("os.posix_fallocate", refuse)
     features = keep(make_features(), working_memory=1e-6, everything=True).features
     assert_array_equal(features[1], make_features()[1])
 

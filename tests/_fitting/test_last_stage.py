@@ -99,6 +99,14 @@ def right(head, features, codes):
     return (proba_by(head.logits, features).argmax(axis=1) == codes).mean()
 
 
+def test_what_is_held_out_is_predicted_when_the_head_has_moved_to_a_device():
+    codes, logits = make_outputs()
+    head = choose("network", codes, logits)
+    before = head.out_of_fold()
+    head.logits.to("meta")
+    assert_array_equal(head.out_of_fold(), before)
+
+
 # The class means
 
 

@@ -147,9 +147,11 @@ def dirichlet(pooling):
 
 
 def perceptron(pooling):
-    weights = [randn(5, CHANNELS), randn(N_CLASSES, 5)]
-    biases = [randn(5), randn(N_CLASSES)]
-    return PerceptronLogits(weights, biases, "relu", torch.zeros(CHANNELS))
+    layers = [
+        LinearLogits(randn(5, CHANNELS), randn(5), torch.zeros(CHANNELS)),
+        LinearLogits(randn(N_CLASSES, 5), randn(N_CLASSES)),
+    ]
+    return PerceptronLogits(layers, "relu")
 
 
 def combined(pooling):
