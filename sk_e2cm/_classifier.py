@@ -222,8 +222,8 @@ class E2CMClassifier(EarlyExitClassifierMixin, ClassifierMixin, BaseE2CM):
     all samples are kept: where they exceed it, in a temporary file.
 
     With `carry`, exits are fitted one after the other. A sample counts in the class
-    means and covariance of an exit as the square root of 1.05 - p, where p is the
-    out-of-fold probability of its class at the exit before.
+    means, class shares and covariance of an exit as the square root of 1.05 - p, where
+    p is the out-of-fold probability of its class at the exit before.
 
     References
     ----------

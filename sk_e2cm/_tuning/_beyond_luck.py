@@ -17,7 +17,7 @@ from ._search import Points, at_one_exit, evaluate, pareto, shared
 from ._soft import Distinct
 
 # So many points are compared.
-_MOST_COMPARED = 500
+_MOST_COMPARED = 200
 
 # Rounding makes smaller ones.
 _LEAST_GAIN = 1e-12

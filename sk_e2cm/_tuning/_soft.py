@@ -45,8 +45,7 @@ class Distinct(NamedTuple):
 
     def add(self, values: Floats) -> Floats:
         """Add up the values of copies, shape (n_distinct,)."""
-        total = np.zeros(len(self.first))
-        np.add.at(total, self.which, values)
+        total: Floats = np.bincount(self.which, values, len(self.first))
         return total
 
 
