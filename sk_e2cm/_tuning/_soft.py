@@ -45,7 +45,8 @@ class Distinct(NamedTuple):
 
     def add(self, values: Floats) -> Floats:
         """Add up the values of copies, shape (n_distinct,)."""
-        total: Floats = np.bincount(self.which, values, len(self.first))
+        total = np.zeros(len(self.first))
+        np.add.at(total, self.which, values)
         return total
 
 
