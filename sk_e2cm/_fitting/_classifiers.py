@@ -74,7 +74,7 @@ def fit_classifier(
         rows = np.flatnonzero(statistics.folds != without_fold)
     codes, weight = statistics.codes[rows], statistics.sample_weight[rows]
     params = weight_params(name, classifier, weight)
-    fitted = clone(classifier)
+    fitted = clone(classifier, safe=False)  # others' objects are copied
     inputs = features[rows]
     mean, scale = _moments(inputs, weight)
     inputs -= mean

@@ -90,8 +90,12 @@ def fit_exits(
     """
     folds = _folds_of_all(statistics)
     weight = statistics.sample_weight
+    most = MOST_FEATURES if _takes_covariances(spec) else np.inf
+    narrow = [features.shape[1] <= most for features in statistics.features]
     for place, stage in enumerate(exits):
-        carried = tuple(exits[max(place - spec.carry, 0) : place])
+        before = exits[max(place - spec.carry, 0) : place]
+        # What is too wide for a covariance neither carries nor is carried.
+        carried = tuple(s for s in before if narrow[s]) if narrow[stage] else ()
         with naming(statistics.stage_names[stage]):
             inputs = _inputs(statistics, spec, stage, carried, folds, weight)
             if spec.carry and spec.is_class_means:
@@ -121,19 +125,22 @@ def _inputs(
 ) -> StageInputs:
     stages = (*carried, stage)
     features = JoinedFeatures([statistics.features[s] for s in stages])
-    has_means, second = "class_means" in spec.parts, spec.needs_products
-    if has_means and second and carried and features.shape[1] > MOST_FEATURES:
+    if _takes_covariances(spec) and carried and features.shape[1] > MOST_FEATURES:
         raise ValueError(
             f"carry={spec.carry} joins {features.shape[1]} features of the stages "
             f"{[statistics.stage_names[s] for s in stages]}, and covariances are taken "
             f"of at most {MOST_FEATURES}. Use a smaller carry, or a coarser pooling."
         )
     sums = None
-    if has_means:
+    if "class_means" in spec.parts:
         of_samples = folds, statistics.codes, sample_weight
-        sums = sum_over(features, *of_samples, second=second)
+        sums = sum_over(features, *of_samples, second=spec.needs_products)
     rounding = np.concatenate([statistics.rounding[s] for s in stages])
     return StageInputs(features, sums, rounding, sample_weight, carried)
+
+
+def _takes_covariances(spec: HeadSpec) -> bool:
+    return "class_means" in spec.parts and spec.needs_products
 
 
 def _fit_remembering(

@@ -185,6 +185,14 @@ def test_too_many_features_to_join_are_refused_by_name(monkeypatch):
         fit(make_stages())
 
 
+def test_a_stage_that_is_too_wide_itself_neither_carries_nor_is_carried(monkeypatch):
+    for module in ("_exits", "_statistics"):
+        monkeypatch.setattr(f"sk_e2cm._fitting.{module}.MOST_FEATURES", 6)
+    heads = fit(make_stages(widths=(2, 7, 3, 3)), carry=2)
+    assert [head.carried for head in heads] == [(), (), (0,), (2,)]
+    assert [head.means.metric == "euclidean" for head in heads] == [0, 1, 0, 0]
+
+
 def test_classifiers_take_as_many_features_as_there_are(monkeypatch):
     monkeypatch.setattr("sk_e2cm._fitting._exits.MOST_FEATURES", 6)
     spec = spec_of(carry=1)._replace(parts=(GaussianNB(),))
