@@ -132,6 +132,10 @@ def panels(n_columns: int, n_rows: int = 1):
 def save(figure, axes: np.ndarray, name: str) -> None:
     for line in axes:
         line[0].set_ylabel("accuracy on the test images")
-    axes[0, 0].legend(fontsize="small")
+    # A method need not be in every panel.
+    drawn: dict[str, object] = {}
+    for panel in axes.flat:
+        drawn |= dict(zip(*panel.get_legend_handles_labels()[::-1], strict=True))
+    axes[0, 0].legend(drawn.values(), drawn, fontsize="small")
     figure.savefig(PICTURES / name, dpi=110)
     plt.close(figure)
