@@ -112,6 +112,7 @@ def _moments(features: Features, weight: Floats) -> tuple[Features, Features]:
     variance = np.zeros_like(mean)
     for rows in chunks(np.arange(len(features))):
         variance += weight[rows] @ np.square(features[rows] - mean) / total
-    constant = variance <= (1e-6 * np.abs(mean)) ** 2
+    rounding = 10 * np.finfo(features.dtype).eps * np.abs(mean)
+    constant = variance <= rounding**2
     scale = np.where(constant, 1.0, np.sqrt(variance))
     return mean.astype(features.dtype), scale.astype(features.dtype)
