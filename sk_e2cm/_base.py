@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from numbers import Integral, Real
 from os import PathLike
 from typing import Any
@@ -18,16 +20,83 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ._early_exit import EarlyExitMixin, largest
 from ._extractors import Extractor, RawFeatures, check_columns, check_extractor
-from ._fitting._cross_fitting import FittedHead, HeadSpec
+from ._fitting._assembly import build_network
+from ._fitting._cross_fitting import CrossFit, FittedHead, HeadSpec
+from ._fitting._exits import refit_exits
+from ._fitting._kept import KeptFeatures
 from ._fitting._means import METRICS, OF_SECOND_ORDER, metric_for
-from ._fitting._statistics import MOST_FEATURES, N_FOLDS, folds_by_hash, in_one_fold
+from ._fitting._statistics import (
+    MOST_FEATURES,
+    N_FOLDS,
+    Statistics,
+    folds_by_hash,
+    in_one_fold,
+)
 from ._multi_exit._grafting import linear_exits
-from ._multi_exit._network import MultiExitNetwork
 from ._utils._compat import StrOptions
 from ._utils._validation import Interval
 
 # A fifth of so many samples are enough to calibrate on.
 _MANY = 10_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """All of a fit but the exits, which may be fitted more than once.
+
+    Parameters
+    ----------
+    X, valid_X
+        As users gave the samples, and as an array of those that count.
+
+    since : float
+        When the fit began: costs in seconds are measured last.
+
+    extractor : Extractor
+        The network in stages.
+
+    statistics : Statistics
+        Of the pass over the data.
+
+    spec : HeadSpec
+        How exits are fitted.
+
+    too_few : str or None
+        Why under another metric than asked.
+
+    kept : KeptFeatures or Statistics
+        The shapes and the rounding of all stages.
+
+    dtypes : list of dtype
+        Of the features of all stages.
+
+    last : FittedHead
+        The head of the last stage.
+
+    last_means : tuple of FittedHead
+        Its class means, if there are any.
+
+    labels : ndarray of shape (n_classes,)
+        What the columns of the probabilities stand for.
+
+    attributes : callable
+        Returns fitted attributes of the estimator's own, given the means of the stages
+        that have a head of means, or None for each without.
+    """
+
+    X: Any
+    valid_X: NDArray[Any]
+    since: float
+    extractor: Extractor
+    statistics: Statistics
+    spec: HeadSpec
+    too_few: str | None
+    kept: KeptFeatures | Statistics
+    dtypes: list[np.dtype[Any]]
+    last: FittedHead
+    last_means: tuple[FittedHead, ...]
+    labels: NDArray[Any]
+    attributes: Callable[[list[Any]], dict[str, Any]]
 
 
 class BaseE2CM(EarlyExitMixin, BaseEstimator):
@@ -118,43 +187,49 @@ class BaseE2CM(EarlyExitMixin, BaseEstimator):
         whole = in_one_fold(folds, codes)
         return folds if whole.all() else np.where(whole, -1, folds)
 
-    def _set_network(
-        self,
-        X: Any,
-        valid_X: NDArray[Any],
-        network: MultiExitNetwork,
-        by_means: Sequence[FittedHead],
-        too_few: str | None,
-        since: float,
-        **fitted: Any,
-    ) -> None:
-        """Set all that was fitted at once: an interrupt leaves the old or the new.
-
-        `since` is when the fit began: costs in seconds are measured last.
-        """
+    def _set_fitted(self, fit: Fit, exits: Sequence[FittedHead]) -> CrossFit:
+        """Set all that was fitted at once: an interrupt leaves the old or the new."""
+        heads = [*exits, fit.last]
+        network = build_network(
+            fit.extractor,
+            self.pooling,
+            heads,
+            shapes=fit.kept.shapes,
+            rounding=fit.kept.rounding,
+            dtypes=fit.dtypes,
+            labels=fit.labels,
+            input_shape=fit.valid_X.shape[1:],
+        )
         seconds = None
         if self.cost_unit == "seconds":
             network, seconds = self._in_seconds(
-                network, valid_X, self.batch_size, since=since
+                network, fit.valid_X, self.batch_size, since=fit.since
             )
         seen = BaseEstimator()
-        validate_data(seen, X, skip_check_array=True)
-        metrics = [head.means.metric if head.means else None for head in by_means]
-        fitted |= {
+        validate_data(seen, fit.X, skip_check_array=True)
+        by_means = [*exits, *fit.last_means]
+        means = [head.means for head in by_means]
+        metrics = [each.metric if each else None for each in means]
+        reason = fit.too_few or self._too_wide(network.stage_names, metrics)
+        fitted = fit.attributes([each and each.means for each in means]) | {
             "network_": network,
             "seconds_": seconds,
             "_warned_of": set(),
-            "input_shape_": valid_X.shape[1:],
+            "input_shape_": fit.valid_X.shape[1:],
             "metric_": metrics,
-            "metric_reason_": too_few or self._too_wide(network.stage_names, metrics),
-            "distance_scale_": [head.means and head.means.scale for head in by_means],
+            "metric_reason_": reason,
+            "distance_scale_": [each and each.scale for each in means],
             "temperature_": np.array([head.temperature for head in by_means]),
-            "_fitted_numbers": (valid_X.dtype, largest(valid_X)),
+            "_fitted_numbers": (fit.valid_X.dtype, largest(fit.valid_X)),
         }
+        # Nothing is set before this point, so that a failed fit leaves no trace.
         state = vars(self) | vars(seen) | fitted
         if "feature_names_in_" not in vars(seen):
             state.pop("feature_names_in_", None)
         self.__dict__ = state
+        set_again = partial(self._set_fitted, fit)
+        refit = partial(refit_exits, fit.statistics, fit.spec, exits, set_again)
+        return CrossFit(fit.statistics, heads, refit if fit.spec.carry else None)
 
     def _too_wide(
         self, stage_names: Sequence[str], metrics: Sequence[str | None]

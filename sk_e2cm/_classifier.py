@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from functools import partial
 from typing import Any, Self
 
 import numpy as np
@@ -13,13 +11,12 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import ClassifierMixin
 from sklearn.utils import check_array
 
-from ._base import BaseE2CM
+from ._base import BaseE2CM, Fit
 from ._early_exit import EarlyExitClassifierMixin
 from ._extractors import Extractor
-from ._fitting._assembly import build_network
 from ._fitting._classifiers import check_head
-from ._fitting._cross_fitting import CrossFit, FittedHead
-from ._fitting._exits import fit_stages, refit_exits
+from ._fitting._cross_fitting import CrossFit
+from ._fitting._exits import fit_stages
 from ._fitting._last_stage import choose_last_head, head_labels, own_answers
 from ._fitting._statistics import collect_statistics
 from ._multi_exit._thresholds import check_thresholds
@@ -386,35 +383,26 @@ class E2CMClassifier(EarlyExitClassifierMixin, ClassifierMixin, BaseE2CM):
             is_network=hasattr(extractor, "device"),
         )
 
-        def set_fitted(exits: Sequence[FittedHead]) -> CrossFit:
-            heads = [*exits, last]
-            network = build_network(
-                extractor,
-                self.pooling,
-                heads,
-                shapes=statistics.shapes,
-                rounding=statistics.rounding,
-                dtypes=[features.dtype for features in statistics.features],
-                labels=classes,
-                input_shape=valid_X.shape[1:],
-            )
-            # Nothing is set before this point, so that a failed fit leaves no trace.
-            with_means = [*exits, by_means]
-            self._set_network(
-                X,
-                valid_X,
-                network,
-                with_means,
-                too_few,
-                since,
-                classes_=classes,
-                class_means_=[head.means and head.means.means for head in with_means],
-                final_=last.kind,
-            )
-            refit = partial(refit_exits, statistics, spec, exits, set_fitted)
-            return CrossFit(statistics, heads, refit if spec.carry else None)
-
-        return set_fitted(exits)
+        fit = Fit(
+            X=X,
+            valid_X=valid_X,
+            since=since,
+            extractor=extractor,
+            statistics=statistics,
+            spec=spec,
+            too_few=too_few,
+            kept=statistics,
+            dtypes=[features.dtype for features in statistics.features],
+            last=last,
+            last_means=(by_means,),
+            labels=classes,
+            attributes=lambda means: {
+                "classes_": classes,
+                "class_means_": means,
+                "final_": last.kind,
+            },
+        )
+        return self._set_fitted(fit, exits)
 
     def _named_head(self) -> NDArray[Any] | None:
         if self.head_classes is None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from functools import partial
 from numbers import Integral
 from typing import Any, Self
 
@@ -19,9 +17,8 @@ from sklearn.base import (
 )
 from sklearn.cluster import KMeans
 
-from ._base import BaseE2CM
+from ._base import BaseE2CM, Fit
 from ._extractors import Extractor
-from ._fitting._assembly import build_network
 from ._fitting._clusters import (
     Clusters,
     clusterer_head,
@@ -29,8 +26,8 @@ from ._fitting._clusters import (
     fit_params,
     spare_whole_clusters,
 )
-from ._fitting._cross_fitting import CrossFit, FittedHead, fit_class_means
-from ._fitting._exits import fit_exits, refit_exits
+from ._fitting._cross_fitting import CrossFit, fit_class_means
+from ._fitting._exits import fit_exits
 from ._fitting._kept import KeptFeatures
 from ._fitting._means import ClassMeans
 from ._fitting._statistics import check_squares, sum_kept
@@ -353,37 +350,28 @@ class E2CMClusterer(
         if len(unused):
             labels[unused] = self._assign(extractor, all_X[unused], clusters)
 
-        def set_fitted(exits: Sequence[FittedHead]) -> CrossFit:
-            heads = [*exits, last]
-            network = build_network(
-                extractor,
-                self.pooling,
-                heads,
-                shapes=kept.shapes,
-                rounding=kept.rounding,
-                dtypes=[f.dtype for f in (*statistics.features, clusters.features)],
-                labels=np.arange(len(clusters.centers)),
-                input_shape=valid_X.shape[1:],
-            )
-            centers = [head.means and head.means.means for head in exits]
-            # Nothing is set before this point, so that a failed fit leaves no trace.
-            self._set_network(
-                X,
-                valid_X,
-                network,
-                exits,
-                too_few,
-                since,
-                clusterer_=clusters.logits.clusterer,
-                labels_=labels,
-                inertia_=clusters.inertia,
-                cluster_centers_=clusters.centers,
-                stage_centers_=[*centers, clusters.centers],
-            )
-            refit = partial(refit_exits, statistics, spec, exits, set_fitted)
-            return CrossFit(statistics, heads, refit if spec.carry else None)
-
-        return set_fitted(exits)
+        fit = Fit(
+            X=X,
+            valid_X=valid_X,
+            since=since,
+            extractor=extractor,
+            statistics=statistics,
+            spec=spec,
+            too_few=too_few,
+            kept=kept,
+            dtypes=[f.dtype for f in (*statistics.features, clusters.features)],
+            last=last,
+            last_means=(),
+            labels=np.arange(len(clusters.centers)),
+            attributes=lambda means: {
+                "clusterer_": clusters.logits.clusterer,
+                "labels_": labels,
+                "inertia_": clusters.inertia,
+                "cluster_centers_": clusters.centers,
+                "stage_centers_": [*means, clusters.centers],
+            },
+        )
+        return self._set_fitted(fit, exits)
 
     def _cluster(
         self,

@@ -47,7 +47,7 @@ def refitted(monkeypatch):
         exits[:] = args[-1]
         return refit_exits(*args)
 
-    monkeypatch.setattr("sk_e2cm._classifier.refit_exits", refit)
+    monkeypatch.setattr("sk_e2cm._base.refit_exits", refit)
     return exits
 
 

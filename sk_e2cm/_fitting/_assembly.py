@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +17,7 @@ from .._multi_exit._network import MultiExitNetwork
 from .._multi_exit._pooling import MapPooling, PoolingSpec, make_pooling
 from .._utils._arrays import Floats
 from .._utils._validation import check_macs
+from .._utils._warnings import warn
 from ._cross_fitting import FittedHead
 from ._folding import fold_average
 
@@ -94,9 +94,8 @@ def build_network(
 
 
 def _warn_of_guesses(guesses: Sequence[str]) -> None:
-    warnings.warn(
+    warn(
         "Nothing tells which axis of a stage's output holds its channels, and it was "
         f"guessed from the shape for {', '.join(guesses)}. If that is wrong, pass a "
         "function of the output, or 'none', as pooling=.",
-        stacklevel=6,
     )
