@@ -18,7 +18,6 @@ from sk_e2cm._tuning._beyond_luck import beyond_luck
 from sk_e2cm._tuning._held_out import HeldOutPredictions
 from sk_e2cm._tuning._problem import StagePredictions, ThresholdProblem
 from sk_e2cm._tuning._search import Points, search, shared
-from sk_e2cm._tuning._soft import distinct_samples
 
 from .resnet20 import BLOCKS, load_trained
 from .tables import write_table
@@ -36,7 +35,8 @@ def held_out(proba: np.ndarray, codes: np.ndarray, costs: Costs) -> HeldOutPredi
     for stage in range(n_stages):
         predictions.add(stage, proba[:, stage], codes)
     estimator = SimpleNamespace(network_=SimpleNamespace(costs=costs))
-    return HeldOutPredictions(estimator, predictions, codes, np.ones(n))
+    counted = np.ones(n), np.arange(n, dtype=np.uint64)
+    return HeldOutPredictions(estimator, predictions, codes, *counted)
 
 
 def found(tuning: HeldOutPredictions, seed: int) -> Iterator[Points]:
@@ -50,7 +50,7 @@ def found(tuning: HeldOutPredictions, seed: int) -> Iterator[Points]:
     soft = tuning.problem(targets.losses(predictions.label))
     points = search(soft, [], np.random.RandomState(seed))
     yield points
-    yield beyond_luck(soft, points, distinct_samples(predictions, tuning.codes))
+    yield beyond_luck(soft, points, tuning.distinct)
 
 
 def accuracies(points: Points, test: ThresholdProblem) -> list[float]:

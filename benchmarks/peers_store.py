@@ -35,11 +35,13 @@ def frontier(answers: Answers, y: np.ndarray, seed: int) -> Points:
     predictions = StagePredictions(n_stages, n_samples, n_classes)
     for stage in range(n_stages):
         predictions.add(stage, answers.tune[:, stage], y)
-    targets = soft_targets(predictions, y, np.ones(n_samples), np.ones(n_classes))
+    distinct = distinct_samples(np.arange(n_samples, dtype=np.uint64), y)
+    ones = np.ones(n_samples), np.ones(n_classes)
+    targets = soft_targets(predictions, y, *ones, distinct)
     loss = targets.losses(predictions.label)
     problem = replace(problem_of(answers, answers.tune, y), loss=loss)
     found = search(problem, [], check_random_state(seed))
-    return pareto(beyond_luck(problem, found, distinct_samples(predictions, y)))
+    return pareto(beyond_luck(problem, found, distinct))
 
 
 def within(found: Points, budget: float) -> np.ndarray | None:
@@ -150,11 +152,15 @@ def summary(store: Store) -> list[list[str]]:
 
 
 def spread(rows: list[dict[str, str]], field: str, budget: str) -> str:
-    """Return the mean of some runs, and half of the way from the least to the most."""
+    """Return the mean of some runs, and half of the way from the least to the most.
+
+    Of a single run there is no such way.
+    """
     values = [float(row[field]) for row in rows if row["budget"] == budget]
     if not values:
         return ""
-    return f"{np.mean(values):.3f} ± {np.ptp(values) / 2:.3f}"
+    mean = f"{np.mean(values):.3f}"
+    return mean if len(values) == 1 else f"{mean} ± {np.ptp(values) / 2:.3f}"
 
 
 def static(store: Store) -> list[list[str]]:

@@ -69,6 +69,9 @@ def load_npz(name: str) -> DataSet:
             f"{', '.join(DataSet._fields)}, or set SK_E2CM_DATA to the folder it is in."
         )
     with np.load(path) as file:
+        lacking = sorted(set(DataSet._fields) - set(file))
+        if lacking:
+            raise ValueError(f"{path} has no {', '.join(lacking)}, only {file.files}.")
         return DataSet(*(file[part] for part in DataSet._fields))
 
 

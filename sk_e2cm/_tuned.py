@@ -55,7 +55,7 @@ from ._tuning._search import (
     starts,
     used_exits,
 )
-from ._tuning._soft import SoftTargets, distinct_samples
+from ._tuning._soft import SoftTargets
 from ._utils._arrays import Floats
 from ._utils._compat import StrOptions, _fit_context
 from ._utils._validation import Interval, check_samples
@@ -350,8 +350,7 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
         exits = held_out.exits
         among = goal if exits is None else goal.of_exits(exits)
         points = search(among, starts(among, predictions.class_proba), rng)
-        distinct = distinct_samples(predictions, held_out.codes)
-        points = beyond_luck(among, points, distinct)
+        points = beyond_luck(among, points, held_out.distinct)
         if exits is not None:
             points = points.among(exits, goal.n_exits)
         return _Found(targets, goal, problem, points)

@@ -141,8 +141,8 @@ def test_to_many_samples_classifiers_are_fitted_twice(data, monkeypatch, many, n
     X, y = data[0].reshape(300, -1), data[1]
     E2CMClassifier(ToyExtractor(3), head=Counting()).fit(X, y)
     of_exits = np.reshape(Counting.sizes, (2, n_fits))
-    assert (of_exits[:, -1] == 300).all()
-    left_out = (300 - of_exits[:, :-1]).sum(axis=1)
+    assert (of_exits[:, 0] == 300).all()
+    left_out = (300 - of_exits[:, 1:]).sum(axis=1)
     assert (left_out == 300).all() if n_fits == 6 else (left_out > 0).all()
 
 

@@ -92,6 +92,37 @@ def fit_calibration(
     return fit_dirichlet(beta, scores, codes, sample_weight, n_samples)
 
 
+def expected_logits(
+    logits: Floats, codes: NDArray[np.intp], n_samples: float
+) -> Floats:
+    """Return the mean of each sample's logits under its smooth target.
+
+    Each class is given one sample's worth of the targets beforehand (Platt, 1999,
+    section 2.2). For that a class which is ruled out is no less likely than one barely
+    so: otherwise a single class far from all others would make everybody unsure.
+
+    Parameters
+    ----------
+    logits : ndarray of shape (..., n_samples, n_classes)
+        The largest of a sample is about 0.
+
+    codes : ndarray of shape (n_samples,)
+        The classes of the samples.
+
+    n_samples : float
+        How many there are.
+
+    Returns
+    -------
+    ndarray of shape (..., n_samples)
+    """
+    n_classes = logits.shape[-1]
+    smooth = 1.0 / (n_samples + n_classes)
+    own = logits[..., np.arange(len(codes)), codes]
+    beforehand = np.maximum(logits, RULED_OUT).sum(axis=-1)
+    return (1.0 - n_classes * smooth) * own + smooth * beforehand
+
+
 def fit_inverse_temperature(
     logits: NDArray[np.float64],
     codes: NDArray[np.intp],
@@ -100,16 +131,12 @@ def fit_inverse_temperature(
 ) -> float:
     """Return the beta with the least log loss of softmax(beta * logits).
 
-    Each class is given one sample's worth of the targets beforehand, which keeps
-    beta finite where the classes are separable (Platt, 1999, section 2.2).
+    The targets are smooth, which keeps beta finite where the classes are separable.
     """
-    n_classes = logits.shape[1]
     logits = logits - logits.max(axis=1, keepdims=True)
     weight = sample_weight / sample_weight.sum()
-    smooth = 1.0 / ((n_samples or sample_weight.sum()) + n_classes)
-    own = logits[np.arange(len(logits)), codes]
-    target = (1.0 - n_classes * smooth) * own + smooth * logits.sum(axis=1)
-    wanted = weight @ target
+    n_samples = n_samples or float(sample_weight.sum())
+    wanted = weight @ expected_logits(logits, codes, n_samples)
 
     def slope(log_beta: float) -> float:
         """Return the derivative of the loss, which is convex in beta."""

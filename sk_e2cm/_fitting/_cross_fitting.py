@@ -113,6 +113,11 @@ class CrossFit:
         return self.statistics.codes[self.statistics.held_out]
 
     @property
+    def hashes(self) -> NDArray[np.uint64]:
+        """Of their content."""
+        return self.statistics.hashes[self.statistics.held_out]
+
+    @property
     def rows(self) -> NDArray[np.intp]:
         """Which samples of the fit these are; those without weight do not count."""
         return self.statistics.kept[self.statistics.held_out]
@@ -178,8 +183,8 @@ def fit_one(statistics: Statistics, spec: HeadSpec, inputs: StageInputs) -> Fitt
     without = means_of(statistics, spec, inputs)
     held_out = statistics.held_out
     scores = unseen_scores(without, inputs.features, statistics.folds, held_out)
-    means = without(None)
-    return head_of("class_means", statistics, spec, inputs, means, scores, means=means)
+    means, unseen = without(None), lambda: scores
+    return head_of("class_means", statistics, spec, inputs, means, unseen, means=means)
 
 
 def means_of(
@@ -243,19 +248,19 @@ def head_of(
     spec: HeadSpec,
     inputs: StageInputs,
     scorer: Scorer,
-    scores: Floats,
+    unseen: Callable[[], Floats],
     calibration: Calibration | None = None,
     means: Means | None = None,
 ) -> FittedHead:
     """Return a head that is calibrated on out-of-fold scores, (n_held_out, n_classes).
 
-    `calibration` is found by default.
+    `unseen` returns them, and `calibration` is found by default.
     """
-    calibration = calibration or calibrate(statistics, spec, scores)
+    calibration = calibration or calibrate(statistics, spec, unseen)
     return FittedHead(
         kind,
         fold(scorer, calibration, inputs.features),
-        partial(_out_of_fold, statistics, spec, scores, calibration),
+        partial(_out_of_fold, statistics, spec, unseen, calibration),
         carried=inputs.carried,
         means=means,
         temperature=1 / calibration.inverse_temperature,
@@ -263,13 +268,17 @@ def head_of(
 
 
 def _out_of_fold(
-    statistics: Statistics, spec: HeadSpec, scores: Floats, calibration: Calibration
+    statistics: Statistics,
+    spec: HeadSpec,
+    unseen: Callable[[], Floats],
+    calibration: Calibration,
 ) -> Floats:
     """Return probabilities of the samples held out, shape (n_held_out, n_classes).
 
     From scores by what has not seen them, and from a Dirichlet calibration that has
     not either.
     """
+    scores = unseen()
     if spec.calibration != "dirichlet":
         # A temperature is one number fitted on all held-out samples; no single sample
         # matters to it.
@@ -281,7 +290,7 @@ def _out_of_fold(
     for part in np.unique(parts):
         inside, outside = np.flatnonzero(parts == part), np.flatnonzero(parts != part)
         if len(outside):
-            calibration = calibrate(statistics, spec, scores, outside)
+            calibration = calibrate(statistics, spec, unseen, outside)
         proba[inside] = softmax(calibration(scores[inside]), axis=1)
     return proba
 
@@ -289,16 +298,19 @@ def _out_of_fold(
 def calibrate(
     statistics: Statistics,
     spec: HeadSpec,
-    scores: Floats,
+    unseen: Callable[[], Floats],
     which: NDArray[np.intp] | slice = slice(None),
 ) -> Calibration:
-    """Calibrate on the samples held out, or some of them."""
+    """Calibrate on the samples held out, or some of them.
+
+    What nobody calibrates on, `unseen` is not asked for: it may take long.
+    """
     if spec.calibration is None:
         return Temperature()
     rows = statistics.held_out[which]
     return fit_calibration(
         spec.calibration,
-        scores[which],
+        unseen()[which],
         statistics.codes[rows],
         statistics.sample_weight[rows],
         n_samples=len(np.unique(statistics.hashes[rows])),

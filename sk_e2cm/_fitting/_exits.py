@@ -7,7 +7,7 @@ exits before it, and more of the samples that these were unsure of.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -158,10 +158,10 @@ def _fit_remembering(
     everybody = np.arange(len(folds))
     scores = unseen_scores(without, inputs.features, folds, everybody)
     held_out = scores[statistics.held_out]
-    calibration = calibrate(statistics, spec, held_out)
-    means = without(None)
+    means, unseen = without(None), lambda: held_out
+    calibration = calibrate(statistics, spec, unseen)
     head = head_of(
-        "class_means", statistics, spec, inputs, means, held_out, calibration, means
+        "class_means", statistics, spec, inputs, means, unseen, calibration, means
     )
     proba = softmax(calibration(scores), axis=1)[everybody, statistics.codes]
     emphasis = np.sqrt(1 - proba + _FLOOR)
@@ -177,25 +177,27 @@ def _fit_parts(
         if isinstance(part, str):
             parts.append(means_of(statistics, spec, inputs))
         else:
-            parts.append(partial(fit_classifier, part, statistics, inputs.features))
+            parts.append(partial(fit_classifier, part, statistics, inputs))
     held_out = statistics.held_out
-    scores = [
-        unseen_scores(part, inputs.features, statistics.folds, held_out)
+    unseen = [
+        cache(partial(unseen_scores, part, inputs.features, statistics.folds, held_out))
         for part in parts
     ]
     of_all = [part(None) for part in parts]
+    if len(parts) == 1:
+        (scorer,), (scores,) = of_all, unseen
+        return head_of("classifier", statistics, spec, inputs, scorer, scores)
+    each = [log_proba(scores()) for scores in unseen]
+    weights = combination_weights(
+        each,
+        statistics.codes[held_out],
+        statistics.sample_weight[held_out],
+        n_samples=len(np.unique(statistics.hashes[held_out])),
+    )
+    combined = partial(np.tensordot, weights, each, axes=1)
     has_means = "class_means" in spec.parts
     means: Any = of_all[spec.parts.index("class_means")] if has_means else None
-    if len(parts) == 1:
-        kind, scorer, combined = "classifier", of_all[0], scores[0]
-    else:
-        each = [log_proba(of_part) for of_part in scores]
-        weights = combination_weights(
-            each,
-            statistics.codes[held_out],
-            statistics.sample_weight[held_out],
-            n_samples=len(np.unique(statistics.hashes[held_out])),
-        )
-        kind, scorer = "combination", Combination(of_all, weights)
-        combined = np.tensordot(weights, each, axes=1)
-    return head_of(kind, statistics, spec, inputs, scorer, combined, means=means)
+    whole = Combination(of_all, weights)
+    return head_of(
+        "combination", statistics, spec, inputs, whole, combined, means=means
+    )

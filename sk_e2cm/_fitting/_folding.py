@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 
 import numpy as np
 import torch
@@ -79,8 +80,32 @@ def _weighted(
     calibration: Calibration,
     dtype: torch.dtype,
 ) -> Logits:
-    logits = WeightedLogits(parts, torch.tensor(weights, dtype=dtype), RULED_OUT)
+    linear = [part for part in parts if isinstance(part, LinearLogits)]
+    logits: Logits
+    if len(linear) == len(parts):
+        logits = _sum_of(linear, weights)
+    else:
+        logits = WeightedLogits(parts, torch.tensor(weights, dtype=dtype), RULED_OUT)
     return _with_regression(logits, calibration, dtype)
+
+
+def _sum_of(parts: Sequence[LinearLogits], weights: Floats) -> LinearLogits:
+    """Return a weighted sum as one layer.
+
+    It is also that of the log probabilities, but for what all classes share.
+    """
+    dtype = reduce(torch.promote_types, (part.weight.dtype for part in parts))
+    centres = [part.centre.double() for part in parts if part.is_centred]
+    centre = centres[0] if centres else torch.zeros(1, dtype=torch.float64)
+    weight, bias = torch.zeros(2, 1, dtype=torch.float64)
+    for part, factor in zip(parts, weights, strict=True):
+        of_part = part.weight.double()
+        moved = centre - (part.centre.double() if part.is_centred else 0.0)
+        weight = weight + factor * of_part
+        bias = bias + factor * (part.bias.double() + (of_part * moved).sum(dim=1))
+    return LinearLogits(
+        weight.to(dtype), bias.to(dtype), centre.to(dtype) if centres else None
+    )
 
 
 def fold_means(

@@ -13,7 +13,7 @@ from scipy.special import log_softmax, logsumexp
 
 from .._multi_exit._heads import Logits
 from .._utils._arrays import Features, Floats, to_tensor
-from ._calibration import RULED_OUT
+from ._calibration import RULED_OUT, expected_logits
 from ._means import Means
 
 # Weights are found by how well they do on at most so many samples.
@@ -21,8 +21,12 @@ _MOST_WEIGHED = 20_000
 
 
 def log_proba(scores: Floats) -> Floats:
-    """Return log softmax(scores); of what has no probability at all, a small number."""
-    found: Floats = log_softmax(scores, axis=1)
+    """Return log softmax(scores); of what has no probability at all, a small number.
+
+    Samples to which no class has any, have the same of all.
+    """
+    nothing = np.isneginf(scores).all(axis=1, keepdims=True)
+    found: Floats = log_softmax(np.where(nothing, 0.0, scores), axis=1)
     return np.where(np.isneginf(found), RULED_OUT, found)
 
 
@@ -84,8 +88,8 @@ def combination_weights(
         Log probabilities by each part, for samples that it has not seen.
 
     codes : ndarray of shape (n_samples,)
-        Their classes. Each class is given one sample's worth of the targets beforehand,
-        which keeps weights finite (Platt, 1999, section 2.2).
+        Their classes. Targets are smooth, see `expected_logits`, which keeps weights
+        finite.
 
     sample_weight : ndarray of shape (n_samples,)
         Their weights.
@@ -97,14 +101,11 @@ def combination_weights(
     -------
     ndarray of shape (n_parts,)
     """
-    n_samples = n_samples or sample_weight.sum()
+    n_samples = n_samples or float(sample_weight.sum())
     step = -(-len(codes) // _MOST_WEIGHED)
     stacked = np.stack([part[::step] for part in scores])
     codes, weight = codes[::step], sample_weight[::step] / sample_weight[::step].sum()
-    n_classes = stacked.shape[2]
-    smooth = 1.0 / (n_samples + n_classes)
-    own = stacked[:, np.arange(len(codes)), codes]
-    target = (1.0 - n_classes * smooth) * own + smooth * stacked.sum(axis=2)
+    target = expected_logits(stacked, codes, n_samples)
 
     def loss(weights: Floats) -> tuple[float, Floats]:
         logits = np.tensordot(weights, stacked, axes=1)

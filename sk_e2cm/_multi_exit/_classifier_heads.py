@@ -55,7 +55,9 @@ class PerceptronLogits(Logits):
         x: Tensor = first(features)
         for layer in others:
             x = layer(activate(x))
-        return x
+        # Some activations are finite whatever they are of.
+        finite = features.isfinite().all(dim=1, keepdim=True)
+        return x.masked_fill(~finite, torch.nan)
 
 
 def as_logits(
@@ -72,7 +74,8 @@ def as_logits(
         How many there are.
 
     mean, scale : ndarray of shape (n_features,)
-        Features less the mean, over the scale, are what it was fitted to.
+        Features less the mean, over the scale, are what it was fitted to. An infinite
+        scale leaves nothing of a feature.
 
     tried : ndarray of shape (n_samples, n_features)
         Scaled features: of some, probabilities are compared.
@@ -85,10 +88,11 @@ def as_logits(
             biases[-1] = np.append(0.0, biases[-1])
         weights[0] = weights[0] / scale
         logits = _module(classifier, weights, biases, mean)
-        some = tried[:: -(-len(tried) // _TRIED)]
+        some = _between(tried[:: -(-len(tried) // _TRIED)])
         expected = classifier.predict_proba(some)
+        unscaled = some * np.where(np.isinf(scale), 0, scale) + mean
         with torch.inference_mode():
-            found = logits(to_tensor(some * scale + mean)).softmax(dim=1).numpy()
+            found = logits(to_tensor(unscaled)).softmax(dim=1).numpy()
         if found.shape == expected.shape and np.allclose(found, expected, 0, _SAME):
             return logits
     return ClassifierLogits(
@@ -96,8 +100,19 @@ def as_logits(
     )
 
 
+def _between(features: Features) -> Features:
+    """Return mixtures of samples: these may themselves have probabilities 0 and 1."""
+    share = np.linspace(0, 1, len(features), dtype=features.dtype)[:, None]
+    return share * features + (1 - share) * features[::-1]
+
+
 def _layers(classifier: Any) -> tuple[list[Any], list[Any]] | None:
-    """Return weights, (n_outputs, n_inputs), and biases of its layers, if any."""
+    """Return weights, (n_outputs, n_inputs), and biases of its layers, if any.
+
+    Its outputs are in the order of the codes.
+    """
+    if (np.diff(classifier.classes_) < 0).any():
+        return None
     if hasattr(classifier, "coefs_") and classifier.activation in _ACTIVATIONS:
         return [w.T for w in classifier.coefs_], list(classifier.intercepts_)
     coef = getattr(classifier, "coef_", None)

@@ -344,7 +344,7 @@ class WeightedLogits(Logits):
         Its type of floats is that of the sum.
 
     least : float
-        The log probability of what has none.
+        The log probability of what has none. Where no class has any, all have the same.
     """
 
     weights: Tensor
@@ -361,8 +361,10 @@ class WeightedLogits(Logits):
         return self._macs
 
     def forward(self, features: Tensor) -> Tensor:
-        logits = [part(features).to(self.weights.dtype) for part in self.parts]
-        log_proba = torch.stack(logits).log_softmax(dim=2)
+        found = [part(features).to(self.weights.dtype) for part in self.parts]
+        logits = torch.stack(found)
+        nothing = logits.isneginf().all(dim=2, keepdim=True)
+        log_proba = logits.masked_fill(nothing, 0.0).log_softmax(dim=2)
         log_proba = log_proba.masked_fill(log_proba.isneginf(), self.least)
         return torch.tensordot(self.weights, log_proba, dims=1)
 
@@ -435,6 +437,24 @@ class _EstimatorLogits(Logits):
         return logits.exp()
 
 
+def codes_known(classifier: Any, n_classes: int, parameter: str) -> NDArray[np.intp]:
+    """Return the classes of a classifier that was fitted to codes.
+
+    Raises
+    ------
+    ValueError
+        If it has others, or none.
+    """
+    found = np.asarray(getattr(classifier, "classes_", ()))
+    if not found.size or not np.isin(found, np.arange(n_classes)).all():
+        raise ValueError(
+            f"{parameter}={classifier!r} has the classes_ {found[:5].tolist()} after "
+            f"it was fitted to the numbers of the sorted labels, 0 to {n_classes - 1}. "
+            "It must take its classes from fit; one that is frozen does not."
+        )
+    return found.astype(np.intp)
+
+
 class ClassifierLogits(_EstimatorLogits):
     """A scikit-learn classifier fitted on the features.
 
@@ -465,6 +485,7 @@ class ClassifierLogits(_EstimatorLogits):
         super().__init__()
         self.classifier = classifier
         self.n_classes = n_classes
+        self.codes = codes_known(classifier, n_classes, parameter)
         self.parameter = parameter
         self.mean = mean
         self.scale = scale
@@ -479,6 +500,13 @@ class ClassifierLogits(_EstimatorLogits):
         proba = np.zeros((len(features), self.n_classes))
         scaled = (features - self.mean) / self.scale
         found = np.asarray(self.classifier.predict_proba(scaled))
+        if found.shape != (len(features), len(self.codes)):
+            raise ValueError(
+                f"{self.parameter}={self.classifier!r} returns an array of the shape "
+                f"{found.shape} from predict_proba; for {len(features)} samples and "
+                f"{len(self.codes)} classes it must be "
+                f"{(len(features), len(self.codes))}."
+            )
         bad = ~np.isfinite(found).all(axis=-1)
         if bad.any():
             raise ValueError(
@@ -486,7 +514,7 @@ class ClassifierLogits(_EstimatorLogits):
                 f"predict_proba for {bad.sum()} of {len(features)} samples. Choose "
                 "another classifier, or scale the features before it."
             )
-        proba[:, self.classifier.classes_] = found
+        proba[:, self.codes] = found
         return proba
 
 

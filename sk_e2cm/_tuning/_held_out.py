@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from sklearn.utils import gen_batches
 from .._fitting._cross_fitting import CrossFit
 from .._utils._arrays import Floats
 from .._utils._compat import _safe_indexing
+from .._utils._hashing import row_hashes
 from .._utils._validation import codes_of
 from ._problem import (
     StagePredictions,
@@ -20,7 +22,7 @@ from ._problem import (
     class_weights,
     sample_losses,
 )
-from ._soft import SoftTargets, soft_targets
+from ._soft import Distinct, SoftTargets, distinct_samples, soft_targets
 
 # Probabilities of this many samples, stages and classes are held at once.
 _MOST_PROBABILITIES = 2**24
@@ -62,6 +64,9 @@ class HeldOutPredictions:
     weight : ndarray of shape (n_samples,)
         Weights of the samples.
 
+    hashes : ndarray of shape (n_samples,)
+        Of the content of each.
+
     X : array-like of shape (n_all_samples, ...)
         These samples, maybe among others.
 
@@ -77,9 +82,15 @@ class HeldOutPredictions:
     predictions: StagePredictions
     codes: NDArray[np.intp]
     weight: Floats
+    hashes: NDArray[np.uint64]
     X: Any = None
     exits: NDArray[np.intp] | None = None
     refit: Callable[[NDArray[np.intp]], HeldOutPredictions] | None = None
+
+    @cached_property
+    def distinct(self) -> Distinct:
+        """Which of the samples are alike."""
+        return distinct_samples(self.hashes, self.codes)
 
     def problem(self, loss: Floats, n_groups: int = 1) -> ThresholdProblem:
         """Return the problem of choosing thresholds, given losses at each stage."""
@@ -100,7 +111,9 @@ class HeldOutPredictions:
         """See `soft_targets`."""
         n_classes = self.predictions.last_proba.shape[1]
         class_weight = class_weights(scoring, self.codes, self.weight, n_classes)
-        return soft_targets(self.predictions, self.codes, self.weight, class_weight)
+        return soft_targets(
+            self.predictions, self.codes, self.weight, class_weight, self.distinct
+        )
 
     def spoilt(self) -> Floats:
         """Return 1 where a stage is wrong and the last is right, else 0."""
@@ -115,18 +128,23 @@ def predict_held_out(estimator: Any, data: Data) -> HeldOutPredictions:
     n_samples = len(data.weight)
     predictions = StagePredictions(n_stages, n_samples, n_classes)
     codes = np.empty(n_samples, dtype=np.intp)
+    hashes = np.empty(n_samples, dtype=np.uint64)
     if data.y is not None:
         codes = codes_of(data.y, network.labels)
     size = _MOST_PROBABILITIES // (n_stages * n_classes)
     # Whole batches, which `memory` knows again.
     size = max(size // estimator.batch_size, 1) * estimator.batch_size
     for rows in gen_batches(n_samples, size):
-        proba = estimator.exit_proba(_safe_indexing(data.X, rows))
+        X = _safe_indexing(data.X, rows)
+        hashes[rows] = row_hashes(np.asarray(X))
+        proba = estimator.exit_proba(X)
         if data.y is None:
             codes[rows] = proba[:, -1].argmax(axis=1)
         for stage in range(n_stages):
             predictions.add(stage, proba[:, stage], codes[rows], rows)
-    return HeldOutPredictions(estimator, predictions, codes, data.weight, data.X)
+    return HeldOutPredictions(
+        estimator, predictions, codes, data.weight, hashes, data.X
+    )
 
 
 def cross_predict(
@@ -161,6 +179,7 @@ def _of_cross_fit(
         predictions,
         codes,
         data.weight[cross_fit.rows],
+        cross_fit.hashes,
         data.X,
         exits,
         refit if cross_fit.refit else None,

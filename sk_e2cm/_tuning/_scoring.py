@@ -61,16 +61,24 @@ def _judge(
 
     def judge(label: NDArray[np.intp]) -> float:
         try:
-            return float(scorer(predicted, classes[label], truth, **weights))
+            score = float(scorer(predicted, classes[label], truth, **weights))
         except AttributeError as error:
             raise ValueError(
                 f"scoring={scoring!r} needs more than predictions. Choose a score of "
                 "predicted labels."
             ) from error
         except TypeError as error:
+            with_weights = " (and sample_weight, which were given)" if weights else ""
             raise TypeError(
                 f"scoring={scoring!r} must be a name, or a scorer that is called with "
-                f"an estimator, X and y, as make_scorer returns it: {error}."
+                f"an estimator, X and y{with_weights}, as make_scorer returns it: "
+                f"{error}."
             ) from error
+        if not np.isfinite(score):
+            raise ValueError(
+                f"scoring={scoring!r} returns {score} for some of the predictions, "
+                "which cannot be compared with other scores."
+            )
+        return score
 
     return judge

@@ -27,9 +27,7 @@ _CELL = 100
 
 
 class Distinct(NamedTuple):
-    """Which samples are alike, by all that is known of them.
-
-    A sample that occurs twice is the same luck twice.
+    """Which samples are alike: one that occurs twice is the same luck twice.
 
     Parameters
     ----------
@@ -50,11 +48,9 @@ class Distinct(NamedTuple):
         return total
 
 
-def distinct_samples(
-    predictions: StagePredictions, codes: NDArray[np.intp]
-) -> Distinct:
-    """Tell which samples have the same classes and confidences at all stages."""
-    known = np.column_stack([predictions.confidence.T, predictions.label.T, codes])
+def distinct_samples(hashes: NDArray[np.uint64], codes: NDArray[np.intp]) -> Distinct:
+    """Tell which samples have the same content and label."""
+    known = np.column_stack([hashes.view(np.int64), codes])
     _, first, which = np.unique(known, axis=0, return_index=True, return_inverse=True)
     return Distinct(first, which.ravel())
 
@@ -114,6 +110,7 @@ def soft_targets(
     codes: NDArray[np.intp],
     weight: Floats,
     class_weight: Floats,
+    distinct: Distinct,
 ) -> SoftTargets:
     """Find what the stages together hold likely, and the share of the labels.
 
@@ -122,8 +119,7 @@ def soft_targets(
     hard = SoftTargets(codes, predictions.last_proba, class_weight, 1.0)
     if (predictions.label[-1] == codes).all():
         return hard
-    distinct = distinct_samples(predictions, codes)
-    first, of_first = distinct.first, distinct.add(weight)
+    first, of_first = distinct.first, distinct.add(weight / weight.sum())
     proba = together(predictions, codes, first, of_first)
     some = SoftTargets(codes[first], proba[first], class_weight, 0.0)
     share = label_share(

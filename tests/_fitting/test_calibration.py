@@ -92,6 +92,17 @@ def test_logits_that_point_the_wrong_way_give_nearly_uniform_probabilities():
     assert 0 < beta <= 0.01
 
 
+@pytest.mark.parametrize("distance", [20.0, 40.0, 1000.0])
+def test_a_class_far_from_all_others_makes_nobody_unsure(distance):
+    rng = np.random.default_rng(0)
+    centres = np.array([[0.0, 0], [3, 0], [0, distance]])
+    classes = np.arange(6000) % 3
+    x = centres[classes] + rng.normal(size=(6000, 2))
+    log_density = -((x[:, None] - centres) ** 2).sum(axis=2) / 2
+    beta = fit_inverse_temperature(log_density, classes, np.ones(6000))
+    assert beta == pytest.approx(1, abs=0.1)
+
+
 # Calibrations by name
 
 

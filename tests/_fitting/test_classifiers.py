@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from numpy.testing import assert_allclose
+from numpy.testing import assert_allclose, assert_array_equal
 from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
 from sklearn.base import clone
@@ -70,9 +70,9 @@ OTHERS = {
 }
 
 
-def make_samples(n_classes=3, n=120, weights=False, dtype=np.float64):
+def make_samples(n_classes=3, n=120, weights=False, dtype=np.float64, width=4):
     """Return the samples of one stage."""
-    (features,), *rest, weight = make_stages(n, (4,), n_classes)
+    (features,), *rest, weight = make_stages(n, (width,), n_classes)
     return [features.astype(dtype)], *rest, weight if weights else np.ones(n)
 
 
@@ -178,6 +178,70 @@ def test_multiply_adds_are_those_of_the_layers(layers):
     assert fit(make_samples(), perceptron("relu", layers)).logits.macs == expected
 
 
+class Between(SGDClassifier):
+    """Has probabilities of another kind, which are 0 and 1 for most samples."""
+
+    def __init__(self):
+        super().__init__(loss="modified_huber", alpha=1e-6, random_state=0)
+
+    def __sklearn_clone__(self):
+        return Between()
+
+
+class Backwards(LogisticRegression):
+    """Has its classes in another order, as classifiers of other packages may."""
+
+    def fit(self, X, y, sample_weight=None):
+        super().fit(X, y, sample_weight)
+        self.classes_, self.coef_ = self.classes_[::-1], self.coef_[::-1]
+        self.intercept_ = self.intercept_[::-1]
+        return self
+
+
+def test_classes_may_be_in_any_order():
+    samples = make_samples()
+    (features,) = samples[0]
+    found = proba_by(fit(samples, Backwards()).logits, features)
+    expected = proba_by(fit(samples, LogisticRegression()).logits, features)
+    assert_allclose(found, expected, rtol=0, atol=1e-9)
+
+
+def test_what_has_coefficients_but_another_link_runs_as_it_is():
+    samples = make_samples(n_classes=2)
+    (features,), _, codes, _ = samples
+    features += 1000 * codes[:, None]
+    (features,) = samples[0]
+    between = np.linspace(features[0], features[1], 50)
+    expected = by_sklearn(Between(), features, codes).predict_proba(between)
+    assert set(expected[[0, -1]].ravel()) == {0, 1}
+    found = proba_by(fit(samples, Between()).logits, between)
+    assert_allclose(found, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("width", [10, 40, 250])
+def test_rows_have_the_squares_of_at_most_ten_features(width):
+    samples = make_samples(width=width, n=300)
+    (features,), _, codes, _ = samples
+    scaled = StandardScaler().fit_transform(features) * np.sqrt(10 / width)
+    expected = LogisticRegression().fit(scaled, codes).predict_proba(scaled)
+    found = proba_by(fit(samples, LogisticRegression()).logits, features)
+    assert_allclose(found, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("classifier", [LogisticRegression(), GaussianNB()])
+def test_features_that_rounding_makes_are_not_looked_at(classifier):
+    features, folds, codes, weight = make_samples()
+    noise = 1e-7 * np.random.default_rng(0).normal(size=(120, 1))
+    with_noise = [np.hstack([features[0], noise * (1 + codes[:, None])])]
+    statistics = statistics_of((with_noise, folds, codes, weight))
+    statistics.rounding[0][-1] = 1e-6
+    spec = HeadSpec("mahalanobis", 0.3, None, parts=(classifier,))
+    (head,) = fit_exits(statistics, spec, [0])
+    expected = proba_by(head.logits, with_noise[0])
+    moved = with_noise[0] - [0, 0, 0, 0, 1e-6]
+    assert_array_equal(proba_by(head.logits, moved), expected)
+
+
 def test_constant_features_are_left_as_they_are():
     samples = make_samples()
     samples[0][0][:, 1] = 3.0
@@ -273,6 +337,14 @@ def test_weights_have_the_least_log_loss(seed, n_parts):
     assert log_loss(found, scores, codes, weight) < expected.fun + 1e-7
 
 
+def test_classes_far_from_all_others_do_not_matter_to_the_weights():
+    scores, codes, weight = make_scores()
+    far = np.concatenate([scores, np.full((3, 300, 1), -40.0)], axis=2)
+    further = np.concatenate([scores, np.full((3, 300, 1), -4000.0)], axis=2)
+    found = combination_weights(further, codes, weight)
+    assert_allclose(found, combination_weights(far, codes, weight), rtol=1e-6)
+
+
 def test_a_part_that_knows_nothing_has_little_weight():
     scores, codes, weight = make_scores()
     found = combination_weights(scores, codes, weight)
@@ -325,7 +397,87 @@ def test_a_combination_adds_up_the_log_probabilities_of_its_parts(calibration):
         assert_allclose(head.out_of_fold(), expected, rtol=0, atol=1e-6)
 
 
+def test_a_combination_of_linear_parts_is_one_layer():
+    samples = make_samples()
+    one, other = LogisticRegression(), LinearDiscriminantAnalysis()
+    head = fit(samples, "class_means", one, other)
+    assert isinstance(head.logits, LinearLogits)
+    assert head.logits.macs == 3 * 4
+    weighted = fit(samples, "class_means", one, other, GaussianNB())
+    assert weighted.logits.macs == 3 * 3 * 4
+
+
+class Nothing(GaussianNB):
+    """Gives no class any probability where the first feature is below its mean."""
+
+    def predict_proba(self, X):
+        return super().predict_proba(X) * (X[:, :1] > 0)
+
+
+@pytest.mark.parametrize("parts", [(), ("class_means",)], ids=["alone", "combined"])
+def test_where_no_class_has_a_probability_the_classifier_says_nothing(parts):
+    samples = make_samples()
+    (features,) = samples[0]
+    nothing = features[:, 0] < features[:, 0].mean()
+    head = fit(samples, *parts, Nothing(), calibration="temperature")
+    proba = proba_by(head.logits, features)
+    assert np.isfinite(head.out_of_fold()).all()
+    if not parts:
+        assert_allclose(proba[nothing], 1 / 3)
+    assert (proba[~nothing].max(axis=1) > 1 / 3).all()
+    assert_allclose(proba.sum(axis=1), 1)
+
+
+class Counted(GaussianNB):
+    fitted = 0
+
+    def fit(self, X, y, sample_weight=None):
+        Counted.fitted += 1
+        return super().fit(X, y, sample_weight)
+
+
+def test_without_a_calibration_a_classifier_is_fitted_once():
+    Counted.fitted = 0
+    head = fit(make_samples(), Counted())
+    assert Counted.fitted == 1
+    head.out_of_fold()
+    head.out_of_fold()
+    assert Counted.fitted == 1 + 3
+
+
 # What cannot be used
+
+
+class Frozen(GaussianNB):
+    def fit(self, X, y, sample_weight=None):
+        super().fit(X, y + 5, sample_weight)
+        return self
+
+
+class Unnamed(GaussianNB):
+    def fit(self, X, y, sample_weight=None):
+        super().fit(X, y, sample_weight)
+        del self.classes_
+        return self
+
+
+@pytest.mark.parametrize(
+    ("head", "classes"), [(Frozen(), r"\[5, 6, 7\]"), (Unnamed(), r"\[\]")]
+)
+def test_classes_of_its_own_are_refused(head, classes):
+    with pytest.raises(ValueError, match=f"head=.* has the classes_ {classes} after"):
+        fit(make_samples(), head)
+
+
+class Single(GaussianNB):
+    def predict_proba(self, X):
+        return super().predict_proba(X)[:, :1]
+
+
+def test_probabilities_of_another_shape_are_refused():
+    message = r"head=Single\(\) returns an array of the shape \(42, 1\).*\(42, 3\)"
+    with pytest.raises(ValueError, match=message):
+        fit(make_samples(), Single(), calibration="temperature")
 
 
 class NoWeights(GaussianNB):
@@ -368,7 +520,7 @@ def test_a_class_not_seen_outside_a_fold_is_named():
     samples[1][samples[2] == 2] = 1
     message = r"Stage 'a': head=Gauss.* not seen the classes number \[2\].* fold 1"
     with pytest.raises(ValueError, match=message):
-        fit(samples, GaussianNB())
+        fit(samples, GaussianNB(), calibration="temperature")
 
 
 def test_that_nothing_lies_outside_a_fold_is_said():
@@ -376,7 +528,7 @@ def test_that_nothing_lies_outside_a_fold_is_said():
     samples[1][:] = 0
     message = r"Stage 'a': head=Gauss.*cannot be fitted to what lies outside fold 0"
     with pytest.raises(ValueError, match=message):
-        fit(samples, GaussianNB())
+        fit(samples, GaussianNB(), calibration="temperature")
 
 
 def test_weights_that_a_classifier_does_not_take_are_refused():
@@ -386,7 +538,7 @@ def test_weights_that_a_classifier_does_not_take_are_refused():
 
 
 def test_what_a_classifier_says_is_wrong_is_passed_on():
-    message = r"head=Logistic.*cannot be fitted to what lies outside fold 0: .*'C'"
+    message = r"head=Logistic.*cannot be fitted: .*'C'"
     with pytest.raises(ValueError, match=message):
         fit(make_samples(), LogisticRegression(C=-1.0))
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from sk_e2cm._multi_exit._classifier_heads import PerceptronLogits
 from sk_e2cm._multi_exit._costs import Costs
-from sk_e2cm._multi_exit._grafting import linear_exits
+from sk_e2cm._multi_exit._grafting import CentredPooling, linear_exits
 from sk_e2cm._multi_exit._heads import (
     DirichletLogits,
     DistanceLogits,
@@ -71,6 +71,7 @@ def test_linear_exits_have_the_probabilities_of_the_exit(pooling, dtype, centred
     output = make_output(dtype=dtype)
     layers = graft(head)
     assert isinstance(layers[1], nn.Linear)
+    assert isinstance(layers[0], CentredPooling) == (centred or dtype == torch.float64)
     assert layers[1].weight.dtype == dtype
     found = layers(output).softmax(dim=1).detach()
     tolerance = 1e-3 if dtype == torch.float32 else 1e-9
@@ -84,6 +85,25 @@ def test_averages_that_are_folded_into_weights_are_taken_apart_again():
     assert layers[1].in_features == CHANNELS
     found = layers(output).softmax(dim=1).detach()
     assert_allclose(found, Head(pooling, logits).proba(output), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("offset", [1e3, 1e6])
+def test_what_rounding_asks_for_in_the_exit_is_in_the_layers(dtype, offset):
+    pooling = pool("none")
+    output = randn(20, *SHAPE) + offset
+    centre = pooling(output).mean(dim=0).to(dtype)
+    weight, bias = randn(N_CLASSES, len(centre), dtype=dtype), randn(N_CLASSES)
+    head = Head(pooling, LinearLogits(weight, bias.to(dtype), centre))
+    found = graft(head)(output).softmax(dim=1).detach()
+    assert_allclose(found, head.proba(output), rtol=0, atol=1e-4)
+
+
+def test_what_is_in_double_precision_takes_features_in_single():
+    head, output = whitened(pool(), torch.float32), make_output()
+    head.logits = head.logits.double()
+    found = graft(head)(output).softmax(dim=1).detach()
+    assert_allclose(found, head.proba(output), rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)

@@ -122,7 +122,8 @@ def held_out(rows):
     predictions.label[:] = label[:, rows]
     costs = Costs.from_counts(np.array([10.0, 50, 90]), np.ones(3))
     estimator = SimpleNamespace(network_=SimpleNamespace(costs=costs))
-    return HeldOutPredictions(estimator, predictions, codes[rows], np.ones(len(rows)))
+    counted = np.ones(len(rows)), rows.astype(np.uint64)
+    return HeldOutPredictions(estimator, predictions, codes[rows], *counted)
 
 
 def candidates(rows):

@@ -214,7 +214,8 @@ def make_held_out(rows):
     predictions.label[:] = label[:, rows]
     costs = Costs.from_counts(np.array([10.0, 50, 90]), np.ones(3))
     estimator = SimpleNamespace(network_=SimpleNamespace(costs=costs))
-    return HeldOutPredictions(estimator, predictions, codes[rows], np.ones(len(rows)))
+    counted = np.ones(len(rows)), rows.astype(np.uint64)
+    return HeldOutPredictions(estimator, predictions, codes[rows], *counted)
 
 
 def true_risk(thresholds):

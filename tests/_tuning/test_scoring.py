@@ -72,6 +72,30 @@ def score(request):
     return request.param
 
 
+# Which scores are refused
+
+
+def nothing(y_true, y_pred):
+    return np.nan
+
+
+def plain(estimator, X, y):
+    return estimator.score(X, y)
+
+
+def test_a_score_that_is_no_number_is_refused(clf, held_out):
+    with pytest.raises(ValueError, match="returns nan for some of the predictions"):
+        tuned(clf, max_drop=0.02, scoring=make_scorer(nothing)).fit(*held_out)
+
+
+def test_a_scorer_that_takes_no_weights_is_told_from_one_that_is_none(clf, held_out):
+    weight = np.random.default_rng(0).uniform(size=len(held_out[0]))
+    search = tuned(clf, max_drop=0.02, scoring=plain)
+    search.fit(*held_out)
+    with pytest.raises(TypeError, match="and sample_weight, which were given"):
+        search.fit(*held_out, weight)
+
+
 # What the scores are
 
 

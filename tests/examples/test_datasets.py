@@ -65,6 +65,14 @@ def test_a_missing_npz_says_where_it_should_be_and_what_is_in_it(home):
         datasets.load("npz:mine")
 
 
+def test_an_npz_that_lacks_arrays_says_which(arrays, home):
+    home.mkdir()
+    np.savez(home / "mine.npz", X_train=arrays.X_train, y=arrays.y_train)
+    message = r"mine.npz has no X_test, y_test, y_train, only \['X_train', 'y'\]"
+    with pytest.raises(ValueError, match=message):
+        datasets.load("npz:mine")
+
+
 # Folders of pictures
 
 SIZES = [(8, 8), (12, 9), (9, 14), (30, 21)]
