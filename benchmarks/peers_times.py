@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sk_e2cm._multi_exit._heads import Head, LinearLogits, NetworkLogits
+from sk_e2cm._multi_exit._heads import Head
+from sk_e2cm._multi_exit._logits import LinearLogits, NetworkLogits
 from sk_e2cm._multi_exit._network import MultiExitNetwork
 from sk_e2cm._multi_exit._pooling import Flatten, Pooling
 

@@ -9,8 +9,7 @@ import numpy as np
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 
-from .._multi_exit._classifier_heads import as_logits
-from .._multi_exit._heads import codes_known
+from .._multi_exit._estimator_logits import as_logits, codes_known
 from .._utils._arrays import Features, Floats
 from .._utils._validation import weight_params
 from ._cross_fitting import StageInputs

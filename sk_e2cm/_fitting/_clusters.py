@@ -12,7 +12,7 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
 from sklearn.utils import gen_batches
 
-from .._multi_exit._heads import ClustererLogits, predict_names
+from .._multi_exit._estimator_logits import ClustererLogits, predict_names
 from .._utils._arrays import Features, Floats
 from .._utils._validation import as_labels, weight_params
 from ._cross_fitting import FittedHead

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
 
-from .._multi_exit._heads import Logits
+from .._multi_exit._logits import Logits
 from .._utils._arrays import Floats
 from ._calibration import Calibration, Temperature, fit_calibration
 from ._covariance import Shrinkage

@@ -9,11 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .._multi_exit._heads import (
+from .._multi_exit._heads import FoldedHead, Head
+from .._multi_exit._logits import (
     DirichletLogits,
     DistanceLogits,
-    FoldedHead,
-    Head,
     LinearLogits,
     Logits,
     WeightedLogits,

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import clone
 
-from .._multi_exit._heads import ClassifierLogits, NetworkLogits
+from .._multi_exit._estimator_logits import ClassifierLogits
+from .._multi_exit._logits import NetworkLogits
 from .._utils._arrays import Features, Floats
 from .._utils._validation import weight_params
 from ._cross_fitting import FittedHead

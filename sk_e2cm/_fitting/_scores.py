@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import log_softmax, logsumexp
 
-from .._multi_exit._heads import Logits
+from .._multi_exit._logits import Logits
 from .._utils._arrays import Features, Floats, to_tensor
 from ._calibration import RULED_OUT, expected_logits
 from ._means import Means

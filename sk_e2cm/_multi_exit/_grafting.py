@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ._heads import DistanceLogits, Head, LinearLogits, Logits, as_made
+from ._heads import Head, as_made
+from ._logits import DistanceLogits, LinearLogits, Logits
 from ._network import MultiExitNetwork
 
 

@@ -11,11 +11,10 @@ from sk_e2cm import E2CMClassifier, Extractor, TorchExtractor
 from sk_e2cm._fitting._assembly import build_network
 from sk_e2cm._fitting._cross_fitting import FittedHead
 from sk_e2cm._fitting._folding import fold_average
-from sk_e2cm._multi_exit._heads import (
+from sk_e2cm._multi_exit._heads import FoldedHead, Head
+from sk_e2cm._multi_exit._logits import (
     DirichletLogits,
     DistanceLogits,
-    FoldedHead,
-    Head,
     LinearLogits,
     NetworkLogits,
 )

@@ -27,8 +27,7 @@ from sk_e2cm._fitting._classifiers import check_head
 from sk_e2cm._fitting._cross_fitting import HeadSpec, fit_class_means
 from sk_e2cm._fitting._exits import fit_exits
 from sk_e2cm._fitting._scores import combination_weights
-from sk_e2cm._multi_exit._classifier_heads import PerceptronLogits
-from sk_e2cm._multi_exit._heads import LinearLogits, WeightedLogits
+from sk_e2cm._multi_exit._logits import LinearLogits, PerceptronLogits, WeightedLogits
 
 from ..references import minimise
 from ..samples import make_statistics

@@ -19,7 +19,8 @@ from sk_e2cm._fitting._last_stage import choose_last_head, own_answers
 from sk_e2cm._fitting._means import ClassMeans
 from sk_e2cm._fitting._statistics import Statistics
 from sk_e2cm._fitting._sums import ClassSums
-from sk_e2cm._multi_exit._heads import ClassifierLogits, DistanceLogits, NetworkLogits
+from sk_e2cm._multi_exit._estimator_logits import ClassifierLogits
+from sk_e2cm._multi_exit._logits import DistanceLogits, NetworkLogits
 
 from .heads import proba_by
 

@@ -7,7 +7,8 @@ from torch import nn
 
 from sk_e2cm import TorchExtractor
 from sk_e2cm._multi_exit._costs import Costs
-from sk_e2cm._multi_exit._heads import Head, LinearLogits
+from sk_e2cm._multi_exit._heads import Head
+from sk_e2cm._multi_exit._logits import LinearLogits
 from sk_e2cm._multi_exit._network import MultiExitNetwork
 from sk_e2cm._multi_exit._pooling import make_pooling
 from sk_e2cm.testing import ToyExtractor

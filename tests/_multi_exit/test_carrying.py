@@ -11,12 +11,8 @@ from scipy.special import softmax
 
 from sk_e2cm._multi_exit._costs import Costs
 from sk_e2cm._multi_exit._full_pass import FullPass
-from sk_e2cm._multi_exit._heads import (
-    DistanceLogits,
-    Head,
-    LinearLogits,
-    WeightedLogits,
-)
+from sk_e2cm._multi_exit._heads import Head
+from sk_e2cm._multi_exit._logits import DistanceLogits, LinearLogits, WeightedLogits
 from sk_e2cm._multi_exit._loop import LazyLoop
 from sk_e2cm._multi_exit._network import MultiExitNetwork
 from sk_e2cm._multi_exit._pooling import Flatten, make_pooling

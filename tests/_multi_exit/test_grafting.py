@@ -6,15 +6,14 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from torch import nn
 
-from sk_e2cm._multi_exit._classifier_heads import PerceptronLogits
 from sk_e2cm._multi_exit._costs import Costs
 from sk_e2cm._multi_exit._grafting import CentredPooling, linear_exits
-from sk_e2cm._multi_exit._heads import (
+from sk_e2cm._multi_exit._heads import FoldedHead, Head
+from sk_e2cm._multi_exit._logits import (
     DirichletLogits,
     DistanceLogits,
-    FoldedHead,
-    Head,
     LinearLogits,
+    PerceptronLogits,
     WeightedLogits,
 )
 from sk_e2cm._multi_exit._network import MultiExitNetwork

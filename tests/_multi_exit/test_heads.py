@@ -9,11 +9,10 @@ from scipy.special import log_softmax, softmax
 from sk_e2cm._fitting._calibration import Dirichlet, Temperature
 from sk_e2cm._fitting._folding import fold
 from sk_e2cm._fitting._means import ClassMeans, WhitenedMeans
-from sk_e2cm._multi_exit._heads import (
+from sk_e2cm._multi_exit._heads import FoldedHead, Head
+from sk_e2cm._multi_exit._logits import (
     DirichletLogits,
     DistanceLogits,
-    FoldedHead,
-    Head,
     LinearLogits,
     Logits,
     NetworkLogits,

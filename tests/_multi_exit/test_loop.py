@@ -8,7 +8,8 @@ from scipy.special import softmax
 
 from sk_e2cm import Extractor
 from sk_e2cm._extractors import RawFeatures
-from sk_e2cm._multi_exit._heads import DistanceLogits, Head
+from sk_e2cm._multi_exit._heads import Head
+from sk_e2cm._multi_exit._logits import DistanceLogits
 from sk_e2cm._multi_exit._loop import LazyLoop, Step, StepsOnHost
 from sk_e2cm._multi_exit._pooling import Flatten
 from sk_e2cm._multi_exit._thresholds import check_thresholds, is_closed

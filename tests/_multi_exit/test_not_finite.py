@@ -7,7 +7,8 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
 from sk_e2cm._multi_exit._full_pass import FullPass
-from sk_e2cm._multi_exit._heads import DistanceLogits, Head
+from sk_e2cm._multi_exit._heads import Head
+from sk_e2cm._multi_exit._logits import DistanceLogits
 from sk_e2cm._multi_exit._network import MultiExitNetwork
 
 from .networks import LABELS, N_CLASSES, make_network, make_X

@@ -7,7 +7,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from sk_e2cm._fitting._assembly import build_network
 from sk_e2cm._fitting._cross_fitting import FittedHead
-from sk_e2cm._multi_exit._heads import NetworkLogits
+from sk_e2cm._multi_exit._logits import NetworkLogits
 from sk_e2cm._multi_exit._pooling import make_pooling
 from sk_e2cm.testing import ToyExtractor
 

@@ -13,7 +13,7 @@ from sklearn.naive_bayes import GaussianNB
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from sk_e2cm._multi_exit._heads import ClassifierLogits, ClustererLogits
+from sk_e2cm._multi_exit._estimator_logits import ClassifierLogits, ClustererLogits
 
 N, N_CLASSES, N_FEATURES = 60, 3, 5
 
