@@ -5,7 +5,8 @@ marked as the paper's, and only the ways in which methods differ can be compared
 left what one epoch allows, on the right no limit, alone and combined.
 """
 
-from .peers_picture import means, panels, read, save
+from .peers_picture import means, panels, save
+from .tables import read_table
 
 CIFAR10 = "cifar10"
 # Fractions of the multiply-adds, and accuracies.
@@ -46,7 +47,9 @@ def draw(panel, title: str, paper: dict[str, list], methods: list[str]) -> None:
         label = f"{name}, ResNet-152 (paper)"
         panel.plot(*zip(*points, strict=True), f"k:{marker}", mfc="none", label=label)
     runs = [
-        run for run in read("peers_runs") if run["budget"] not in ("full", "static")
+        run
+        for run in read_table("peers_runs")
+        if run["budget"] not in ("full", "static")
     ]
     for method in methods:
         here = [r for r in runs if (r["subject"], r["method"]) == (CIFAR10, method)]
