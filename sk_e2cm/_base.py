@@ -23,7 +23,7 @@ from ._extractors import Extractor, RawFeatures, check_columns, check_extractor
 from ._fitting._assembly import build_network
 from ._fitting._cross_fitting import CrossFit, FittedHead, HeadSpec
 from ._fitting._exits import refit_exits
-from ._fitting._kept import KeptFeatures
+from ._fitting._kept import Kept
 from ._fitting._means import METRICS, OF_SECOND_ORDER, metric_for
 from ._fitting._statistics import (
     MOST_FEATURES,
@@ -64,7 +64,7 @@ class Fit:
     too_few : str or None
         Why under another metric than asked.
 
-    kept : KeptFeatures or Statistics
+    kept : Kept or Statistics
         The shapes and the rounding of all stages.
 
     dtypes : list of dtype
@@ -91,7 +91,7 @@ class Fit:
     statistics: Statistics
     spec: HeadSpec
     too_few: str | None
-    kept: KeptFeatures | Statistics
+    kept: Kept | Statistics
     dtypes: list[np.dtype[Any]]
     last: FittedHead
     last_means: tuple[FittedHead, ...]

@@ -17,6 +17,7 @@ from ._extractors import Extractor
 from ._fitting._classifiers import check_head
 from ._fitting._cross_fitting import CrossFit
 from ._fitting._exits import fit_stages
+from ._fitting._kept import Samples
 from ._fitting._last_stage import choose_last_head, head_labels, own_answers
 from ._fitting._statistics import collect_statistics
 from ._multi_exit._thresholds import check_thresholds
@@ -364,10 +365,7 @@ class E2CMClassifier(EarlyExitClassifierMixin, ClassifierMixin, BaseE2CM):
         statistics = collect_statistics(
             full_pass,
             valid_X,
-            hashes,
-            np.where(alone, -1, folds),
-            codes,
-            weight,
+            Samples(hashes, np.where(alone, -1, folds), codes, weight),
             second=spec.needs_products,
             everything=spec.needs_everything,
         )

@@ -28,7 +28,7 @@ from ._fitting._clusters import (
 )
 from ._fitting._cross_fitting import CrossFit, fit_class_means
 from ._fitting._exits import fit_exits
-from ._fitting._kept import KeptFeatures
+from ._fitting._kept import Kept, KeptFeatures, Samples
 from ._fitting._means import ClassMeans
 from ._fitting._statistics import check_squares, sum_kept
 from ._multi_exit._thresholds import check_thresholds
@@ -320,8 +320,7 @@ class E2CMClusterer(
         known = self.n_clusters if self.clusterer is None else None
         check_thresholds(self.threshold, len(exit_names), known)
         hashes = row_hashes(valid_X)
-        kept = KeptFeatures(hashes, everything=self.carry > 0)
-        clusters = self._cluster(extractor, valid_X, weight, kept)
+        clusters, kept = self._cluster(extractor, valid_X, hashes, weight)
         spec, too_few = self._head_spec(hashes[kept.rows], len(clusters.centers))
         folds = (
             self._folds(hashes, clusters.codes, spec)
@@ -333,14 +332,13 @@ class E2CMClusterer(
         statistics = sum_kept(
             exit_names,
             kept,
-            folds,
-            clusters.codes,
-            weight,
+            Samples(hashes, folds, clusters.codes, weight),
             second=spec.needs_products,
+            everything=self.carry > 0,
         )
         exits = list(
             fit_exits(statistics, spec, range(len(exit_names)))
-            if kept.everything
+            if self.carry
             else fit_class_means(statistics, spec)
         )
         last = clusterer_head(clusters, statistics)
@@ -377,10 +375,13 @@ class E2CMClusterer(
         self,
         extractor: Extractor,
         X: NDArray[Any],
+        hashes: NDArray[np.uint64],
         sample_weight: Floats,
-        kept: KeptFeatures,
-    ) -> Clusters:
+    ) -> tuple[Clusters, Kept]:
         """Run the network once; find clusters, and keep what the exits need."""
+        nothing = np.zeros(len(X), dtype=np.intp)
+        samples = Samples(hashes, nothing, nothing, sample_weight)
+        running = KeptFeatures(everything=self.carry > 0)
         clusterer = self._cloned_clusterer()
         fit_params(clusterer, sample_weight)  # refused before the network runs
         last = np.empty((0, 0))
@@ -397,7 +398,8 @@ class E2CMClusterer(
                 dtype = np.float64 if self.clusterer is None else of_last.dtype
                 last = np.empty((len(X), of_last.shape[1]), dtype)
             last[batch.rows] = of_last
-            kept.add(batch._replace(features=of_exits))
+            running.add(batch._replace(features=of_exits), samples.take(batch.rows))
+        kept = running.finish()
         clusters = find_clusters(clusterer, last, sample_weight)
         wanted_one = self.clusterer is None and self.n_clusters == 1
         is_one = len(clusters.centers) == 1
@@ -408,7 +410,7 @@ class E2CMClusterer(
                 f"{clusterer!r} has found {found} only, so that there is nothing to "
                 "decide. Do the samples, and the network's outputs, differ?"
             )
-        return clusters
+        return clusters, kept
 
     def _cloned_clusterer(self) -> Any:
         if self.clusterer is None:

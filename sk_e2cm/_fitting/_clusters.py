@@ -138,7 +138,7 @@ def _centers_of_mass(
     features: Features, codes: NDArray[np.intp], sample_weight: Floats
 ) -> Floats:
     shift = features.mean(axis=0, dtype=np.float64)
-    sums = ClassSums(1, int(codes.max()) + 1, shift)
+    sums = ClassSums(shift)
     for rows in gen_batches(len(features), _CHUNK):
         fold = np.zeros_like(codes[rows])
         sums.add(features[rows], fold, codes[rows], sample_weight[rows])

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, reduce
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from sklearn.utils import gen_batches
 
 from .._multi_exit._full_pass import Batch, FullPass, Shape
 from .._utils._arrays import Features, Floats
-from ._kept import CHUNK, KeptFeatures, SampleFeatures, largest
+from ._kept import CHUNK, Kept, KeptFeatures, SampleFeatures, Samples
 from ._sums import ClassSums
 
 N_FOLDS = 5
@@ -45,7 +46,6 @@ class Statistics:
 
     sums : list of ClassSums
         One per stage; none if the features of all samples were kept in their place.
-        Samples that are not held out in any fold are the last of its folds.
 
     features : list of ndarray of shape (n_kept, n_features)
         One per stage, of the samples that were kept.
@@ -101,46 +101,124 @@ def in_one_fold(folds: NDArray[np.intp], codes: NDArray[np.intp]) -> NDArray[np.
     return (first == last)[codes]
 
 
+class RunningStatistics:
+    """What exits follow from, summed up over samples as they come.
+
+    In whatever order, and by whoever has seen them: it adds and merges, and gives the
+    same to rounding.
+
+    Parameters
+    ----------
+    stage_names : sequence of str
+        Names of the stages.
+
+    second : bool, default=False
+        Whether to sum products too, of stages that are not too wide for it.
+
+    everything : bool, default=False
+        Keep the features of all samples, and sum nothing.
+    """
+
+    def __init__(
+        self,
+        stage_names: Sequence[str],
+        *,
+        second: bool = False,
+        everything: bool = False,
+    ) -> None:
+        self.stage_names = tuple(stage_names)
+        self.second = second
+        self.sums: list[ClassSums] = []
+        self.kept = KeptFeatures(everything=everything)
+        self._hashes: list[NDArray[np.uint64]] = []
+        self._pending: list[tuple[Batch, Samples]] = []
+
+    def add(self, batch: Batch, samples: Samples) -> None:
+        """Add the samples of a batch, with their features at every stage.
+
+        Raises
+        ------
+        ValueError
+            If their squares overflow, or vanish.
+        """
+        for name, features in zip(self.stage_names, batch.features, strict=True):
+            check_squares(name, features)
+        self._hashes.append(samples.hashes)
+        self.kept.add(batch, samples)
+        if self.kept.everything:
+            return
+        # Whatever the size of batches, adding to a covariance takes its time.
+        self._pending.append((batch, samples))
+        n_rows = sum(len(each.hashes) for _, each in self._pending)
+        n_bytes = sum(f.nbytes for each, _ in self._pending for f in each.features)
+        if not self.second or n_rows >= CHUNK or n_bytes >= _CHUNK_BYTES:
+            self._sum_pending()
+
+    def merge(self, other: RunningStatistics) -> None:
+        """Add what another has seen."""
+        self._sum_pending()
+        other._sum_pending()
+        self.kept.merge(other.kept)
+        self._hashes += other._hashes
+        if not self.sums:
+            self.sums = copy.deepcopy(other.sums)
+            return
+        for mine, others in zip(self.sums, other.sums, strict=False):
+            mine.merge(others)
+
+    def finish(self) -> Statistics:
+        """Return all of it; more may be added afterwards."""
+        self._sum_pending()
+        self._hashes = [np.unique(np.concatenate(self._hashes))]
+        return _statistics_of(
+            self.stage_names, self.sums, self.kept.finish(), len(self._hashes[0])
+        )
+
+    def _sum_pending(self) -> None:
+        if not self._pending:
+            return
+        batches, samples = zip(*self._pending, strict=True)
+        self._pending = []
+        known = Samples(*map(np.concatenate, zip(*samples, strict=True)))
+        stages = zip(*(batch.features for batch in batches), strict=True)
+        for stage, of_batches in enumerate(stages):
+            features = np.concatenate(of_batches)
+            if stage == len(self.sums):
+                self.sums.append(empty_sums(features, second=self.second))
+            self.sums[stage].add(features, known.folds, known.codes, known.weight)
+
+
 def collect_statistics(
     full_pass: FullPass,
     X: NDArray[Any],
-    hashes: NDArray[np.uint64],
-    folds: NDArray[np.intp],
-    codes: NDArray[np.intp],
-    sample_weight: NDArray[np.float64],
+    samples: Samples,
     *,
     second: bool = False,
     everything: bool = False,
 ) -> Statistics:
     """Run the network once; sum over all samples and keep the features of some.
 
-    `second` is whether to sum products too, of stages that are not too wide for it.
-    With `everything`, the features of all samples are kept and nothing is summed.
+    `second` and `everything` are those of `RunningStatistics`.
     """
-    stage_names = full_pass.stage_names
-    summed = StageSums(stage_names, folds, codes, sample_weight, second=second)
-    kept = KeptFeatures(hashes, first=folds >= 0, everything=everything)
-    batches = full_pass(X)
-    for batch in _in_chunks(batches) if second and not everything else batches:
-        if everything:
-            summed.check(batch)
-        else:
-            summed.add(batch)
-        kept.add(batch)
-    n_distinct = len(np.unique(hashes))
-    return _statistics_of(summed, kept, folds, codes, sample_weight, n_distinct)
+    running = RunningStatistics(
+        full_pass.stage_names, second=second, everything=everything
+    )
+    for batch in full_pass(X):
+        running.add(batch, samples.take(batch.rows))
+    return running.finish()
 
 
 def sum_kept(
     stage_names: Sequence[str],
-    kept: KeptFeatures,
-    folds: NDArray[np.intp],
-    codes: NDArray[np.intp],
-    sample_weight: NDArray[np.float64],
+    kept: Kept,
+    samples: Samples,
     *,
     second: bool = False,
+    everything: bool = False,
 ) -> Statistics:
     """Sum over the samples kept, when their classes are known after the pass only.
+
+    `samples` are all of them. With `everything` nothing is summed.
 
     Raises
     ------
@@ -148,104 +226,48 @@ def sum_kept(
         If all samples of a class, all that are held out in some fold, or all others are
         among those that were not kept.
     """
-    kept_folds, kept_codes = folds[kept.rows], codes[kept.rows]
-    kept_weight = sample_weight[kept.rows]
-    lacking = np.setdiff1d(codes, kept_codes)
-    one_sided = np.ptp(kept_folds) == 0 and np.ptp(folds) > 0
+    some = samples.take(kept.rows)
+    lacking = np.setdiff1d(samples.codes, some.codes)
+    one_sided = np.ptp(some.folds) == 0 and np.ptp(samples.folds) > 0
     if len(stage_names) and (len(lacking) or one_sided):
-        lost = "another fold or none" if kept_folds[0] >= 0 else "any fold"
+        lost = "another fold or none" if some.folds[0] >= 0 else "any fold"
         of_whom = f"the clusters {lacking[:5].tolist()}" if len(lacking) else lost
         raise ValueError(
-            f"The features of {len(kept.rows)} of {len(codes)} samples fit into "
-            f"scikit-learn's working_memory, and none of them belong to {of_whom}. "
-            "Give it more, by sklearn.set_config(working_memory=...), ask for fewer "
-            "clusters, or use a coarser pooling."
+            f"The features of {len(kept.rows)} of {len(samples.codes)} samples fit "
+            "into scikit-learn's working_memory, and none of them belong to "
+            f"{of_whom}. Give it more, by sklearn.set_config(working_memory=...), ask "
+            "for fewer clusters, or use a coarser pooling."
         )
-    summed = StageSums(stage_names, kept_folds, kept_codes, kept_weight, second=second)
-    for rows in () if kept.everything else gen_batches(len(kept.rows), CHUNK):
-        features = [features[rows] for features in kept.features]
-        summed.add(Batch(rows, features, kept.shapes, kept.rounding))
-    n_distinct = len(np.unique(kept.hashes[kept.rows]))
-    return _statistics_of(summed, kept, folds, codes, sample_weight, n_distinct)
+    sums = [
+        sum_over(features, some.folds, some.codes, some.weight, second=second)
+        for features in (() if everything else kept.features)
+    ]
+    n_distinct = len(np.unique(some.hashes))
+    return _statistics_of(stage_names, sums, kept._replace(samples=some), n_distinct)
 
 
 def _statistics_of(
-    summed: StageSums,
-    kept: KeptFeatures,
-    folds: NDArray[np.intp],
-    codes: NDArray[np.intp],
-    sample_weight: Floats,
-    n_distinct: int,
+    stage_names: Sequence[str], sums: list[ClassSums], kept: Kept, n_distinct: int
 ) -> Statistics:
     return Statistics(
-        stage_names=tuple(summed.stage_names),
-        sums=summed.sums,
+        stage_names=tuple(stage_names),
+        sums=sums,
         features=kept.features,
         shapes=kept.shapes,
         rounding=kept.rounding,
         kept=kept.rows,
-        hashes=kept.hashes[kept.rows],
-        folds=folds[kept.rows],
-        codes=codes[kept.rows],
-        sample_weight=sample_weight[kept.rows],
+        hashes=kept.samples.hashes,
+        folds=kept.samples.folds,
+        codes=kept.samples.codes,
+        sample_weight=kept.samples.weight,
         n_distinct=n_distinct,
     )
 
 
-class StageSums:
-    """The sums of every stage, over batches.
-
-    Parameters
-    ----------
-    stage_names : sequence of str
-        Names of the stages.
-
-    folds, codes, sample_weight : ndarray of shape (n_samples,)
-        Of all samples, see `Statistics`.
-
-    second : bool
-        Whether to sum products too, of stages of at most `MOST_FEATURES`.
-    """
-
-    def __init__(
-        self,
-        stage_names: Sequence[str],
-        folds: NDArray[np.intp],
-        codes: NDArray[np.intp],
-        sample_weight: Floats,
-        *,
-        second: bool,
-    ) -> None:
-        self.stage_names = stage_names
-        n_folds = int(folds.max()) + 1
-        self.slots = np.where(folds < 0, n_folds, folds)
-        self.codes = codes
-        self.sample_weight = sample_weight
-        self.second = second
-        self.sums: list[ClassSums] = []
-
-    def check(self, batch: Batch) -> None:
-        """Refuse features that cannot be summed."""
-        for name, features in zip(self.stage_names, batch.features, strict=True):
-            check_squares(name, features)
-
-    def add(self, batch: Batch) -> None:
-        """Add the features of these samples at every stage."""
-        rows = batch.rows
-        self.check(batch)
-        if rows.start == 0:
-            self.sums = self._empty_sums(batch.features)
-        of_rows = self.slots[rows], self.codes[rows], self.sample_weight[rows]
-        for summed, features in zip(self.sums, batch.features, strict=True):
-            summed.add(features, *of_rows)
-
-    def _empty_sums(self, features: list[Features]) -> list[ClassSums]:
-        shape = int(self.slots.max()) + 1, int(self.codes.max()) + 1
-        shifts = [of_stage.mean(axis=0, dtype=np.float64) for of_stage in features]
-        return [
-            ClassSums(*shape, shift, second=self.second and len(shift) <= MOST_FEATURES)
-            for shift in shifts
-        ]
+def empty_sums(features: Features, *, second: bool) -> ClassSums:
+    """Return sums about the mean of some features, nothing summed yet."""
+    shift = features.mean(axis=0, dtype=np.float64)
+    return ClassSums(shift, second=second and len(shift) <= MOST_FEATURES)
 
 
 def sum_over(
@@ -256,10 +278,8 @@ def sum_over(
     *,
     second: bool = False,
 ) -> ClassSums:
-    """Sum over features that were kept; every sample belongs to a fold."""
-    shift = features[:CHUNK].mean(axis=0, dtype=np.float64)
-    shape = int(folds.max()) + 1, int(codes.max()) + 1
-    sums = ClassSums(*shape, shift, second=second and len(shift) <= MOST_FEATURES)
+    """Sum over features that were kept."""
+    sums = empty_sums(features[:CHUNK], second=second)
     # Fold by fold: adding to a large covariance takes its time.
     for fold in np.unique(folds):
         of_fold = np.flatnonzero(folds == fold)
@@ -267,28 +287,6 @@ def sum_over(
             rows = of_fold[part]
             sums.add(features[rows], folds[rows], codes[rows], sample_weight[rows])
     return sums
-
-
-def _in_chunks(batches: Iterator[Batch]) -> Iterator[Batch]:
-    """Join batches: whatever their size, adding to a covariance takes its time."""
-    pending: list[Batch] = []
-    for batch in batches:
-        pending.append(batch)
-        n_rows = batch.rows.stop - pending[0].rows.start
-        n_bytes = sum(features.nbytes for each in pending for features in each.features)
-        if n_rows >= CHUNK or n_bytes >= _CHUNK_BYTES:
-            yield _joined(pending)
-            pending = []
-    if pending:
-        yield _joined(pending)
-
-
-def _joined(batches: list[Batch]) -> Batch:
-    rows = slice(batches[0].rows.start, batches[-1].rows.stop)
-    stages = zip(*(batch.features for batch in batches), strict=True)
-    features = [np.concatenate(stage) for stage in stages]
-    rounding = reduce(largest, (batch.rounding for batch in batches))
-    return Batch(rows, features, batches[0].shapes, rounding)
 
 
 def check_squares(stage_name: str, features: Features) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,28 +17,39 @@ class ClassSums:
     """Weighted sums over samples by fold and class, from which means follow.
 
     Sums add: over batches, machines and folds. They are taken about a shift, so
-    that features far from zero lose no digits.
+    that features far from zero lose no digits. There is room for the folds and classes
+    that have been met.
 
     Parameters
     ----------
-    n_folds, n_classes : int
-        Every sample belongs to one fold and one class.
-
     shift : ndarray of shape (n_features,)
         Any point near the features, such as the mean of the first batch.
 
     second : bool, default=False
         Sum the products of features too, which `covariance` needs.
+
+    Attributes
+    ----------
+    folds : ndarray of shape (n_folds,)
+        Those met, in ascending order; -1 is that of samples which are never left out.
+
+    weight : ndarray of shape (n_folds, n_classes)
+        Sums of the weights.
+
+    first : ndarray of shape (n_folds, n_classes, n_features)
+        Weighted sums of the features less the shift.
+
+    second : ndarray of shape (n_folds, n_features, n_features), or None
+        Weighted sums of the products of these.
     """
 
-    def __init__(
-        self, n_folds: int, n_classes: int, shift: Floats, *, second: bool = False
-    ) -> None:
+    def __init__(self, shift: Floats, *, second: bool = False) -> None:
         d = len(shift)
         self.shift = np.asarray(shift, dtype=np.float64)
-        self.weight = np.zeros((n_folds, n_classes))
-        self.first = np.zeros((n_folds, n_classes, d))
-        self.second = np.zeros((n_folds, d, d)) if second else None
+        self.folds = np.empty(0, dtype=np.intp)
+        self.weight = np.zeros((0, 0))
+        self.first = np.zeros((0, 0, d))
+        self.second = np.zeros((0, d, d)) if second else None
 
     def add(
         self,
@@ -46,10 +59,14 @@ class ClassSums:
         sample_weight: Floats,
     ) -> None:
         """Add a batch, features of shape (n_samples, n_features)."""
+        if not len(codes):
+            return
+        self._make_room(np.unique(folds), int(codes.max()) + 1)
         n_folds, n_classes = self.weight.shape
+        slots = self.folds.searchsorted(folds)
         shifted = features - self.shift
         weighted = shifted * sample_weight[:, None]
-        groups = folds * n_classes + codes
+        groups = slots * n_classes + codes
         order = groups.argsort()
         present, starts = np.unique(groups[order], return_index=True)
         self.weight.reshape(-1)[present] += np.add.reduceat(
@@ -59,9 +76,9 @@ class ClassSums:
             weighted[order], starts
         )
         if self.second is not None:
-            for fold in np.unique(folds):
-                rows = folds == fold
-                self.second[fold] += matmul(weighted[rows].T, shifted[rows])
+            for slot in np.unique(slots):
+                rows = slots == slot
+                self.second[slot] += matmul(weighted[rows].T, shifted[rows])
 
     def merge(self, other: ClassSums) -> None:
         """Add what `other` has summed, about whatever shift.
@@ -73,14 +90,37 @@ class ClassSums:
         """
         if (self.second is None) != (other.second is None):
             raise ValueError("Only one of the two sums has second moments.")
+        n_classes = other.weight.shape[1]
+        self._make_room(other.folds, n_classes)
+        slots = self.folds.searchsorted(other.folds)
         moved = other.shift - self.shift
-        self.weight += other.weight
-        self.first += other.first + other.weight[..., None] * moved
+        self.weight[slots, :n_classes] += other.weight
+        self.first[slots, :n_classes] += other.first + other.weight[..., None] * moved
         if self.second is not None and other.second is not None:
             total = other.first.sum(axis=1)
             cross = total[:, :, None] * moved + moved[:, None] * total[:, None, :]
             weight = other.weight.sum(axis=1)[:, None, None]
-            self.second += other.second + cross + weight * np.outer(moved, moved)
+            self.second[slots] += other.second + cross + weight * np.outer(moved, moved)
+
+    def take_classes(self, codes: NDArray[np.intp]) -> ClassSums:
+        """Return these sums with class ``codes[k]`` in place of class k."""
+        taken = copy.copy(self)
+        taken.weight, taken.first = self.weight[:, codes], self.first[:, codes]
+        return taken
+
+    def _make_room(self, folds: NDArray[np.intp], n_classes: int) -> None:
+        new = np.setdiff1d(folds, self.folds)
+        if len(new):
+            places = self.folds.searchsorted(new)
+            self.folds = np.insert(self.folds, places, new)
+            self.weight = np.insert(self.weight, places, 0.0, axis=0)
+            self.first = np.insert(self.first, places, 0.0, axis=0)
+            if self.second is not None:
+                self.second = np.insert(self.second, places, 0.0, axis=0)
+        more = max(n_classes - self.weight.shape[1], 0)
+        if more:
+            self.weight = np.pad(self.weight, [(0, 0), (0, more)])
+            self.first = np.pad(self.first, [(0, 0), (0, more), (0, 0)])
 
     def means(self, without_fold: int | None = None) -> Floats:
         """Return the class means, shape (n_classes, n_features).
@@ -132,7 +172,7 @@ class ClassSums:
         return within / weight.sum()
 
     def _rest(self, without_fold: int | None) -> NDArray[np.bool_]:
-        rest = np.ones(len(self.weight), dtype=bool)
-        if without_fold is not None:
-            rest[without_fold] = False
+        if without_fold is None:
+            return np.ones(len(self.folds), dtype=bool)
+        rest: NDArray[np.bool_] = self.folds != without_fold
         return rest
