@@ -1,6 +1,5 @@
 """The pictures of `peers.py`: accuracy against multiply-adds, and against seconds."""
 
-import csv
 from collections.abc import Iterable
 from itertools import cycle
 from pathlib import Path
@@ -12,7 +11,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from .tables import FOLDER
+from .tables import read_table
 
 PICTURES = Path(__file__).parents[1] / "docs" / "_static"
 TITLES = {
@@ -22,14 +21,6 @@ TITLES = {
 }
 FULL, STATIC = "full", "static"
 Row = dict[str, str]
-
-
-def read(table: str) -> list[Row]:
-    path = FOLDER / f"{table}.csv"
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def looks(methods: Iterable[str]) -> dict[str, dict]:
@@ -62,7 +53,7 @@ def means(rows: list[Row], x: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def draw_macs() -> None:
-    runs = read("peers_runs")
+    runs = read_table("peers_runs")
     subjects = [s for s in TITLES if any(run["subject"] == s for run in runs)]
     if not subjects:
         return
@@ -94,7 +85,7 @@ def draw_macs() -> None:
 
 
 def draw_seconds() -> None:
-    rows = read("peers_times")
+    rows = read_table("peers_times")
     subjects = [s for s in TITLES if any(row["network"] == s for row in rows)]
     if not subjects:
         return

@@ -2,12 +2,14 @@
 
 Exits of this package and those of Shallow-Deep Networks in the same loop, at thresholds
 for several budgets of multiply-adds, one image at a time and in batches. Fitted exits
-are those that ``python -m benchmarks.peers`` has left in the cache.
+are those that ``python -m benchmarks.peers`` has left in the cache; the lines of others
+stay as they are.
 """
 
 import argparse
 import pickle
 from collections.abc import Iterator
+from operator import itemgetter
 
 import numpy as np
 import torch
@@ -24,12 +26,14 @@ from .peers_picture import draw_seconds
 from .peers_store import frontier, kept, problem_of, within
 from .peers_subjects import Answers, Subject, load_subject
 from .peers_trained import TrainedExits, costs_of
-from .tables import write_table
+from .tables import read_table, write_table
 
+TABLE = "peers_times"
 SUBJECTS = ["fashion_mnist", "cifar10"]
 SHALLOW_DEEP = "Shallow-Deep, 20 epochs"
 BUDGETS = [0.15, 0.30, 0.60]
 SIZES = [1, 64]
+N_RACES = 3  # each of interleaved rounds
 HEADER = [
     "network",
     "method",
@@ -38,6 +42,7 @@ HEADER = [
     "accuracy",
     "multiply-adds",
     "time",
+    "spread",
     "ms, plain",
 ]
 
@@ -118,8 +123,13 @@ def rows_of(
             continue
         loss, cost = test.totals(thresholds)
         for size in SIZES:
-            race = network.race(subject.test.X, thresholds[:, 0], size)
-            figures = 1 - loss, cost, race.early / race.plain, 1000 * race.plain
+            races = [
+                network.race(subject.test.X, thresholds[:, 0], size)
+                for _ in range(N_RACES)
+            ]
+            time = np.array([race.early / race.plain for race in races])
+            plain = 1000 * np.median([race.plain for race in races])
+            figures = 1 - loss, cost, np.median(time), np.ptp(time) / 2, plain
             cells = [f"{figure:.3f}" for figure in figures]
             yield [subject.name, name, str(size), str(budget), *cells]
 
@@ -128,17 +138,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("subjects", nargs="*", default=SUBJECTS)
     parser.add_argument("--samples", type=int, help="of each part, to try it out")
+    parser.add_argument("--methods", nargs="+", help="these only, by name")
     options = parser.parse_args()
-    lines = [HEADER]
     for name in options.subjects:
         subject = load_subject(name, options.samples)
         for method, network in contestants(subject).items():
-            for line in rows_of(subject, method, network):
-                print(*line, sep=" | ", flush=True)
-                lines.append(line)
-                # At once, so that an interrupt loses nothing.
-                write_table("peers_times", lines)
+            if options.methods and method not in options.methods:
+                continue
+            lines = list(rows_of(subject, method, network))
+            print(*(" | ".join(line) for line in lines), sep="\n", flush=True)
+            replace_lines(name, method, lines)
     draw_seconds()
+
+
+def replace_lines(subject: str, method: str, lines: list[list[str]]) -> None:
+    """Write the lines of a method in place of those that there are."""
+    stored = [[row.get(field) or "" for field in HEADER] for row in read_table(TABLE)]
+    others = [line for line in stored if line[:2] != [subject, method]]
+    write_table(TABLE, [HEADER, *sorted([*others, *lines], key=itemgetter(0, 1))])
 
 
 if __name__ == "__main__":
