@@ -11,16 +11,17 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import ClassifierMixin
 from sklearn.utils import check_array
 
-from ._base import BaseE2CM, Fit
-from ._early_exit import EarlyExitClassifierMixin
+from ._base import BaseE2CM, Fit, columns_of
+from ._early_exit import EarlyExitClassifierMixin, largest
 from ._extractors import Extractor
 from ._fitting._classifiers import check_head
-from ._fitting._cross_fitting import CrossFit
+from ._fitting._cross_fitting import CrossFit, HeadSpec
 from ._fitting._exits import fit_stages
 from ._fitting._kept import Samples
 from ._fitting._last_stage import choose_last_head, head_labels, own_answers
-from ._fitting._statistics import collect_statistics
+from ._fitting._statistics import Statistics, collect_statistics, n_distinct_of
 from ._multi_exit._thresholds import check_thresholds
+from ._partial_fit import PartialFitMixin
 from ._utils._arrays import Floats
 from ._utils._compat import StrOptions, _fit_context
 from ._utils._hashing import row_hashes
@@ -34,7 +35,9 @@ from ._utils._validation import (
 )
 
 
-class E2CMClassifier(EarlyExitClassifierMixin, ClassifierMixin, BaseE2CM):
+class E2CMClassifier(
+    PartialFitMixin, EarlyExitClassifierMixin, ClassifierMixin, BaseE2CM
+):
     """Early exits by class means at every stage of a frozen network.
 
     Fitting runs the network once over the data, without gradients, and takes the
@@ -354,10 +357,14 @@ class E2CMClassifier(EarlyExitClassifierMixin, ClassifierMixin, BaseE2CM):
         classes, codes = np.unique(valid_y, return_inverse=True)
         hashes = row_hashes(valid_X)
         alone = check_classes(
-            classes, codes, hashes, weight, calibrate=bool(self.calibration)
+            classes,
+            n_distinct_of(hashes, codes),
+            np.bincount(codes, weight),
+            calibrate=bool(self.calibration),
         )
         check_thresholds(self.threshold, len(extractor.stage_names) - 1, len(classes))
-        spec, too_few = self._head_spec(hashes, len(classes), parts)
+        n_distinct = len(np.unique(hashes))
+        spec, too_few = self._head_spec(n_distinct, len(classes), parts)
         folds = self._folds(hashes, codes, spec) if folds is None else folds
 
         full_pass = self._full_pass(extractor, self.pooling)
@@ -365,10 +372,32 @@ class E2CMClassifier(EarlyExitClassifierMixin, ClassifierMixin, BaseE2CM):
         statistics = collect_statistics(
             full_pass,
             valid_X,
-            Samples(hashes, np.where(alone, -1, folds), codes, weight),
+            Samples(hashes, folds, codes, weight),
             second=spec.needs_products,
             everything=spec.needs_everything,
         )
+        return self._fit_exits(
+            statistics.set_apart(alone),
+            classes,
+            spec,
+            extractor=extractor,
+            too_few=too_few,
+            some=valid_X,
+            numbers=(valid_X.dtype, largest(valid_X)),
+            seen=columns_of(X),
+            since=since,
+        )
+
+    def _fit_exits(
+        self,
+        statistics: Statistics,
+        classes: NDArray[Any],
+        spec: HeadSpec,
+        *,
+        extractor: Extractor,
+        **named: Any,
+    ) -> CrossFit:
+        """Fit the heads of all stages; `named` are further parameters of `Fit`."""
         *exits, by_means = fit_stages(statistics, spec)
         # Raw features that happen to be as many as the classes are no head.
         no_head = self.extractor is None and self.final == "auto"
@@ -380,15 +409,10 @@ class E2CMClassifier(EarlyExitClassifierMixin, ClassifierMixin, BaseE2CM):
             classes,
             is_network=hasattr(extractor, "device"),
         )
-
         fit = Fit(
-            X=X,
-            valid_X=valid_X,
-            since=since,
             extractor=extractor,
             statistics=statistics,
             spec=spec,
-            too_few=too_few,
             kept=statistics,
             dtypes=[features.dtype for features in statistics.features],
             last=last,
@@ -399,6 +423,7 @@ class E2CMClassifier(EarlyExitClassifierMixin, ClassifierMixin, BaseE2CM):
                 "class_means_": means,
                 "final_": last.kind,
             },
+            **named,
         )
         return self._set_fitted(fit, exits)
 

@@ -17,7 +17,8 @@ from sklearn.base import (
 )
 from sklearn.cluster import KMeans
 
-from ._base import BaseE2CM, Fit
+from ._base import BaseE2CM, Fit, columns_of
+from ._early_exit import largest
 from ._extractors import Extractor
 from ._fitting._clusters import (
     Clusters,
@@ -321,7 +322,9 @@ class E2CMClusterer(
         check_thresholds(self.threshold, len(exit_names), known)
         hashes = row_hashes(valid_X)
         clusters, kept = self._cluster(extractor, valid_X, hashes, weight)
-        spec, too_few = self._head_spec(hashes[kept.rows], len(clusters.centers))
+        spec, too_few = self._head_spec(
+            len(np.unique(kept.samples.hashes)), len(clusters.centers)
+        )
         folds = (
             self._folds(hashes, clusters.codes, spec)
             if folds is None
@@ -349,8 +352,9 @@ class E2CMClusterer(
             labels[unused] = self._assign(extractor, all_X[unused], clusters)
 
         fit = Fit(
-            X=X,
-            valid_X=valid_X,
+            some=valid_X,
+            numbers=(valid_X.dtype, largest(valid_X)),
+            seen=columns_of(X),
             since=since,
             extractor=extractor,
             statistics=statistics,

@@ -119,8 +119,10 @@ class KeptFeatures:
         self.rounding = largest(self.rounding, batch.rounding)
         self._add(_Piece([*batch.features], samples, rows))
 
-    def merge(self, other: KeptFeatures) -> None:
+    def merge(self, other: KeptFeatures, codes: NDArray[np.intp]) -> None:
         """Add what another has seen, as if it had come after what this one has.
+
+        The other's class k is called ``codes[k]`` here.
 
         Where the other had less memory, no more is kept here: what it has dropped must
         not be what would be kept.
@@ -138,8 +140,9 @@ class KeptFeatures:
         for piece in pieces:
             self._add(piece)
         for piece in other._pieces:
-            moved = piece.rows + self.n_seen
-            self._add(_Piece([*piece.features], piece.samples, moved))
+            samples = piece.samples._replace(codes=codes[piece.samples.codes])
+            rows = piece.rows + self.n_seen
+            self._add(_Piece([*piece.features], samples, rows))
         self.n_seen += other.n_seen
 
     def finish(self) -> Kept:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -28,6 +27,9 @@ _CHUNK_BYTES = 2**27
 # Squares of features that are larger, or all smaller than its inverse, leave the range
 # of double precision.
 _LARGEST = 1e150
+
+# What is remembered of every sample.
+_SEEN = np.dtype([("hash", np.uint64), ("code", np.intp)])
 
 # Covariances of more features would need gigabytes.
 MOST_FEATURES = 4096
@@ -79,6 +81,17 @@ class Statistics:
     sample_weight: Floats
     n_distinct: int
 
+    def take_classes(self, codes: NDArray[np.intp]) -> Statistics:
+        """Return these with class ``codes[k]`` in place of class k."""
+        places = np.empty(int(codes.max()) + 1, dtype=np.intp)
+        places[codes] = np.arange(len(codes))
+        sums = [each.take_classes(codes) for each in self.sums]
+        return replace(self, sums=sums, codes=places[self.codes])
+
+    def set_apart(self, classes: NDArray[np.bool_]) -> Statistics:
+        """Return these with no sample of some classes held out."""
+        return replace(self, folds=np.where(classes[self.codes], -1, self.folds))
+
     @cached_property
     def held_out(self) -> NDArray[np.intp]:
         """Which of the kept samples are held out in some fold."""
@@ -90,6 +103,14 @@ def folds_by_hash(
 ) -> NDArray[np.intp]:
     """Return folds in which equal rows are together."""
     return (hashes % np.uint64(n_folds)).astype(np.intp)
+
+
+def n_distinct_of(
+    hashes: NDArray[np.uint64], codes: NDArray[np.intp]
+) -> NDArray[np.intp]:
+    """Return how many distinct samples each class has."""
+    distinct = np.unique(np.stack([codes, hashes.view(np.int64)]), axis=1)
+    return np.bincount(distinct[0])
 
 
 def in_one_fold(folds: NDArray[np.intp], codes: NDArray[np.intp]) -> NDArray[np.bool_]:
@@ -130,7 +151,7 @@ class RunningStatistics:
         self.second = second
         self.sums: list[ClassSums] = []
         self.kept = KeptFeatures(everything=everything)
-        self._hashes: list[NDArray[np.uint64]] = []
+        self._seen: list[NDArray[Any]] = []
         self._pending: list[tuple[Batch, Samples]] = []
 
     def add(self, batch: Batch, samples: Samples) -> None:
@@ -143,36 +164,56 @@ class RunningStatistics:
         """
         for name, features in zip(self.stage_names, batch.features, strict=True):
             check_squares(name, features)
-        self._hashes.append(samples.hashes)
+        seen = np.empty(len(samples.hashes), _SEEN)
+        seen["hash"], seen["code"] = samples.hashes, samples.codes
+        self._seen.append(seen)
         self.kept.add(batch, samples)
-        if self.kept.everything:
-            return
-        # Whatever the size of batches, adding to a covariance takes its time.
-        self._pending.append((batch, samples))
-        n_rows = sum(len(each.hashes) for _, each in self._pending)
-        n_bytes = sum(f.nbytes for each, _ in self._pending for f in each.features)
-        if not self.second or n_rows >= CHUNK or n_bytes >= _CHUNK_BYTES:
-            self._sum_pending()
+        if not self.kept.everything:
+            self._pending.append((batch, samples))
+            self._sum_if_many()
 
-    def merge(self, other: RunningStatistics) -> None:
-        """Add what another has seen."""
-        self._sum_pending()
-        other._sum_pending()
-        self.kept.merge(other.kept)
-        self._hashes += other._hashes
-        if not self.sums:
-            self.sums = copy.deepcopy(other.sums)
-            return
-        for mine, others in zip(self.sums, other.sums, strict=False):
-            mine.merge(others)
+    def merge(self, other: RunningStatistics, codes: NDArray[np.intp]) -> None:
+        """Add what another has seen, whose class k is called ``codes[k]`` here."""
+        for seen in other._seen:
+            renamed = seen.copy()
+            renamed["code"] = codes[seen["code"]]
+            self._seen.append(renamed)
+        self.kept.merge(other.kept, codes)
+        for stage, others in enumerate(other.sums):
+            if stage == len(self.sums):
+                self.sums.append(ClassSums(others.shift, second=others.has_products))
+            self.sums[stage].merge(others, codes)
+        self._pending += [
+            (batch, samples._replace(codes=codes[samples.codes]))
+            for batch, samples in other._pending
+        ]
+        self._sum_if_many()
+
+    def n_distinct(self) -> NDArray[np.intp]:
+        """Return how many distinct samples each class has, as far as one has any."""
+        distinct = self._distinct()
+        return n_distinct_of(distinct["hash"].copy(), distinct["code"])
 
     def finish(self) -> Statistics:
         """Return all of it; more may be added afterwards."""
         self._sum_pending()
-        self._hashes = [np.unique(np.concatenate(self._hashes))]
+        n_distinct = len(np.unique(self._distinct()["hash"]))
         return _statistics_of(
-            self.stage_names, self.sums, self.kept.finish(), len(self._hashes[0])
+            self.stage_names, self.sums, self.kept.finish(), n_distinct
         )
+
+    def _distinct(self) -> NDArray[Any]:
+        """Return hash and class of the distinct samples."""
+        if len(self._seen) > 1:
+            self._seen = [np.unique(np.concatenate(self._seen))]
+        return self._seen[0]
+
+    def _sum_if_many(self) -> None:
+        """Whatever the size of batches, adding to a covariance takes its time."""
+        n_rows = sum(len(samples.hashes) for _, samples in self._pending)
+        n_bytes = sum(f.nbytes for batch, _ in self._pending for f in batch.features)
+        if not self.second or n_rows >= CHUNK or n_bytes >= _CHUNK_BYTES:
+            self._sum_pending()
 
     def _sum_pending(self) -> None:
         if not self._pending:

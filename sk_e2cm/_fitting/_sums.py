@@ -80,8 +80,15 @@ class ClassSums:
                 rows = slots == slot
                 self.second[slot] += matmul(weighted[rows].T, shifted[rows])
 
-    def merge(self, other: ClassSums) -> None:
+    @property
+    def has_products(self) -> bool:
+        """Whether products of features are summed."""
+        return self.second is not None
+
+    def merge(self, other: ClassSums, codes: NDArray[np.intp] | None = None) -> None:
         """Add what `other` has summed, about whatever shift.
+
+        Its class k is called ``codes[k]`` here; by default alike.
 
         Raises
         ------
@@ -90,12 +97,13 @@ class ClassSums:
         """
         if (self.second is None) != (other.second is None):
             raise ValueError("Only one of the two sums has second moments.")
-        n_classes = other.weight.shape[1]
-        self._make_room(other.folds, n_classes)
+        codes = np.arange(other.weight.shape[1]) if codes is None else codes
+        self._make_room(other.folds, int(codes.max(initial=-1)) + 1)
         slots = self.folds.searchsorted(other.folds)
+        places = np.ix_(slots, codes[: other.weight.shape[1]])
         moved = other.shift - self.shift
-        self.weight[slots, :n_classes] += other.weight
-        self.first[slots, :n_classes] += other.first + other.weight[..., None] * moved
+        self.weight[places] += other.weight
+        self.first[places] += other.first + other.weight[..., None] * moved
         if self.second is not None and other.second is not None:
             total = other.first.sum(axis=1)
             cross = total[:, :, None] * moved + moved[:, None] * total[:, None, :]

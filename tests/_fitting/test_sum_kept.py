@@ -151,4 +151,6 @@ def test_features_are_kept_of_batches_of_any_size(n_kept, batch_size):
     for features, width in zip(kept[0].features, WIDTHS, strict=True):
         assert features.dtype == np.float32
         assert_array_equal(features, X[kept[0].rows, :width])
-    assert_array_equal(kept[0].rows, collect_within(n_kept / 2, (X, classes, weight)).kept)
+    assert_array_equal(
+        kept[0].rows, collect_within(n_kept / 2, (X, classes, weight)).kept
+    )
