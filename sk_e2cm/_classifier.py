@@ -22,6 +22,7 @@ from ._fitting._last_stage import choose_last_head, head_labels, own_answers
 from ._fitting._statistics import Statistics, collect_statistics, n_distinct_of
 from ._multi_exit._thresholds import check_thresholds
 from ._partial_fit import PartialFitMixin
+from ._streams import batches_of, is_stream
 from ._utils._arrays import Floats
 from ._utils._compat import StrOptions, _fit_context
 from ._utils._hashing import row_hashes
@@ -296,17 +297,22 @@ class E2CMClassifier(
         self.verbose = verbose
 
     def fit(
-        self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None
+        self,
+        X: ArrayLike,
+        y: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
     ) -> Self:
         """Take the class means of every stage, in one pass over the data.
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, ...)
-            Samples, each of the shape that the extractor takes.
+        X : array-like of shape (n_samples, ...), DataLoader or Dataset
+            Samples, each of the shape that the extractor takes; of torch's loaders and
+            datasets batches of (X, y) or (X, y, weight). Then only as many samples are
+            kept as for `partial_fit`.
 
-        y : array-like of shape (n_samples,)
-            Labels.
+        y : array-like of shape (n_samples,), default=None
+            Labels. None where they come with X.
 
         sample_weight : array-like of shape (n_samples,), default=None
             Non-negative; samples of weight 0 are ignored.
@@ -327,16 +333,24 @@ class E2CMClassifier(
         UserWarning
             If a class has only one sample, which calibration cannot learn from.
         """
-        self._cross_fit(X, y, sample_weight)
+        if is_stream(X):
+            self._fit_stream(X, y, sample_weight)
+        else:
+            self._cross_fit(X, y, sample_weight)
         self._warn_if_nobody_leaves()
         return self
+
+    @_fit_context(prefer_skip_nested_validation=False)
+    def _fit_stream(self, X: Any, y: Any, sample_weight: Any) -> None:
+        batches = batches_of(X, y, sample_weight, batch_size=self.batch_size)
+        self._fit_seen(self._collected(batches), in_parts=False)
 
     # Estimators that users pass are to be validated too.
     @_fit_context(prefer_skip_nested_validation=False)
     def _cross_fit(
         self,
         X: ArrayLike,
-        y: ArrayLike,
+        y: ArrayLike | None,
         sample_weight: ArrayLike | None,
         folds: NDArray[np.intp] | None = None,
     ) -> CrossFit:

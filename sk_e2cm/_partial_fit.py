@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, Self
 
@@ -17,20 +18,26 @@ from ._fitting._cross_fitting import CrossFit, HeadSpec
 from ._fitting._labelled import LabelledStatistics, Source
 from ._fitting._means import OF_SECOND_ORDER
 from ._fitting._statistics import Statistics
+from ._multi_exit._full_pass import FullPass
 from ._multi_exit._thresholds import check_thresholds
+from ._streams import SampleBatch, batches_of, check_alike, with_enough_first
+from ._utils._arrays import Floats
 from ._utils._compat import _fit_context
 from ._utils._validation import (
     as_labels,
     check_classes,
     check_samples,
     labels_like,
-    with_weight,
 )
 
 _NO_STATISTICS = (
     "fit keeps no statistics, which would be many times as large as the exits, and "
     "finalize drops them. Start from a clone, with partial_fit alone."
 )
+
+
+# Samples that are looked at together before the network is trusted.
+N_LOOKED_AT = 64
 
 
 class FinishedAttribute:
@@ -76,7 +83,7 @@ class PartialFitMixin(BaseE2CM):
     def partial_fit(
         self,
         X: ArrayLike,
-        y: ArrayLike,
+        y: ArrayLike | None = None,
         classes: ArrayLike | None = None,
         sample_weight: ArrayLike | None = None,
     ) -> Self:
@@ -90,11 +97,12 @@ class PartialFitMixin(BaseE2CM):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, ...)
-            Samples, each of the shape that the extractor takes.
+        X : array-like of shape (n_samples, ...), DataLoader or Dataset
+            Samples, each of the shape that the extractor takes; of torch's loaders and
+            datasets batches of (X, y) or (X, y, weight).
 
-        y : array-like of shape (n_samples,)
-            Labels.
+        y : array-like of shape (n_samples,), default=None
+            Labels. None where they come with X.
 
         classes : array-like of shape (n_classes,), default=None
             All labels that will come; needed at the first call, and may name new ones
@@ -166,8 +174,8 @@ class PartialFitMixin(BaseE2CM):
 
     def _seen(
         self,
-        X: ArrayLike,
-        y: ArrayLike,
+        X: Any,
+        y: Any,
         classes: ArrayLike | None,
         sample_weight: ArrayLike | None,
     ) -> LabelledStatistics:
@@ -180,37 +188,80 @@ class PartialFitMixin(BaseE2CM):
                 "The first call of partial_fit needs classes=, all labels that will "
                 "come."
             )
-        extractor = self._checked_extractor(X)
-        self._check_carry()
-        check_head(self.head)
-        valid_X, valid_y, weight = check_samples(
-            self, X, y, sample_weight, needs_y=True
-        )
-        if before is None:
-            columns = columns_of(X)
-        else:
-            columns = before.columns
-            validate_data(self, X, reset=False, skip_check_array=True)
-        used = with_weight(weight)
-        valid_X, valid_y, weight = valid_X[used], valid_y[used], weight[used]
         known = [] if before is None else [before.labels]
         if classes is not None:
             known.append(np.unique(as_labels(classes, "classes")))
         labels = np.unique(np.concatenate(known))
+        batches = batches_of(X, y, sample_weight, batch_size=self.batch_size)
+        return self._collected(batches, before, labels)
+
+    def _collected(
+        self,
+        batches: Iterator[SampleBatch],
+        before: LabelledStatistics | None = None,
+        labels: NDArray[Any] | None = None,
+    ) -> LabelledStatistics:
+        """Return the statistics of batches, whose labels are named here or not."""
+        self._check_carry()
+        check_head(self.head)
+        seen, full_pass = None, None
+        for batch in with_enough_first(batches, N_LOOKED_AT):
+            if not batch.counts:
+                continue
+            with batch.named():
+                X, y, weight = self._valid(batch, before)
+                if seen is None or full_pass is None:
+                    full_pass, seen = self._of_none(batch.X, X, y, before, labels)
+                check_alike(X, seen.some)
+                if labels is None:
+                    seen.name(np.unique(y))
+                else:
+                    y = labels_like(y, labels)
+                seen.add(full_pass, X, y, weight)
+        if seen is None:
+            raise ValueError("sample_weight is zero for every sample.")
+        return seen
+
+    def _valid(
+        self, batch: SampleBatch, before: LabelledStatistics | None
+    ) -> tuple[NDArray[Any], NDArray[Any], Floats]:
+        """Return samples, labels and weights of those that count."""
+        X, y, weight = check_samples(
+            self, batch.X, batch.y, batch.sample_weight, needs_y=True
+        )
+        if before is not None:
+            validate_data(self, batch.X, reset=False, skip_check_array=True)
+        used = weight > 0
+        if used.all():
+            return X, y, weight
+        return X[used], y[used], weight[used]
+
+    def _of_none(
+        self,
+        given: Any,
+        X: NDArray[Any],
+        y: NDArray[Any],
+        before: LabelledStatistics | None,
+        labels: NDArray[Any] | None,
+    ) -> tuple[FullPass, LabelledStatistics]:
+        """Return the pass over samples like these, and statistics of none yet."""
+        extractor = self._checked_extractor(given)
         full_pass = self._full_pass(extractor, self.pooling)
         source = Source(
             fingerprint_of(extractor),
             self.pooling,
-            valid_X.shape[1:],
+            X.shape[1:],
             self.metric in OF_SECOND_ORDER,
         )
         if before is None:
-            full_pass.verify(valid_X)
+            full_pass.verify(X)
+            columns = columns_of(given)
         else:
             before.source.check_same(source)
-        seen = LabelledStatistics.of_none(full_pass, source, labels, columns, valid_X)
-        seen.add(full_pass, valid_X, labels_like(valid_y, labels), weight)
-        return seen
+            columns = before.columns
+        first = np.unique(y) if labels is None else labels
+        seen = LabelledStatistics.of_none(full_pass, source, first, columns, X)
+        return full_pass, seen
 
     def _set_seen(self, seen: LabelledStatistics) -> None:
         """Set statistics; exits that were finished before are finished no more."""
@@ -223,8 +274,10 @@ class PartialFitMixin(BaseE2CM):
 
     def _finish(self) -> None:
         """Fit the exits to what was seen by partial fits."""
+        self._fit_seen(self.statistics_, in_parts=True)
+
+    def _fit_seen(self, seen: LabelledStatistics, *, in_parts: bool) -> None:
         since = time.perf_counter()
-        seen = self.statistics_
         extractor = self._checked_extractor(seen.some)
         found = seen.finish()
         alone = check_classes(
@@ -251,7 +304,7 @@ class PartialFitMixin(BaseE2CM):
             some=seen.some,
             numbers=(seen.some.dtype, seen.largest),
             seen=seen.columns,
-            in_parts=True,
+            in_parts=in_parts,
             since=since,
         )
 
