@@ -138,6 +138,7 @@ class BaseE2CM(EarlyExitMixin, BaseEstimator):
         "cost_unit": [StrOptions({"macs", "seconds"})],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
         "device": [str, torch.device, None],
+        "n_jobs": [Integral, None],
         "memory": [str, PathLike, joblib.Memory, None],
         "verbose": ["verbose"],
     }
@@ -149,6 +150,7 @@ class BaseE2CM(EarlyExitMixin, BaseEstimator):
     calibration: str | None
     carry: int
     cost_unit: str
+    n_jobs: int | None
 
     def _check_carry(self) -> None:
         """Refuse what features cannot be carried with."""

@@ -19,7 +19,8 @@ from ._fitting._cross_fitting import CrossFit, HeadSpec
 from ._fitting._exits import fit_stages
 from ._fitting._kept import Samples
 from ._fitting._last_stage import choose_last_head, head_labels, own_answers
-from ._fitting._statistics import Statistics, collect_statistics, n_distinct_of
+from ._fitting._statistics import Statistics, n_distinct_of
+from ._fitting._workers import collect_statistics
 from ._multi_exit._thresholds import check_thresholds
 from ._partial_fit import PartialFitMixin
 from ._streams import batches_of, is_stream
@@ -137,6 +138,11 @@ class E2CMClassifier(
 
     device : str, torch.device or None, default=None
         Where to run. None is where the extractor's weights are.
+
+    n_jobs : int or None, default=None
+        Workers of joblib among which `fit` splits its pass over an array. None is 1,
+        unless `joblib.parallel_config` says more: with "dask" the workers may be those
+        of a cluster. Results are the same to rounding.
 
     memory : str, path, joblib.Memory or None, default=None
         Where to cache the features of every stage, so that a search over thresholds
@@ -277,6 +283,7 @@ class E2CMClassifier(
         cost_unit: str = "macs",
         batch_size: int = 128,
         device: str | torch.device | None = None,
+        n_jobs: int | None = None,
         memory: Any = None,
         verbose: int = 0,
     ) -> None:
@@ -293,6 +300,7 @@ class E2CMClassifier(
         self.cost_unit = cost_unit
         self.batch_size = batch_size
         self.device = device
+        self.n_jobs = n_jobs
         self.memory = memory
         self.verbose = verbose
 
@@ -389,6 +397,7 @@ class E2CMClassifier(
             Samples(hashes, folds, codes, weight),
             second=spec.needs_products,
             everything=spec.needs_everything,
+            n_jobs=self.n_jobs,
         )
         return self._fit_exits(
             statistics.set_apart(alone),

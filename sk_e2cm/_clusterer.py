@@ -107,6 +107,11 @@ class E2CMClusterer(
     device : str, torch.device or None, default=None
         Where to run. None is where the extractor's weights are.
 
+    n_jobs : int or None, default=None
+        Workers of joblib among which `fit` splits its pass over an array. None is 1,
+        unless `joblib.parallel_config` says more: with "dask" the workers may be those
+        of a cluster. Results are the same to rounding.
+
     memory : str, path, joblib.Memory or None, default=None
         Where to cache the features of every stage. Used by `fit`, `transform`,
         `exit_proba` and the scorers of `sk_e2cm.metrics`, never by predictions.
@@ -240,6 +245,7 @@ class E2CMClusterer(
         cost_unit: str = "macs",
         batch_size: int = 128,
         device: str | torch.device | None = None,
+        n_jobs: int | None = None,
         memory: Any = None,
         verbose: int = 0,
         random_state: Any = None,
@@ -256,6 +262,7 @@ class E2CMClusterer(
         self.cost_unit = cost_unit
         self.batch_size = batch_size
         self.device = device
+        self.n_jobs = n_jobs
         self.memory = memory
         self.verbose = verbose
         self.random_state = random_state

@@ -127,19 +127,18 @@ class KeptFeatures:
         Where the other had less memory, no more is kept here: what it has dropped must
         not be what would be kept.
         """
-        if self.everything or other.everything:
-            raise ValueError("Features of all samples cannot be merged.")
         if not self.shapes:
             self.shapes, self.rounding = other.shapes, other.rounding
             self._most = other._most
         if other.shapes:
             self.rounding = largest(self.rounding, other.rounding)
         bounds = [last for last in (self._last, other._last) if last is not None]
-        self._last = min(bounds, default=None)
-        pieces, self._pieces = [*self._pieces], []
-        for piece in pieces:
-            self._add(piece)
-        for piece in other._pieces:
+        if other._last is not None:
+            self._last = min(bounds)
+            pieces, self._pieces = self._pieces, []
+            for piece in pieces:
+                self._add(piece)
+        for piece in other._in_memory():
             samples = piece.samples._replace(codes=codes[piece.samples.codes])
             rows = piece.rows + self.n_seen
             self._add(_Piece([*piece.features], samples, rows))
@@ -163,6 +162,17 @@ class KeptFeatures:
             found.rows,
             self.n_seen,
         )
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Files stay where they are.
+        return vars(self) | {"_pieces": self._in_memory(), "_files": []}
+
+    def _in_memory(self) -> list[_Piece]:
+        if not self._files:
+            return self._pieces
+        found = self.finish()
+        features = [np.array(of_stage) for of_stage in found.features]
+        return [_Piece(features, found.samples, found.rows)]
 
     def _add(self, piece: _Piece) -> None:
         if self.everything:

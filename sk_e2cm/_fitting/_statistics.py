@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils import gen_batches
 
-from .._multi_exit._full_pass import Batch, FullPass, Shape
+from .._multi_exit._full_pass import Batch, Shape
 from .._utils._arrays import Features, Floats
 from ._kept import CHUNK, Kept, KeptFeatures, SampleFeatures, Samples
 from ._sums import ClassSums
@@ -154,6 +154,12 @@ class RunningStatistics:
         self._seen: list[NDArray[Any]] = []
         self._pending: list[tuple[Batch, Samples]] = []
 
+    def of_none(self) -> RunningStatistics:
+        """Return statistics of the same kind, of no samples yet."""
+        return RunningStatistics(
+            self.stage_names, second=self.second, everything=self.kept.everything
+        )
+
     def add(self, batch: Batch, samples: Samples) -> None:
         """Add the samples of a batch, with their features at every stage.
 
@@ -227,26 +233,6 @@ class RunningStatistics:
             if stage == len(self.sums):
                 self.sums.append(empty_sums(features, second=self.second))
             self.sums[stage].add(features, known.folds, known.codes, known.weight)
-
-
-def collect_statistics(
-    full_pass: FullPass,
-    X: NDArray[Any],
-    samples: Samples,
-    *,
-    second: bool = False,
-    everything: bool = False,
-) -> Statistics:
-    """Run the network once; sum over all samples and keep the features of some.
-
-    `second` and `everything` are those of `RunningStatistics`.
-    """
-    running = RunningStatistics(
-        full_pass.stage_names, second=second, everything=everything
-    )
-    for batch in full_pass(X):
-        running.add(batch, samples.take(batch.rows))
-    return running.finish()
 
 
 def sum_kept(

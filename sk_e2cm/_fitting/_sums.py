@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,6 +80,23 @@ class ClassSums:
                 rows = slots == slot
                 self.second[slot] += matmul(weighted[rows].T, shifted[rows])
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Products are symmetric: half of them tell all.
+        state = vars(self).copy()
+        if self.second is not None:
+            rows, columns = np.triu_indices(len(self.shift))
+            state["second"] = self.second[:, rows, columns]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        if self.second is not None:
+            halves, d = self.second, len(self.shift)
+            rows, columns = np.triu_indices(d)
+            self.second = np.empty((len(halves), d, d))
+            self.second[:, rows, columns] = halves
+            self.second[:, columns, rows] = halves
+
     @property
     def has_products(self) -> bool:
         """Whether products of features are summed."""
@@ -112,7 +129,8 @@ class ClassSums:
 
     def take_classes(self, codes: NDArray[np.intp]) -> ClassSums:
         """Return these sums with class ``codes[k]`` in place of class k."""
-        taken = copy.copy(self)
+        taken = ClassSums(self.shift)
+        taken.folds, taken.second = self.folds, self.second
         taken.weight, taken.first = self.weight[:, codes], self.first[:, codes]
         return taken
 

@@ -10,10 +10,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sk_e2cm import TorchExtractor
 from sk_e2cm._fitting._cross_fitting import HeadSpec, fit_class_means
 from sk_e2cm._fitting._kept import Samples
-from sk_e2cm._fitting._statistics import (
-    collect_statistics,
-    folds_by_hash,
-)
+from sk_e2cm._fitting._statistics import folds_by_hash
+from sk_e2cm._fitting._workers import collect_statistics
 from sk_e2cm._multi_exit._full_pass import FullPass
 from sk_e2cm._utils._hashing import row_hashes
 from sk_e2cm.testing import CountingExtractor, ToyExtractor
