@@ -9,6 +9,7 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from sklearn.base import clone
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ._base import BaseE2CM, columns_of
@@ -160,6 +161,43 @@ class PartialFitMixin(BaseE2CM):
         self._set_seen(self.statistics_)
         return self
 
+    def for_sharing(self, features: bool = False) -> Self:
+        """Return a copy for others to merge, whose samples stay here.
+
+        What travels is, for each stage, fold and class, the number of the samples, the
+        sum of their features and, for a whitened metric, the sums of products of all
+        classes together; further how many samples are distinct, the largest number
+        among them, and the network. Such sums say what samples are like on average, and
+        of a class of one sample what its features are. They say whether a sample that
+        somebody already has, alone in its class, is among them.
+
+        Where it is merged, calibration and scales come from the features that are kept
+        there. If none are, exits need ``calibration=None``, ``final="class_means"``
+        and, to be whitened, `shrinkage` by "oas" or a number; the Euclidean scale s_k
+        is the square root of the mean squared distance then, an upper bound of it.
+
+        Parameters
+        ----------
+        features : bool, default=False
+            Whether the pooled features that were kept, and hashes of all samples,
+            travel too: then exits are those of one fit to the samples of both.
+
+        Returns
+        -------
+        E2CMClassifier
+            The copy.
+
+        Raises
+        ------
+        ValueError
+            If the estimator has no statistics.
+        """
+        if "statistics_" not in vars(self):
+            raise ValueError(f"There are no statistics to share. {_NO_STATISTICS}")
+        shared = clone(self)
+        shared._set_seen(self.statistics_.for_sharing(features=features))
+        return shared
+
     def finalize(self) -> Self:
         """Finish the exits after partial fits, and drop the statistics.
 
@@ -286,6 +324,8 @@ class PartialFitMixin(BaseE2CM):
             found.weight,
             calibrate=bool(self.calibration),
         )
+        if not len(found.statistics.kept):
+            self._check_without_features()
         n_classes = len(found.labels)
         n_exits = len(extractor.stage_names) - 1
         check_thresholds(self.threshold, n_exits, n_classes)
@@ -307,6 +347,29 @@ class PartialFitMixin(BaseE2CM):
             in_parts=in_parts,
             since=since,
         )
+
+    def _check_without_features(self) -> None:
+        """Refuse what cannot follow from sums alone."""
+        wanted = {
+            "calibration": None,
+            "final": "class_means",
+            "head": "class_means",
+            "carry": 0,
+        }
+        others = {
+            name: value
+            for name, value in wanted.items()
+            if not (isinstance(getattr(self, name), type(value)))
+            or getattr(self, name) != value
+        }
+        if self.metric in OF_SECOND_ORDER and self.shrinkage == "ledoit_wolf":
+            others["shrinkage"] = "oas"
+        if others:
+            asked = ", ".join(f"{name}={value!r}" for name, value in others.items())
+            raise ValueError(
+                "No features were kept, only sums: they came from for_sharing(). Exits "
+                f"can be fitted with {asked}, or after samples have been added here."
+            )
 
     def _fit_exits(
         self,

@@ -262,3 +262,98 @@ def test_unfitted_there_is_nothing_to_predict_with(default):
     assert not hasattr(default, "network_")
     with pytest.raises(ValueError, match="not fitted"):
         default.predict(np.zeros((2, 12)))
+
+
+# Sums that are shared
+
+
+SUMS_ALONE = {"calibration": None, "final": "class_means", "shrinkage": "oas"}
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "mahalanobis"])
+def test_of_shared_sums_the_means_are_those_of_all(data, metric):
+    X, y, weight = data
+    clf = E2CMClassifier(ToyExtractor(), metric=metric, **SUMS_ALONE)
+    here, there = parts_of(N, 2)
+    shared = in_parts(clf, data, [there]).for_sharing()
+    found = in_parts(clf, data, [here]).merge(shared)
+    expected = clone(clf).fit(X, y, weight)
+    for one, other in zip(found.class_means_, expected.class_means_, strict=True):
+        assert_allclose(one, other, rtol=0, atol=1e-12)
+    if metric == "mahalanobis":  # nothing of it needs features
+        assert_allclose(found.exit_proba(X), expected.exit_proba(X), atol=1e-9)
+
+
+def test_with_features_the_exits_are_those_of_all(clf, data):
+    X, y, weight = data
+    here, there = parts_of(N, 2)
+    shared = in_parts(clf, data, [there]).for_sharing(features=True)
+    found = in_parts(clf, data, [here]).merge(shared)
+    assert_same(found, clone(clf).fit(X, y, weight), X, 1e-6)
+
+
+def test_calibration_is_that_of_the_features_kept_here(data, default):
+    here, there = parts_of(N, 2)
+    receiver = in_parts(default, data, [here])
+    alone = receiver.temperature_
+    receiver.merge(in_parts(default, data, [there]).for_sharing())
+    assert len(receiver.statistics_.finish().statistics.kept) == len(here)
+    assert (receiver.temperature_ != alone).all()
+    assert_allclose(receiver.temperature_, alone, rtol=0.5)
+
+
+def test_nothing_of_a_sample_is_in_what_is_shared(data, default):
+    clf = in_parts(default, data, parts_of(N, 2))
+    shared = clf.for_sharing()
+    assert len(pickle.dumps(shared)) < len(pickle.dumps(clf)) / 2
+    running = shared.statistics_.running
+    assert not len(running._distinct())
+    assert not len(running.finish().kept)
+    assert not len(shared.statistics_.some)
+    assert len(clf.statistics_.some)
+    assert_array_equal(running.n_distinct(), clf.statistics_.running.n_distinct())
+
+
+def test_sums_alone_are_enough_for_exits_that_need_no_more(data):
+    X, y, weight = data
+    clf = E2CMClassifier(ToyExtractor(), **SUMS_ALONE)
+    shared = [in_parts(clf, data, [rows]).for_sharing() for rows in parts_of(N, 3)]
+    found = shared[0].merge(shared[1]).merge(shared[2])
+    expected = clone(clf).fit(X, y, weight)
+    assert_allclose(found.exit_proba(X), expected.exit_proba(X), atol=1e-9)
+
+
+def test_the_scale_by_sums_alone_bounds_the_papers(data):
+    X, y, weight = data
+    clf = E2CMClassifier(ToyExtractor(), metric="euclidean", **SUMS_ALONE)
+    found = in_parts(clf, data, parts_of(N, 3)).for_sharing().distance_scale_
+    expected = clone(clf).fit(X, y, weight)
+    for scale, papers, means in zip(
+        found, expected.distance_scale_, expected.class_means_, strict=True
+    ):
+        features = X[:, : means.shape[1]]
+        squared = ((features[:, None] - means) ** 2).sum(axis=2)
+        assert_allclose(scale, np.sqrt(np.average(squared, axis=0, weights=weight)))
+        assert (scale >= papers).all()
+
+
+NEEDS_FEATURES = {
+    "calibration": {"calibration": "temperature"},
+    "final": {"final": "auto"},
+    "head": {"head": LogisticRegression()},
+    "carry": {"carry": 1},
+    "shrinkage": {"shrinkage": "ledoit_wolf"},
+}
+
+
+@pytest.mark.parametrize("name", NEEDS_FEATURES)
+def test_what_needs_features_is_refused_by_name(data, name):
+    clf = E2CMClassifier(ToyExtractor(), **SUMS_ALONE | NEEDS_FEATURES[name])
+    shared = in_parts(clf, data, parts_of(N, 1)).for_sharing()
+    with pytest.raises(ValueError, match=f"can be fitted with {name}="):
+        shared.predict(data[0])
+
+
+def test_without_statistics_there_is_nothing_to_share(data, default):
+    with pytest.raises(ValueError, match="no statistics to share"):
+        clone(default).fit(*data[:2]).for_sharing()

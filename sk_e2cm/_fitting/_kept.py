@@ -144,6 +144,17 @@ class KeptFeatures:
             self._add(_Piece([*piece.features], samples, rows))
         self.n_seen += other.n_seen
 
+    def of_none(self) -> KeptFeatures:
+        """Return what knows the shapes of the features, and has seen none."""
+        found = KeptFeatures(everything=self.everything)
+        found.shapes, found.rounding, found._most = (
+            self.shapes,
+            self.rounding,
+            self._most,
+        )
+        found._pieces = [piece.take(slice(0)) for piece in self._pieces[:1]]
+        return found
+
     def finish(self) -> Kept:
         """Return what is kept; more may be added afterwards."""
         self._drop(self._most)

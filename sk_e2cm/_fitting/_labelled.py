@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import copy
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -160,6 +161,16 @@ class LabelledStatistics:
         self.name(other.labels)
         self.running.merge(other.running, self._codes_of(other.labels))
         self.largest = max(self.largest, other.largest)
+        if not len(self.some):
+            self.some = other.some
+
+    def for_sharing(self, *, features: bool) -> LabelledStatistics:
+        """Return a copy, with the features kept or without any sample's."""
+        if features:
+            return copy.deepcopy(self)
+        nothing = self.some[:0]
+        running = copy.deepcopy(self.running.for_sharing())
+        return replace(self, running=running, some=nothing)
 
     def finish(self) -> Finished:
         """Return what exits are fitted to; more may be added afterwards."""

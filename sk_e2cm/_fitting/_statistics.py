@@ -152,6 +152,7 @@ class RunningStatistics:
         self.sums: list[ClassSums] = []
         self.kept = KeptFeatures(everything=everything)
         self._seen: list[NDArray[Any]] = []
+        self._counted = np.zeros(0, dtype=np.intp)
         self._pending: list[tuple[Batch, Samples]] = []
 
     def of_none(self) -> RunningStatistics:
@@ -180,6 +181,10 @@ class RunningStatistics:
 
     def merge(self, other: RunningStatistics, codes: NDArray[np.intp]) -> None:
         """Add what another has seen, whose class k is called ``codes[k]`` here."""
+        n_classes = max(int(codes.max(initial=-1)) + 1, len(self._counted))
+        counted = np.pad(self._counted, (0, n_classes - len(self._counted)))
+        counted[codes[: len(other._counted)]] += other._counted
+        self._counted = counted
         for seen in other._seen:
             renamed = seen.copy()
             renamed["code"] = codes[seen["code"]]
@@ -198,20 +203,35 @@ class RunningStatistics:
     def n_distinct(self) -> NDArray[np.intp]:
         """Return how many distinct samples each class has, as far as one has any."""
         distinct = self._distinct()
-        return n_distinct_of(distinct["hash"].copy(), distinct["code"])
+        found = n_distinct_of(distinct["hash"].copy(), distinct["code"])
+        n_classes = max(len(found), len(self._counted))
+        counts = np.zeros(n_classes, dtype=np.intp)
+        counts[: len(found)] += found
+        counts[: len(self._counted)] += self._counted
+        return counts
+
+    def for_sharing(self) -> RunningStatistics:
+        """Return the sums and counts alone: no features, no hashes."""
+        self._sum_pending()
+        found = RunningStatistics(self.stage_names, second=self.second)
+        found.sums = self.sums
+        found.kept = self.kept.of_none()
+        found._counted = self.n_distinct()
+        return found
 
     def finish(self) -> Statistics:
         """Return all of it; more may be added afterwards."""
         self._sum_pending()
         n_distinct = len(np.unique(self._distinct()["hash"]))
+        n_distinct += int(self._counted.sum())
         return _statistics_of(
             self.stage_names, self.sums, self.kept.finish(), n_distinct
         )
 
     def _distinct(self) -> NDArray[Any]:
         """Return hash and class of the distinct samples."""
-        if len(self._seen) > 1:
-            self._seen = [np.unique(np.concatenate(self._seen))]
+        if len(self._seen) != 1:
+            self._seen = [np.unique(np.concatenate([np.empty(0, _SEEN), *self._seen]))]
         return self._seen[0]
 
     def _sum_if_many(self) -> None:

@@ -41,6 +41,9 @@ class ClassSums:
 
     second : ndarray of shape (n_folds, n_features, n_features), or None
         Weighted sums of the products of these.
+
+    squares : ndarray of shape (n_folds,)
+        Weighted sums of their squared norms.
     """
 
     def __init__(self, shift: Floats, *, second: bool = False) -> None:
@@ -50,6 +53,7 @@ class ClassSums:
         self.weight = np.zeros((0, 0))
         self.first = np.zeros((0, 0, d))
         self.second = np.zeros((0, d, d)) if second else None
+        self.squares = np.zeros(0)
 
     def add(
         self,
@@ -75,6 +79,8 @@ class ClassSums:
         self.first.reshape(n_folds * n_classes, -1)[present] += np.add.reduceat(
             weighted[order], starts
         )
+        norms = np.einsum("nd,nd->n", weighted, shifted)
+        self.squares += np.bincount(slots, norms, minlength=n_folds)
         if self.second is not None:
             for slot in np.unique(slots):
                 rows = slots == slot
@@ -121,6 +127,8 @@ class ClassSums:
         moved = other.shift - self.shift
         self.weight[places] += other.weight
         self.first[places] += other.first + other.weight[..., None] * moved
+        sums, norm = other.first.sum(axis=1) @ moved, moved @ moved
+        self.squares[slots] += other.squares + 2 * sums + other.weight.sum(1) * norm
         if self.second is not None and other.second is not None:
             total = other.first.sum(axis=1)
             cross = total[:, :, None] * moved + moved[:, None] * total[:, None, :]
@@ -131,6 +139,7 @@ class ClassSums:
         """Return these sums with class ``codes[k]`` in place of class k."""
         taken = ClassSums(self.shift)
         taken.folds, taken.second = self.folds, self.second
+        taken.squares = self.squares
         taken.weight, taken.first = self.weight[:, codes], self.first[:, codes]
         return taken
 
@@ -141,6 +150,7 @@ class ClassSums:
             self.folds = np.insert(self.folds, places, new)
             self.weight = np.insert(self.weight, places, 0.0, axis=0)
             self.first = np.insert(self.first, places, 0.0, axis=0)
+            self.squares = np.insert(self.squares, places, 0.0)
             if self.second is not None:
                 self.second = np.insert(self.second, places, 0.0, axis=0)
         more = max(n_classes - self.weight.shape[1], 0)
@@ -162,6 +172,14 @@ class ClassSums:
             others = self.first[rest].sum(axis=0)
             first = np.where(present[:, None], others, first)
         return self.shift + first / weight[:, None]
+
+    def mean_squared_distances(self) -> Floats:
+        """Return the mean squared distance of all samples to each class mean."""
+        total = self.weight.sum()
+        centre = self.first.sum(axis=(0, 1)) / total
+        moved = self.means() - self.shift
+        apart = np.einsum("kd,kd->k", moved, moved) - 2 * moved @ centre
+        return np.maximum(self.squares.sum() / total + apart, 0.0)
 
     def priors(self, without_fold: int | None = None) -> Floats:
         """Return the classes' shares of the weight; one left out keeps its own."""
