@@ -21,7 +21,13 @@ from ._fitting._means import OF_SECOND_ORDER
 from ._fitting._statistics import Statistics
 from ._multi_exit._full_pass import FullPass
 from ._multi_exit._thresholds import check_thresholds
-from ._streams import SampleBatch, batches_of, check_alike, with_enough_first
+from ._streams import (
+    N_LOOKED_AT,
+    SampleBatch,
+    batches_of,
+    check_alike,
+    with_enough_first,
+)
 from ._utils._arrays import Floats
 from ._utils._compat import _fit_context
 from ._utils._validation import (
@@ -35,10 +41,6 @@ _NO_STATISTICS = (
     "fit keeps no statistics, which would be many times as large as the exits, and "
     "finalize drops them. Start from a clone, with partial_fit alone."
 )
-
-
-# Samples that are looked at together before the network is trusted.
-N_LOOKED_AT = 64
 
 
 class FinishedAttribute:

@@ -17,6 +17,9 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
+# Samples that are looked at together before the network is trusted.
+N_LOOKED_AT = 64
+
 # Samples of so many bytes are predicted at once.
 _PART_BYTES = 2**26
 

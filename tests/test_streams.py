@@ -2,9 +2,12 @@
 
 import numpy as np
 import pytest
+import sklearn
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
+from sklearn.metrics import adjusted_rand_score
+from sklearn.mixture import GaussianMixture
 from torch.utils.data import (
     DataLoader,
     Dataset,
@@ -13,7 +16,8 @@ from torch.utils.data import (
     TensorDataset,
 )
 
-from sk_e2cm import E2CMClassifier, TorchExtractor, TunedExitsCV
+from sk_e2cm import E2CMClassifier, E2CMClusterer, TorchExtractor, TunedExitsCV
+from sk_e2cm._utils._hashing import row_hashes
 from sk_e2cm.testing import CountingExtractor, ToyExtractor
 
 N = 500
@@ -339,3 +343,72 @@ def test_weights_that_are_all_zero_are_refused(data, fitted):
     X, y, _ = data
     stream = loader_of(X, y, np.zeros(N))
     check_refused(fitted, stream, ValueError, "zero for every sample")
+
+
+# Clusters
+
+
+@pytest.fixture(
+    params=[{}, {"carry": 1}, {"clusterer": GaussianMixture(4, random_state=0)}],
+    ids=str,
+)
+def clusterer(request):
+    return E2CMClusterer(ToyExtractor(), 4, random_state=0, **request.param)
+
+
+def by_hash(X):
+    return X[row_hashes(X).argsort(kind="stable")]
+
+
+@pytest.mark.parametrize("make", INPUTS.values(), ids=INPUTS)
+def test_clusters_of_batches_are_those_of_all_in_the_order_of_their_hashes(make, data):
+    X, y, _ = data
+    clusterer = E2CMClusterer(ToyExtractor(), 4, random_state=0)
+    found, expected = clone(clusterer).fit(make(X, y)), clone(clusterer)
+    expected.fit(by_hash(X))
+    assert_allclose(found.cluster_centers_, expected.cluster_centers_, atol=1e-5)
+    assert_allclose(found.exit_proba(X), expected.exit_proba(X), atol=1e-5)
+    assert found.labels_ is None
+
+
+def test_clusterers_and_weights_are_those_that_a_fit_takes(data, clusterer):
+    X, _, _ = data
+    weight = 1 + np.abs(X[:, 0])
+    if clusterer.clusterer is not None:
+        weight = np.ones(N)
+    found = clone(clusterer).fit(loader_of(X, np.zeros(N), weight, batch_size=128))
+    weight = weight[row_hashes(X).argsort(kind="stable")]
+    expected = clone(clusterer).fit(by_hash(X), sample_weight=weight)
+    assert_allclose(found.cluster_centers_, expected.cluster_centers_, atol=1e-5)
+    assert_allclose(found.exit_proba(X), expected.exit_proba(X), atol=1e-5)
+
+
+def test_of_more_than_the_memory_holds_a_subset_makes_the_clusters():
+    X, y, _ = make_data(4000)
+    clusterer = E2CMClusterer(ToyExtractor(), 4, random_state=0)
+    with sklearn.config_context(working_memory=0.05):
+        found = clusterer.fit(loader_of(X))
+        assert 200 < len(found.clusterer_.labels_) < 3000
+    assert adjusted_rand_score(found.predict(loader_of(X)), y) > 0.8
+
+
+def test_the_clusters_of_a_stream_are_predicted_in_a_second_pass(data):
+    X, _, _ = data
+    clusterer = E2CMClusterer(ToyExtractor(), 4, random_state=0)
+    found = clone(clusterer).fit_predict(loader_of(X))
+    expected = clone(clusterer).fit(loader_of(X))
+    assert_array_equal(found, expected.exit_proba(X)[:, -1].argmax(axis=1))
+
+
+def test_clusters_of_a_bad_batch_are_refused(data):
+    X, y, _ = data
+    fitted = E2CMClusterer(ToyExtractor(), 4, random_state=0).fit(X)
+    for other, message in (BAD["another shape"], BAD["NaN"]):
+        stream = batches_of(X, y, 7, other)
+        check_refused(fitted, stream, ValueError, f"Batch 7: .*{message}")
+
+
+def test_a_stream_with_fewer_samples_than_clusters_is_refused(data):
+    clusterer = E2CMClusterer(ToyExtractor(), 8)
+    with pytest.raises(ValueError, match="n_clusters=8 is more than there are"):
+        clusterer.fit(loader_of(data[0][:5]))

@@ -10,7 +10,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
 
-from sk_e2cm import E2CMClassifier, TorchExtractor
+from sk_e2cm import E2CMClassifier, E2CMClusterer, TorchExtractor
 from sk_e2cm.testing import ToyExtractor
 
 N = 700
@@ -81,3 +81,17 @@ def test_a_worker_that_ends_is_told_of():
     with pytest.raises(RuntimeError, match=r"A worker has ended.*parallel_config"):
         clf.fit(X, y)
     assert not hasattr(clf, "network_")
+
+
+@pytest.mark.parametrize("params", [{}, {"carry": 1}], ids=str)
+@pytest.mark.parametrize("working_memory", [1024, 0.01])
+def test_workers_find_the_clusters_of_one(params, working_memory):
+    X, _, weight = make_data()
+    clusterer = E2CMClusterer(
+        ToyExtractor(), 4, batch_size=50, random_state=0, **params
+    )
+    with sklearn.config_context(working_memory=working_memory):
+        expected = clone(clusterer).fit(X, sample_weight=weight)
+        found = clone(clusterer).set_params(n_jobs=2).fit(X, sample_weight=weight)
+    assert_array_equal(found.labels_, expected.labels_)
+    assert_allclose(found.exit_proba(X), expected.exit_proba(X), rtol=0, atol=1e-9)

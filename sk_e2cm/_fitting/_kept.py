@@ -84,6 +84,13 @@ class Kept(NamedTuple):
     rows: NDArray[np.intp]
     n_seen: int
 
+    def by_hash(self) -> Kept:
+        """Return the same in the order of the hashes."""
+        order = self.samples.hashes.argsort(kind="stable")
+        features = [of_stage[order] for of_stage in self.features]
+        samples, rows = self.samples.take(order), self.rows[order]
+        return self._replace(features=features, samples=samples, rows=rows)
+
 
 class KeptFeatures:
     """The features of as many samples as fit into scikit-learn's ``working_memory``.

@@ -169,8 +169,7 @@ class RunningStatistics:
         ValueError
             If their squares overflow, or vanish.
         """
-        for name, features in zip(self.stage_names, batch.features, strict=True):
-            check_squares(name, features)
+        check_batch(self.stage_names, batch)
         seen = np.empty(len(samples.hashes), _SEEN)
         seen["hash"], seen["code"] = samples.hashes, samples.codes
         self._seen.append(seen)
@@ -336,12 +335,13 @@ def sum_over(
     return sums
 
 
-def check_squares(stage_name: str, features: Features) -> None:
+def check_batch(stage_names: Sequence[str], batch: Batch) -> None:
     """Refuse features whose squares overflow, or vanish."""
-    size = max(float(features.max()), -float(features.min()))
-    if size > _LARGEST or 0 < size < 1 / _LARGEST:
-        raise ValueError(
-            f"The features of stage {stage_name!r} are as large as {size:.3g}, and "
-            f"their squares overflow or vanish; from {1 / _LARGEST:g} to {_LARGEST:g} "
-            "is allowed. Rescale X, or that stage's output."
-        )
+    for name, features in zip(stage_names, batch.features, strict=True):
+        size = max(float(features.max()), -float(features.min()))
+        if size > _LARGEST or 0 < size < 1 / _LARGEST:
+            raise ValueError(
+                f"The features of stage {name!r} are as large as {size:.3g}, and "
+                f"their squares overflow or vanish; from {1 / _LARGEST:g} to "
+                f"{_LARGEST:g} is allowed. Rescale X, or that stage's output."
+            )

@@ -8,7 +8,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import pairwise
-from typing import Any
+from typing import Any, Protocol
 
 import joblib
 import numpy as np
@@ -16,13 +16,26 @@ from numpy.typing import NDArray
 from sklearn.utils.parallel import Parallel, delayed
 
 from .._extractors import fingerprint_of
-from .._multi_exit._full_pass import FullPass
+from .._multi_exit._full_pass import Batch, FullPass
 from .._utils._hashing import content_hash
 from ._kept import Samples
 from ._statistics import RunningStatistics, Statistics
 
 # So that none waits long for the last.
 _TASKS_PER_WORKER = 2
+
+
+class Summed(Protocol):
+    """What samples are added to, here and by workers."""
+
+    def of_none(self) -> Any:
+        """Return the same, of no samples yet."""
+
+    def add(self, batch: Batch, samples: Samples) -> None:
+        """Add the samples of a batch."""
+
+    def merge(self, other: Any, codes: NDArray[np.intp]) -> None:
+        """Add what another has seen, whose class k is called ``codes[k]`` here."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +57,10 @@ def run(
     full_pass: FullPass,
     X: NDArray[Any],
     samples: Samples,
-    statistics: RunningStatistics,
+    into: Summed,
     n_jobs: int | None,
 ) -> None:
-    """Add all samples to statistics of none yet.
+    """Add all samples to what has seen none yet.
 
     Parameters
     ----------
@@ -60,7 +73,7 @@ def run(
     samples : Samples
         What is known of them.
 
-    statistics : RunningStatistics
+    into : RunningStatistics or ClusterFeatures
         To which they are added.
 
     n_jobs : int or None
@@ -76,16 +89,16 @@ def run(
     """
     n_workers = joblib.effective_n_jobs(n_jobs)
     if n_workers == 1:
-        add(full_pass, X, samples, statistics)
+        add(full_pass, X, samples, into)
         return
     shipped, n_classes = _shipped(full_pass), int(samples.codes.max()) + 1
     tasks = (
-        delayed(_part)(shipped, X[rows], samples.take(rows), statistics)
+        delayed(_part)(shipped, X[rows], samples.take(rows), into)
         for rows in _split(len(X), full_pass.batch_size, n_workers)
     )
     try:
         for part in Parallel(n_jobs=n_jobs)(tasks):
-            statistics.merge(part, np.arange(n_classes))
+            into.merge(part, np.arange(n_classes))
     except BrokenProcessPool as error:
         raise RuntimeError(
             "A worker has ended in the middle of the pass, for want of memory perhaps, "
@@ -123,17 +136,15 @@ def add(
     full_pass: FullPass,
     X: NDArray[Any],
     samples: Samples,
-    statistics: RunningStatistics,
+    into: Summed,
 ) -> None:
     """Run the network over samples, and add them."""
     for batch in full_pass(X):
-        statistics.add(batch, samples.take(batch.rows))
+        into.add(batch, samples.take(batch.rows))
 
 
-def _part(
-    shipped: _Shipped, X: NDArray[Any], samples: Samples, like: RunningStatistics
-) -> RunningStatistics:
-    found = like.of_none()
+def _part(shipped: _Shipped, X: NDArray[Any], samples: Samples, like: Summed) -> Summed:
+    found: Summed = like.of_none()
     add(_unpacked(shipped), X, samples, found)
     return found
 
