@@ -32,13 +32,14 @@ from ._fitting._cross_fitting import CrossFit, fit_class_means
 from ._fitting._exits import fit_exits
 from ._fitting._kept import Kept, KeptFeatures, Samples
 from ._fitting._means import ClassMeans
-from ._fitting._statistics import check_batch, sum_kept
+from ._fitting._statistics import check_batch, folds_by_hash, sum_kept
 from ._fitting._workers import run
 from ._multi_exit._thresholds import check_thresholds
 from ._streams import (
     N_LOOKED_AT,
     batches_of,
     check_alike,
+    check_no_labels,
     is_stream,
     with_enough_first,
 )
@@ -311,7 +312,8 @@ class E2CMClusterer(
             fitted before is left as it was.
         """
         if is_stream(X):
-            self._fit_stream(X, sample_weight)
+            check_no_labels(X, None, sample_weight)
+            self._fit_stream(X)
         else:
             self._cross_fit(X, y, sample_weight)
         self._warn_if_nobody_leaves()
@@ -347,13 +349,13 @@ class E2CMClusterer(
         return self.labels_
 
     @_fit_context(prefer_skip_nested_validation=False)
-    def _fit_stream(self, X: Any, sample_weight: ArrayLike | None) -> None:
+    def _fit_stream(self, X: Any, n_folds: int | None = None) -> CrossFit:
         """Fit to as many samples of a stream as are kept."""
         since = time.perf_counter()
         self._check_carry()
         clusterer = self._cloned_clusterer()
         running, some, size = KeptFeatures(), None, 0.0
-        batches = batches_of(X, None, sample_weight, batch_size=self.batch_size)
+        batches = batches_of(X, batch_size=self.batch_size)
         for batch in with_enough_first(batches, N_LOOKED_AT):
             if not batch.counts:
                 continue
@@ -385,12 +387,14 @@ class E2CMClusterer(
         fit_params(clusterer, weight)
         clusters = self._found(clusterer, last, weight, kept.rounding[-1])
         kept = kept._replace(features=of_exits, rows=np.arange(len(last)))
-        self._fit_exits(
+        hashes = kept.samples.hashes
+        folds = None if n_folds is None else folds_by_hash(hashes, n_folds)
+        return self._fit_exits(
             clusters,
             kept,
-            kept.samples.hashes,
+            hashes,
             weight,
-            None,
+            folds,
             labels=None,
             extractor=extractor,
             some=some,

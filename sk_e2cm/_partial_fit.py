@@ -18,7 +18,7 @@ from ._fitting._classifiers import check_head
 from ._fitting._cross_fitting import CrossFit, HeadSpec
 from ._fitting._labelled import LabelledStatistics, Source
 from ._fitting._means import OF_SECOND_ORDER
-from ._fitting._statistics import Statistics
+from ._fitting._statistics import N_FOLDS, Statistics
 from ._multi_exit._full_pass import FullPass
 from ._multi_exit._thresholds import check_thresholds
 from ._streams import (
@@ -240,6 +240,7 @@ class PartialFitMixin(BaseE2CM):
         batches: Iterator[SampleBatch],
         before: LabelledStatistics | None = None,
         labels: NDArray[Any] | None = None,
+        n_folds: int = N_FOLDS,
     ) -> LabelledStatistics:
         """Return the statistics of batches, whose labels are named here or not."""
         self._check_carry()
@@ -257,7 +258,7 @@ class PartialFitMixin(BaseE2CM):
                     seen.name(np.unique(y))
                 else:
                     y = labels_like(y, labels)
-                seen.add(full_pass, X, y, weight)
+                seen.add(full_pass, X, y, weight, n_folds)
         if seen is None:
             raise ValueError("sample_weight is zero for every sample.")
         return seen
@@ -316,7 +317,7 @@ class PartialFitMixin(BaseE2CM):
         """Fit the exits to what was seen by partial fits."""
         self._fit_seen(self.statistics_, in_parts=True)
 
-    def _fit_seen(self, seen: LabelledStatistics, *, in_parts: bool) -> None:
+    def _fit_seen(self, seen: LabelledStatistics, *, in_parts: bool) -> CrossFit:
         since = time.perf_counter()
         extractor = self._checked_extractor(seen.some)
         found = seen.finish()
@@ -337,7 +338,7 @@ class PartialFitMixin(BaseE2CM):
             folds = self._folds(statistics.hashes, statistics.codes, spec)
             n_kept = len(np.unique(statistics.hashes))
             statistics = replace(statistics, sums=[], folds=folds, n_distinct=n_kept)
-        self._fit_exits(
+        return self._fit_exits(
             statistics.set_apart(alone),
             found.labels,
             spec,

@@ -88,11 +88,7 @@ def batches_of(
     if not is_stream(X):
         yield SampleBatch(X, y, sample_weight)
         return
-    if y is not None or sample_weight is not None:
-        raise ValueError(
-            f"Labels and weights come from the {type(X).__name__}, as (X, y) or (X, y, "
-            "weight). Leave out y and sample_weight."
-        )
+    check_no_labels(X, y, sample_weight)
     loader = X if isinstance(X, DataLoader) else DataLoader(X, batch_size=batch_size)
     n_batches = 0
     for number, given in enumerate(loader):
@@ -103,6 +99,21 @@ def batches_of(
         raise ValueError(
             f"The {type(X).__name__} has given no batch. Is it empty, or can it be "
             "read once only? It has to start anew each time."
+        )
+
+
+def check_no_labels(X: Any, y: Any, sample_weight: Any) -> None:
+    """Refuse labels and weights beside a stream, which has its own.
+
+    Raises
+    ------
+    ValueError
+        If there are any.
+    """
+    if y is not None or sample_weight is not None:
+        raise ValueError(
+            f"Labels and weights come from the {type(X).__name__}, as (X, y) or (X, y, "
+            "weight). Leave out y and sample_weight."
         )
 
 

@@ -8,6 +8,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 from sklearn.metrics import adjusted_rand_score
 from sklearn.mixture import GaussianMixture
+from sklearn.model_selection import PredefinedSplit
 from torch.utils.data import (
     DataLoader,
     Dataset,
@@ -17,6 +18,7 @@ from torch.utils.data import (
 )
 
 from sk_e2cm import E2CMClassifier, E2CMClusterer, TorchExtractor, TunedExitsCV
+from sk_e2cm._fitting._statistics import folds_by_hash
 from sk_e2cm._utils._hashing import row_hashes
 from sk_e2cm.testing import CountingExtractor, ToyExtractor
 
@@ -412,3 +414,90 @@ def test_a_stream_with_fewer_samples_than_clusters_is_refused(data):
     clusterer = E2CMClusterer(ToyExtractor(), 8)
     with pytest.raises(ValueError, match="n_clusters=8 is more than there are"):
         clusterer.fit(loader_of(data[0][:5]))
+
+
+# Tuning
+
+
+@pytest.fixture(scope="module")
+def held_out():
+    return make_data(seed=0, n=900)
+
+
+def frontier_of(search):
+    return [search.frontier_[name] for name in ("cost", "score", "expected_score")]
+
+
+@pytest.mark.parametrize("make", [dataset_of, loader_of])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_thresholds_of_a_fitted_estimator_are_those_of_all(make, weighted, held_out):
+    X, y, weight = held_out
+    clf = E2CMClassifier(ToyExtractor()).fit(X[:400], y[:400])
+    rest = (X[400:], y[400:], weight[400:])[: 2 + weighted]
+    found, expected = (
+        TunedExitsCV(clf, max_drop=0.02, cv="prefit", random_state=0).fit(*given)
+        for given in ([make(*rest)], rest)
+    )
+    assert_allclose(frontier_of(found), frontier_of(expected), rtol=0, atol=1e-9)
+    assert_allclose(found.best_threshold_, expected.best_threshold_, atol=1e-5)
+    assert found.label_share_ == pytest.approx(expected.label_share_)
+
+
+def test_without_labels_thresholds_agree_with_the_full_network(held_out):
+    X, y, _ = held_out
+    clf = E2CMClassifier(ToyExtractor()).fit(X[:400], y[:400])
+    found, expected = (
+        TunedExitsCV(clf, max_drop=0.02, cv="prefit", random_state=0).fit(given)
+        for given in (loader_of(X[400:]), X[400:])
+    )
+    assert found.full_score_ == expected.full_score_ == 1
+    assert_allclose(frontier_of(found), frontier_of(expected), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("n_folds", [3, 5])
+@pytest.mark.parametrize("params", [{}, {"carry": 1}], ids=str)
+def test_folds_of_a_stream_follow_from_the_content(n_folds, params, held_out):
+    X, y, _ = held_out
+    clf = E2CMClassifier(ToyExtractor(), **params)
+    search = TunedExitsCV(clf, max_drop=0.02, cv=n_folds, random_state=0)
+    found = clone(search).fit(loader_of(X, y))
+    folds = PredefinedSplit(folds_by_hash(row_hashes(X), n_folds))
+    expected = clone(search).set_params(cv=folds).fit(X, y)
+    best = found.best_cost_, found.best_score_
+    assert best == pytest.approx((expected.best_cost_, expected.best_score_), abs=0.01)
+    assert (found.predict(X) == expected.predict(X)).mean() > 0.99
+
+
+def test_the_network_runs_once_while_thresholds_are_tuned(held_out):
+    X, y, _ = held_out
+    extractor = CountingExtractor(ToyExtractor())
+    search = TunedExitsCV(E2CMClassifier(extractor), max_drop=0.02, random_state=0)
+    search.fit(loader_of(X, y))
+    assert set(extractor.rows) == {len(X)}
+
+
+def test_clusters_are_tuned_over_a_stream(held_out):
+    X, _, _ = held_out
+    clusterer = E2CMClusterer(ToyExtractor(), 4, random_state=0)
+    search = TunedExitsCV(clusterer, max_drop=0.05, random_state=0).fit(loader_of(X))
+    assert search.full_score_ == 1
+    assert search.best_score_ >= 0.95
+    assert search.best_cost_ < 1
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"confidence": 0.9}, "confidence= sets samples aside"),
+        ({"cv": 0.2}, "folds follow from the content.*got cv=0.2"),
+        ({"refit": False}, "got cv=5 and refit=False"),
+    ],
+)
+def test_what_a_stream_has_no_parts_for_is_refused(params, message, held_out):
+    X, y, _ = held_out
+    clf = E2CMClassifier(ToyExtractor())
+    search = TunedExitsCV(clf, max_drop=0.02, **params)
+    with pytest.raises(ValueError, match=message):
+        search.fit(loader_of(X, y))
+    with pytest.raises(ValueError, match="Labels and weights come from the"):
+        TunedExitsCV(clf, max_drop=0.02).fit(loader_of(X, y), y)

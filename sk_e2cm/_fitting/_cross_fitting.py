@@ -118,9 +118,9 @@ class CrossFit:
         return self.statistics.hashes[self.statistics.held_out]
 
     @property
-    def rows(self) -> NDArray[np.intp]:
-        """Which samples of the fit these are; those without weight do not count."""
-        return self.statistics.kept[self.statistics.held_out]
+    def weight(self) -> Floats:
+        """Their weights."""
+        return self.statistics.sample_weight[self.statistics.held_out]
 
     def out_of_fold(self) -> Iterator[Floats]:
         """Yield the probabilities of each stage, (n_held_out, n_classes)."""

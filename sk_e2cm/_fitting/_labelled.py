@@ -14,7 +14,7 @@ from .._multi_exit._full_pass import FullPass, Shape
 from .._utils._arrays import Floats
 from .._utils._hashing import row_hashes
 from ._kept import Samples
-from ._statistics import RunningStatistics, Statistics, folds_by_hash
+from ._statistics import N_FOLDS, RunningStatistics, Statistics, folds_by_hash
 
 
 class Source(NamedTuple):
@@ -128,7 +128,12 @@ class LabelledStatistics:
         return cls(source, running, labels, columns, some)
 
     def add(
-        self, full_pass: FullPass, X: NDArray[Any], y: NDArray[Any], weight: Floats
+        self,
+        full_pass: FullPass,
+        X: NDArray[Any],
+        y: NDArray[Any],
+        weight: Floats,
+        n_folds: int = N_FOLDS,
     ) -> None:
         """Run the network over samples, and add them.
 
@@ -139,7 +144,7 @@ class LabelledStatistics:
         """
         hashes = row_hashes(X)
         codes = self._codes_of(y)
-        samples = Samples(hashes, folds_by_hash(hashes), codes, weight)
+        samples = Samples(hashes, folds_by_hash(hashes, n_folds), codes, weight)
         for batch in full_pass(X):
             self.running.add(batch, samples.take(batch.rows))
         self.largest = max(self.largest, float(X.max()), -float(X.min()))
