@@ -68,7 +68,12 @@ class SampleBatch(NamedTuple):
 
 
 def is_stream(X: Any) -> bool:
-    """Tell what comes batch by batch from an array of all samples."""
+    """Tell what comes batch by batch from an array of all samples.
+
+    A list of (x, y) is what scikit-learn's searches make of a part of a dataset.
+    """
+    if isinstance(X, list) and X and isinstance(X[0], (list, tuple)):
+        return len(X[0]) in (2, 3) and bool(getattr(X[0][0], "shape", ()))
     return isinstance(X, (Dataset, DataLoader))
 
 

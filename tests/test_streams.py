@@ -8,7 +8,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 from sklearn.metrics import adjusted_rand_score
 from sklearn.mixture import GaussianMixture
-from sklearn.model_selection import PredefinedSplit
+from sklearn.model_selection import GridSearchCV, KFold, PredefinedSplit
 from torch.utils.data import (
     DataLoader,
     Dataset,
@@ -20,6 +20,7 @@ from torch.utils.data import (
 from sk_e2cm import E2CMClassifier, E2CMClusterer, TorchExtractor, TunedExitsCV
 from sk_e2cm._fitting._statistics import folds_by_hash
 from sk_e2cm._utils._hashing import row_hashes
+from sk_e2cm.metrics import accuracy_cost_scorer, best_within_cost
 from sk_e2cm.testing import CountingExtractor, ToyExtractor
 
 N = 500
@@ -501,3 +502,26 @@ def test_what_a_stream_has_no_parts_for_is_refused(params, message, held_out):
         search.fit(loader_of(X, y))
     with pytest.raises(ValueError, match="Labels and weights come from the"):
         TunedExitsCV(clf, max_drop=0.02).fit(loader_of(X, y), y)
+
+
+@pytest.mark.parametrize("make", [dataset_of, Pairs, Lists], ids=str)
+def test_a_grid_search_ranges_over_a_dataset(make, held_out):
+    X, y, _ = held_out
+    search = GridSearchCV(
+        E2CMClassifier(ToyExtractor()),
+        {"threshold": [0.6, 0.9], "metric": ["euclidean", "mahalanobis"]},
+        scoring=accuracy_cost_scorer,
+        refit=best_within_cost(0.9),
+        cv=KFold(3, shuffle=True, random_state=0),
+    )
+    found, expected = clone(search).fit(make(X, y)), clone(search).fit(X, y)
+    assert found.best_params_ == expected.best_params_
+    for name in ("mean_test_accuracy", "mean_test_cost"):
+        assert_allclose(found.cv_results_[name], expected.cv_results_[name], atol=0.005)
+    assert_allclose(found.predict_proba(X), expected.predict_proba(X), atol=1e-4)
+
+
+def test_lists_of_numbers_are_no_samples_with_labels(fitted):
+    X = np.zeros((3, 12)).tolist()
+    assert fitted.predict(X).shape == (3,)
+    assert fitted.predict([np.zeros(12)] * 2).shape == (2,)
