@@ -93,7 +93,9 @@ def run(
         return
     shipped, n_classes = _shipped(full_pass), int(samples.codes.max()) + 1
     tasks = (
-        delayed(_part)(shipped, X[rows], samples.take(rows), into)
+        # One tuple: joblib would send arrays to workers of Dask beforehand, and they
+        # would be lost with these.
+        delayed(_part)((shipped, X[rows], samples.take(rows), into))
         for rows in _split(len(X), full_pass.batch_size, n_workers)
     )
     try:
@@ -143,7 +145,8 @@ def add(
         into.add(batch, samples.take(batch.rows))
 
 
-def _part(shipped: _Shipped, X: NDArray[Any], samples: Samples, like: Summed) -> Summed:
+def _part(task: tuple[_Shipped, NDArray[Any], Samples, Summed]) -> Summed:
+    shipped, X, samples, like = task
     found: Summed = like.of_none()
     add(_unpacked(shipped), X, samples, found)
     return found
