@@ -22,7 +22,7 @@ autodoc_typehints = "none"  # the numpydoc sections state the types
 autodoc_default_options = {
     # What scikit-learn adds to every estimator points at its own documentation.
     "exclude-members": "get_metadata_routing, set_fit_request, set_output, "
-    "set_score_request",
+    "set_partial_fit_request, set_score_request",
 }
 # The class template lists the members already.
 numpydoc_show_class_members = False

@@ -18,12 +18,12 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from ._early_exit import EarlyExitMixin, largest
+from ._early_exit import EarlyExitMixin
 from ._extractors import Extractor, RawFeatures, check_columns, check_extractor
 from ._fitting._assembly import build_network
 from ._fitting._cross_fitting import CrossFit, FittedHead, HeadSpec
 from ._fitting._exits import refit_exits
-from ._fitting._kept import KeptFeatures
+from ._fitting._kept import Kept
 from ._fitting._means import METRICS, OF_SECOND_ORDER, metric_for
 from ._fitting._statistics import (
     MOST_FEATURES,
@@ -46,8 +46,14 @@ class Fit:
 
     Parameters
     ----------
-    X, valid_X
-        As users gave the samples, and as an array of those that count.
+    some : ndarray of shape (n, ...)
+        Samples to measure on.
+
+    numbers : tuple of (dtype, float)
+        Of the samples: their type, and the largest absolute value.
+
+    seen : BaseEstimator
+        Knows the columns of the samples.
 
     since : float
         When the fit began: costs in seconds are measured last.
@@ -64,7 +70,7 @@ class Fit:
     too_few : str or None
         Why under another metric than asked.
 
-    kept : KeptFeatures or Statistics
+    kept : Kept or Statistics
         The shapes and the rounding of all stages.
 
     dtypes : list of dtype
@@ -79,24 +85,36 @@ class Fit:
     labels : ndarray of shape (n_classes,)
         What the columns of the probabilities stand for.
 
+    in_parts : bool, default=False
+        Whether more samples may come, and statistics stay for it.
+
     attributes : callable
         Returns fitted attributes of the estimator's own, given the means of the stages
         that have a head of means, or None for each without.
     """
 
-    X: Any
-    valid_X: NDArray[Any]
+    some: NDArray[Any]
+    numbers: tuple[np.dtype[Any], float]
+    seen: BaseEstimator
     since: float
     extractor: Extractor
     statistics: Statistics
     spec: HeadSpec
     too_few: str | None
-    kept: KeptFeatures | Statistics
+    kept: Kept | Statistics
     dtypes: list[np.dtype[Any]]
     last: FittedHead
     last_means: tuple[FittedHead, ...]
     labels: NDArray[Any]
+    in_parts: bool = False
     attributes: Callable[[list[Any]], dict[str, Any]]
+
+
+def columns_of(X: Any) -> BaseEstimator:
+    """Return what knows the number of the columns, and their names if they have any."""
+    seen = BaseEstimator()
+    validate_data(seen, X, skip_check_array=True)
+    return seen
 
 
 class BaseE2CM(EarlyExitMixin, BaseEstimator):
@@ -120,6 +138,7 @@ class BaseE2CM(EarlyExitMixin, BaseEstimator):
         "cost_unit": [StrOptions({"macs", "seconds"})],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
         "device": [str, torch.device, None],
+        "n_jobs": [Integral, None],
         "memory": [str, PathLike, joblib.Memory, None],
         "verbose": ["verbose"],
     }
@@ -131,6 +150,7 @@ class BaseE2CM(EarlyExitMixin, BaseEstimator):
     calibration: str | None
     carry: int
     cost_unit: str
+    n_jobs: int | None
 
     def _check_carry(self) -> None:
         """Refuse what features cannot be carried with."""
@@ -151,12 +171,11 @@ class BaseE2CM(EarlyExitMixin, BaseEstimator):
 
     def _head_spec(
         self,
-        hashes: NDArray[np.uint64],
+        n_distinct: int,
         n_classes: int,
         parts: tuple[Any, ...] = ("class_means",),
     ) -> tuple[HeadSpec, str | None]:
         """Say how heads are fitted, and why under another metric than asked."""
-        n_distinct = len(np.unique(hashes))
         metric, reason = metric_for(self.metric, n_distinct, n_classes)
         carry = self.carry
         if reason and carry:
@@ -198,15 +217,13 @@ class BaseE2CM(EarlyExitMixin, BaseEstimator):
             rounding=fit.kept.rounding,
             dtypes=fit.dtypes,
             labels=fit.labels,
-            input_shape=fit.valid_X.shape[1:],
+            input_shape=fit.some.shape[1:],
         )
         seconds = None
         if self.cost_unit == "seconds":
             network, seconds = self._in_seconds(
-                network, fit.valid_X, self.batch_size, since=fit.since
+                network, fit.some, self.batch_size, since=fit.since
             )
-        seen = BaseEstimator()
-        validate_data(seen, fit.X, skip_check_array=True)
         by_means = [*exits, *fit.last_means]
         means = [head.means for head in by_means]
         metrics = [each.metric if each else None for each in means]
@@ -215,17 +232,19 @@ class BaseE2CM(EarlyExitMixin, BaseEstimator):
             "network_": network,
             "seconds_": seconds,
             "_warned_of": set(),
-            "input_shape_": fit.valid_X.shape[1:],
+            "input_shape_": fit.some.shape[1:],
             "metric_": metrics,
             "metric_reason_": reason,
             "distance_scale_": [each and each.scale for each in means],
             "temperature_": np.array([head.temperature for head in by_means]),
-            "_fitted_numbers": (fit.valid_X.dtype, largest(fit.valid_X)),
+            "_fitted_numbers": fit.numbers,
         }
         # Nothing is set before this point, so that a failed fit leaves no trace.
-        state = vars(self) | vars(seen) | fitted
-        if "feature_names_in_" not in vars(seen):
+        state = vars(self) | vars(fit.seen) | fitted
+        if "feature_names_in_" not in vars(fit.seen):
             state.pop("feature_names_in_", None)
+        if not fit.in_parts:
+            state.pop("statistics_", None)
         self.__dict__ = state
         set_again = partial(self._set_fitted, fit)
         refit = partial(refit_exits, fit.statistics, fit.spec, exits, set_again)

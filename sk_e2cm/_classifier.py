@@ -11,15 +11,19 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import ClassifierMixin
 from sklearn.utils import check_array
 
-from ._base import BaseE2CM, Fit
-from ._early_exit import EarlyExitClassifierMixin
+from ._base import BaseE2CM, Fit, columns_of
+from ._early_exit import EarlyExitClassifierMixin, largest
 from ._extractors import Extractor
 from ._fitting._classifiers import check_head
-from ._fitting._cross_fitting import CrossFit
+from ._fitting._cross_fitting import CrossFit, HeadSpec
 from ._fitting._exits import fit_stages
+from ._fitting._kept import Samples
 from ._fitting._last_stage import choose_last_head, head_labels, own_answers
-from ._fitting._statistics import collect_statistics
+from ._fitting._statistics import N_FOLDS, Statistics, n_distinct_of
+from ._fitting._workers import collect_statistics
 from ._multi_exit._thresholds import check_thresholds
+from ._partial_fit import PartialFitMixin
+from ._streams import batches_of, check_no_labels, is_stream
 from ._utils._arrays import Floats
 from ._utils._compat import StrOptions, _fit_context
 from ._utils._hashing import row_hashes
@@ -33,7 +37,9 @@ from ._utils._validation import (
 )
 
 
-class E2CMClassifier(EarlyExitClassifierMixin, ClassifierMixin, BaseE2CM):
+class E2CMClassifier(
+    PartialFitMixin, EarlyExitClassifierMixin, ClassifierMixin, BaseE2CM
+):
     """Early exits by class means at every stage of a frozen network.
 
     Fitting runs the network once over the data, without gradients, and takes the
@@ -132,6 +138,11 @@ class E2CMClassifier(EarlyExitClassifierMixin, ClassifierMixin, BaseE2CM):
 
     device : str, torch.device or None, default=None
         Where to run. None is where the extractor's weights are.
+
+    n_jobs : int or None, default=None
+        Workers of joblib among which `fit` splits its pass over an array. None is 1,
+        unless `joblib.parallel_config` says more: with "dask" the workers may be those
+        of a cluster. Results are the same to rounding.
 
     memory : str, path, joblib.Memory or None, default=None
         Where to cache the features of every stage, so that a search over thresholds
@@ -272,6 +283,7 @@ class E2CMClassifier(EarlyExitClassifierMixin, ClassifierMixin, BaseE2CM):
         cost_unit: str = "macs",
         batch_size: int = 128,
         device: str | torch.device | None = None,
+        n_jobs: int | None = None,
         memory: Any = None,
         verbose: int = 0,
     ) -> None:
@@ -288,21 +300,27 @@ class E2CMClassifier(EarlyExitClassifierMixin, ClassifierMixin, BaseE2CM):
         self.cost_unit = cost_unit
         self.batch_size = batch_size
         self.device = device
+        self.n_jobs = n_jobs
         self.memory = memory
         self.verbose = verbose
 
     def fit(
-        self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None
+        self,
+        X: ArrayLike,
+        y: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
     ) -> Self:
         """Take the class means of every stage, in one pass over the data.
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, ...)
-            Samples, each of the shape that the extractor takes.
+        X : array-like of shape (n_samples, ...), DataLoader or Dataset
+            Samples, each of the shape that the extractor takes; of torch's loaders and
+            datasets batches of (X, y) or (X, y, weight). Then only as many samples are
+            kept as for `partial_fit`.
 
-        y : array-like of shape (n_samples,)
-            Labels.
+        y : array-like of shape (n_samples,), default=None
+            Labels. None where they come with X.
 
         sample_weight : array-like of shape (n_samples,), default=None
             Non-negative; samples of weight 0 are ignored.
@@ -323,16 +341,27 @@ class E2CMClassifier(EarlyExitClassifierMixin, ClassifierMixin, BaseE2CM):
         UserWarning
             If a class has only one sample, which calibration cannot learn from.
         """
-        self._cross_fit(X, y, sample_weight)
+        if is_stream(X):
+            check_no_labels(X, y, sample_weight)
+            self._fit_stream(X)
+        else:
+            self._cross_fit(X, y, sample_weight)
         self._warn_if_nobody_leaves()
         return self
+
+    @_fit_context(prefer_skip_nested_validation=False)
+    def _fit_stream(self, X: Any, n_folds: int = N_FOLDS) -> CrossFit:
+        """Fit to a stream; `CrossFit` is of the samples that are kept."""
+        batches = batches_of(X, batch_size=self.batch_size)
+        seen = self._collected(batches, n_folds=n_folds)
+        return self._fit_seen(seen, in_parts=False)
 
     # Estimators that users pass are to be validated too.
     @_fit_context(prefer_skip_nested_validation=False)
     def _cross_fit(
         self,
         X: ArrayLike,
-        y: ArrayLike,
+        y: ArrayLike | None,
         sample_weight: ArrayLike | None,
         folds: NDArray[np.intp] | None = None,
     ) -> CrossFit:
@@ -353,10 +382,14 @@ class E2CMClassifier(EarlyExitClassifierMixin, ClassifierMixin, BaseE2CM):
         classes, codes = np.unique(valid_y, return_inverse=True)
         hashes = row_hashes(valid_X)
         alone = check_classes(
-            classes, codes, hashes, weight, calibrate=bool(self.calibration)
+            classes,
+            n_distinct_of(hashes, codes),
+            np.bincount(codes, weight),
+            calibrate=bool(self.calibration),
         )
         check_thresholds(self.threshold, len(extractor.stage_names) - 1, len(classes))
-        spec, too_few = self._head_spec(hashes, len(classes), parts)
+        n_distinct = len(np.unique(hashes))
+        spec, too_few = self._head_spec(n_distinct, len(classes), parts)
         folds = self._folds(hashes, codes, spec) if folds is None else folds
 
         full_pass = self._full_pass(extractor, self.pooling)
@@ -364,13 +397,33 @@ class E2CMClassifier(EarlyExitClassifierMixin, ClassifierMixin, BaseE2CM):
         statistics = collect_statistics(
             full_pass,
             valid_X,
-            hashes,
-            np.where(alone, -1, folds),
-            codes,
-            weight,
+            Samples(hashes, folds, codes, weight),
             second=spec.needs_products,
             everything=spec.needs_everything,
+            n_jobs=self.n_jobs,
         )
+        return self._fit_exits(
+            statistics.set_apart(alone),
+            classes,
+            spec,
+            extractor=extractor,
+            too_few=too_few,
+            some=valid_X,
+            numbers=(valid_X.dtype, largest(valid_X)),
+            seen=columns_of(X),
+            since=since,
+        )
+
+    def _fit_exits(
+        self,
+        statistics: Statistics,
+        classes: NDArray[Any],
+        spec: HeadSpec,
+        *,
+        extractor: Extractor,
+        **named: Any,
+    ) -> CrossFit:
+        """Fit the heads of all stages; `named` are further parameters of `Fit`."""
         *exits, by_means = fit_stages(statistics, spec)
         # Raw features that happen to be as many as the classes are no head.
         no_head = self.extractor is None and self.final == "auto"
@@ -382,15 +435,10 @@ class E2CMClassifier(EarlyExitClassifierMixin, ClassifierMixin, BaseE2CM):
             classes,
             is_network=hasattr(extractor, "device"),
         )
-
         fit = Fit(
-            X=X,
-            valid_X=valid_X,
-            since=since,
             extractor=extractor,
             statistics=statistics,
             spec=spec,
-            too_few=too_few,
             kept=statistics,
             dtypes=[features.dtype for features in statistics.features],
             last=last,
@@ -401,6 +449,7 @@ class E2CMClassifier(EarlyExitClassifierMixin, ClassifierMixin, BaseE2CM):
                 "class_means_": means,
                 "final_": last.kind,
             },
+            **named,
         )
         return self._set_fitted(fit, exits)
 

@@ -17,9 +17,11 @@ from sklearn.base import (
 )
 from sklearn.cluster import KMeans
 
-from ._base import BaseE2CM, Fit
+from ._base import BaseE2CM, Fit, columns_of
+from ._early_exit import largest
 from ._extractors import Extractor
 from ._fitting._clusters import (
+    ClusterFeatures,
     Clusters,
     clusterer_head,
     find_clusters,
@@ -28,11 +30,20 @@ from ._fitting._clusters import (
 )
 from ._fitting._cross_fitting import CrossFit, fit_class_means
 from ._fitting._exits import fit_exits
-from ._fitting._kept import KeptFeatures
+from ._fitting._kept import Kept, KeptFeatures, Samples
 from ._fitting._means import ClassMeans
-from ._fitting._statistics import check_squares, sum_kept
+from ._fitting._statistics import check_batch, folds_by_hash, sum_kept
+from ._fitting._workers import run
 from ._multi_exit._thresholds import check_thresholds
-from ._utils._arrays import Floats
+from ._streams import (
+    N_LOOKED_AT,
+    batches_of,
+    check_alike,
+    check_no_labels,
+    is_stream,
+    with_enough_first,
+)
+from ._utils._arrays import Features, Floats
 from ._utils._compat import _fit_context
 from ._utils._hashing import row_hashes
 from ._utils._validation import (
@@ -105,6 +116,11 @@ class E2CMClusterer(
 
     device : str, torch.device or None, default=None
         Where to run. None is where the extractor's weights are.
+
+    n_jobs : int or None, default=None
+        Workers of joblib among which `fit` splits its pass over an array. None is 1,
+        unless `joblib.parallel_config` says more: with "dask" the workers may be those
+        of a cluster. Results are the same to rounding.
 
     memory : str, path, joblib.Memory or None, default=None
         Where to cache the features of every stage. Used by `fit`, `transform`,
@@ -239,6 +255,7 @@ class E2CMClusterer(
         cost_unit: str = "macs",
         batch_size: int = 128,
         device: str | torch.device | None = None,
+        n_jobs: int | None = None,
         memory: Any = None,
         verbose: int = 0,
         random_state: Any = None,
@@ -255,6 +272,7 @@ class E2CMClusterer(
         self.cost_unit = cost_unit
         self.batch_size = batch_size
         self.device = device
+        self.n_jobs = n_jobs
         self.memory = memory
         self.verbose = verbose
         self.random_state = random_state
@@ -269,8 +287,11 @@ class E2CMClusterer(
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, ...)
-            Samples, each of the shape that the extractor takes.
+        X : array-like of shape (n_samples, ...), DataLoader or Dataset
+            Samples, each of the shape that the extractor takes. Of what torch's loaders
+            and datasets yield, batches of X or (X, y), of which y is ignored, or (X, y,
+            weight), clusters and exits are fitted to as many samples as fit into
+            scikit-learn's ``working_memory``, a uniform subset; `labels_` is None then.
 
         y : None
             Ignored.
@@ -290,9 +311,97 @@ class E2CMClusterer(
             are fewer samples than clusters, or if only one cluster is found. What was
             fitted before is left as it was.
         """
-        self._cross_fit(X, y, sample_weight)
+        if is_stream(X):
+            check_no_labels(X, None, sample_weight)
+            self._fit_stream(X)
+        else:
+            self._cross_fit(X, y, sample_weight)
         self._warn_if_nobody_leaves()
         return self
+
+    def fit_predict(
+        self,
+        X: ArrayLike,
+        y: None = None,
+        sample_weight: ArrayLike | None = None,
+    ) -> NDArray[np.intp]:
+        """Find clusters, and return the cluster of each sample at the last stage.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, ...), DataLoader or Dataset
+            As for `fit`. What comes batch by batch runs through the network twice.
+
+        y : None
+            Ignored.
+
+        sample_weight : array-like of shape (n_samples,), default=None
+            As for `fit`.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            `labels_`.
+        """
+        self.fit(X, sample_weight=sample_weight)
+        if self.labels_ is None:
+            return self.exit_proba(X)[:, -1].argmax(axis=1)
+        return self.labels_
+
+    @_fit_context(prefer_skip_nested_validation=False)
+    def _fit_stream(self, X: Any, n_folds: int | None = None) -> CrossFit:
+        """Fit to as many samples of a stream as are kept."""
+        since = time.perf_counter()
+        self._check_carry()
+        clusterer = self._cloned_clusterer()
+        running, some, size = KeptFeatures(), None, 0.0
+        batches = batches_of(X, batch_size=self.batch_size)
+        for batch in with_enough_first(batches, N_LOOKED_AT):
+            if not batch.counts:
+                continue
+            with batch.named():
+                valid, _, weight = check_samples(
+                    self, batch.X, None, batch.sample_weight
+                )
+                if some is None:
+                    extractor = self._checked_extractor(batch.X)
+                    seen, some = columns_of(batch.X), valid[: self.batch_size].copy()
+                    full_pass = self._full_pass(extractor, self.pooling)
+                    full_pass.verify(valid)
+                check_alike(valid, some)
+                valid, weight = valid[weight > 0], weight[weight > 0]
+                nothing = np.zeros(len(valid), dtype=np.intp)
+                samples = Samples(row_hashes(valid), nothing, nothing, weight)
+                for of_pass in full_pass(valid):
+                    check_batch(full_pass.stage_names, of_pass)
+                    running.add(of_pass, samples.take(of_pass.rows))
+                size = max(size, largest(valid))
+        if some is None:
+            raise ValueError("sample_weight is zero for every sample.")
+        # Whatever order they came in.
+        kept = running.finish().by_hash()
+        *of_exits, last = kept.features
+        if self.clusterer is None:
+            check_n_clusters(self.n_clusters, len(last))
+        weight = kept.samples.weight
+        fit_params(clusterer, weight)
+        clusters = self._found(clusterer, last, weight, kept.rounding[-1])
+        kept = kept._replace(features=of_exits, rows=np.arange(len(last)))
+        hashes = kept.samples.hashes
+        folds = None if n_folds is None else folds_by_hash(hashes, n_folds)
+        return self._fit_exits(
+            clusters,
+            kept,
+            hashes,
+            weight,
+            folds,
+            labels=None,
+            extractor=extractor,
+            some=some,
+            numbers=(some.dtype, size),
+            seen=seen,
+            since=since,
+        )
 
     # Estimators that users pass are to be validated too.
     @_fit_context(prefer_skip_nested_validation=False)
@@ -320,9 +429,43 @@ class E2CMClusterer(
         known = self.n_clusters if self.clusterer is None else None
         check_thresholds(self.threshold, len(exit_names), known)
         hashes = row_hashes(valid_X)
-        kept = KeptFeatures(hashes, everything=self.carry > 0)
-        clusters = self._cluster(extractor, valid_X, weight, kept)
-        spec, too_few = self._head_spec(hashes[kept.rows], len(clusters.centers))
+        clusters, kept = self._cluster(extractor, valid_X, hashes, weight)
+        labels = np.empty(len(all_X), dtype=np.intp)
+        labels[used] = clusters.codes
+        unused = np.flatnonzero(all_weight == 0)
+        if len(unused):
+            labels[unused] = self._assign(extractor, all_X[unused], clusters)
+        return self._fit_exits(
+            clusters,
+            kept,
+            hashes,
+            weight,
+            folds,
+            labels=labels,
+            extractor=extractor,
+            some=valid_X,
+            numbers=(valid_X.dtype, largest(valid_X)),
+            seen=columns_of(X),
+            since=since,
+        )
+
+    def _fit_exits(
+        self,
+        clusters: Clusters,
+        kept: Kept,
+        hashes: NDArray[np.uint64],
+        weight: Floats,
+        folds: NDArray[np.intp] | None,
+        *,
+        labels: NDArray[np.intp] | None,
+        extractor: Extractor,
+        **named: Any,
+    ) -> CrossFit:
+        """Fit the exits to clusters that were found; `named` are of `Fit`."""
+        exit_names = extractor.stage_names[:-1]
+        spec, too_few = self._head_spec(
+            len(np.unique(kept.samples.hashes)), len(clusters.centers)
+        )
         folds = (
             self._folds(hashes, clusters.codes, spec)
             if folds is None
@@ -333,27 +476,17 @@ class E2CMClusterer(
         statistics = sum_kept(
             exit_names,
             kept,
-            folds,
-            clusters.codes,
-            weight,
+            Samples(hashes, folds, clusters.codes, weight),
             second=spec.needs_products,
+            everything=self.carry > 0,
         )
         exits = list(
             fit_exits(statistics, spec, range(len(exit_names)))
-            if kept.everything
+            if self.carry
             else fit_class_means(statistics, spec)
         )
         last = clusterer_head(clusters, statistics)
-        labels = np.empty(len(all_X), dtype=np.intp)
-        labels[used] = clusters.codes
-        unused = np.flatnonzero(all_weight == 0)
-        if len(unused):
-            labels[unused] = self._assign(extractor, all_X[unused], clusters)
-
         fit = Fit(
-            X=X,
-            valid_X=valid_X,
-            since=since,
             extractor=extractor,
             statistics=statistics,
             spec=spec,
@@ -370,6 +503,7 @@ class E2CMClusterer(
                 "cluster_centers_": clusters.centers,
                 "stage_centers_": [*means, clusters.centers],
             },
+            **named,
         )
         return self._set_fitted(fit, exits)
 
@@ -377,31 +511,33 @@ class E2CMClusterer(
         self,
         extractor: Extractor,
         X: NDArray[Any],
+        hashes: NDArray[np.uint64],
         sample_weight: Floats,
-        kept: KeptFeatures,
-    ) -> Clusters:
+    ) -> tuple[Clusters, Kept]:
         """Run the network once; find clusters, and keep what the exits need."""
         clusterer = self._cloned_clusterer()
         fit_params(clusterer, sample_weight)  # refused before the network runs
-        last = np.empty((0, 0))
         full_pass = self._full_pass(extractor, self.pooling)
         full_pass.verify(X)
-        for batch in full_pass(X):
-            for name, features in zip(
-                extractor.stage_names, batch.features, strict=True
-            ):
-                check_squares(name, features)
-            *of_exits, of_last = batch.features
-            if batch.rows.start == 0:
-                # KMeans takes squared distances as differences of large numbers.
-                dtype = np.float64 if self.clusterer is None else of_last.dtype
-                last = np.empty((len(X), of_last.shape[1]), dtype)
-            last[batch.rows] = of_last
-            kept.add(batch._replace(features=of_exits))
+        nothing = np.zeros(len(X), dtype=np.intp)
+        samples = Samples(hashes, nothing, nothing, sample_weight)
+        found = ClusterFeatures(extractor.stage_names, everything=self.carry > 0)
+        run(full_pass, X, samples, found, self.n_jobs)
+        kept = found.exits.finish()
+        (last,) = found.last.finish().features
+        return self._found(clusterer, last, sample_weight, kept.rounding[-1]), kept
+
+    def _found(
+        self, clusterer: Any, last: Features, sample_weight: Floats, rounding: Floats
+    ) -> Clusters:
+        """Find clusters of the last stage's features."""
+        if self.clusterer is None:
+            # KMeans takes squared distances as differences of large numbers.
+            last = last.astype(np.float64)
         clusters = find_clusters(clusterer, last, sample_weight)
         wanted_one = self.clusterer is None and self.n_clusters == 1
         is_one = len(clusters.centers) == 1
-        of_rounding = (last.std(axis=0) <= kept.rounding[-1]).all()
+        of_rounding = (last.std(axis=0) <= rounding).all()
         if (is_one or of_rounding) and not wanted_one:
             found = "one cluster" if is_one else "clusters of rounding"
             raise ValueError(

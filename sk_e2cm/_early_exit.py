@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from os import PathLike, fspath
 from typing import Any, Self
@@ -26,6 +25,7 @@ from ._multi_exit._network import Exits, MultiExitNetwork
 from ._multi_exit._pooling import PoolingSpec
 from ._multi_exit._seconds import Seconds
 from ._multi_exit._thresholds import first_exit
+from ._streams import batches_of, check_in_order, in_large_parts
 from ._utils._arrays import Floats
 from ._utils._compat import validate_parameter_constraints
 from ._utils._validation import (
@@ -144,11 +144,13 @@ class EarlyExitMixin:
         ndarray of shape (n_samples, n_exits + 1, n_classes)
             Probabilities of the classes at every stage.
         """
-        X, network = self._prepared(X)
-        proba = np.empty((len(X), network.n_exits + 1, len(network.labels)))
-        for batch in self._full_pass(network.extractor, network.pooling)(X):
-            proba[batch.rows] = network.proba_of_features(batch)
-        return proba
+        found = []
+        for part, network in self._parts(X):
+            proba = np.empty((len(part), network.n_exits + 1, len(network.labels)))
+            for batch in self._full_pass(network.extractor, network.pooling)(part):
+                proba[batch.rows] = network.proba_of_features(batch)
+            found.append(proba)
+        return np.concatenate(found)
 
     def cost(self, X: ArrayLike) -> float:
         """Return the mean cost of predicting these samples.
@@ -287,21 +289,34 @@ class EarlyExitMixin:
             "measure_seconds(X), which needs no fit."
         )
 
-    def _prepared(self, X: ArrayLike) -> tuple[NDArray[Any], MultiExitNetwork]:
-        """Return valid samples, and the network on the device asked for."""
-        X = self._check_X(X)
-        self._warn_of_other_conditions(self.network_)
-        return X, self.network_.to(self.device)
+    def _parts(self, X: Any) -> Iterator[tuple[NDArray[Any], MultiExitNetwork]]:
+        """Yield valid samples, some at a time if they come in batches.
+
+        And with them the network on the device asked for.
+        """
+        check_in_order(X)
+        for batch in in_large_parts(batches_of(X, batch_size=self.batch_size)):
+            valid = self._check_X(batch.X)
+            self._warn_of_other_conditions(self.network_)
+            yield valid, self.network_.to(self.device)
 
     def _exits(self, X: ArrayLike) -> Exits:
         """Return the stage and the column of the label of each sample."""
-        X, network = self._prepared(X)
-        return network.exits(X, self.threshold, batch_size=self.batch_size)
+        size = self.batch_size
+        found = [
+            network.exits(part, self.threshold, batch_size=size)
+            for part, network in self._parts(X)
+        ]
+        return Exits(*map(np.concatenate, zip(*found, strict=True)))
 
     def _staged(self, X: ArrayLike) -> Floats:
         """Return the probabilities known after each stage, along the first axis."""
-        X, network = self._prepared(X)
-        return network.staged_proba(X, self.threshold, batch_size=self.batch_size)
+        size = self.batch_size
+        found = [
+            network.staged_proba(part, self.threshold, batch_size=size)
+            for part, network in self._parts(X)
+        ]
+        return np.concatenate(found, axis=1)
 
     def _full_pass(self, extractor: Extractor, pooling: PoolingSpec) -> FullPass:
         is_path = isinstance(self.memory, PathLike)
@@ -384,11 +399,10 @@ class EarlyExitMixin:
         if given > _OTHER_SCALE * fitted or (
             is_fraction and fitted > _OTHER_SCALE * given
         ):
-            warnings.warn(
+            warn(
                 f"X holds {X.dtype} of size up to {given:.3g}, but "
                 f"{type(self).__name__} was fitted on {dtype} of size up to "
-                f"{fitted:.3g}. Prepare X as the samples of the fit were.",
-                stacklevel=6,
+                f"{fitted:.3g}. Prepare X as the samples of the fit were."
             )
 
 
@@ -413,8 +427,12 @@ class EarlyExitClassifierMixin(EarlyExitMixin):
         ndarray of shape (n_samples, n_classes)
             In the order of `classes_`.
         """
-        X, network = self._prepared(X)
-        return network.proba(X, self.threshold, batch_size=self.batch_size)
+        size = self.batch_size
+        found = [
+            network.proba(part, self.threshold, batch_size=size)
+            for part, network in self._parts(X)
+        ]
+        return np.concatenate(found)
 
     def staged_predict_proba(self, X: ArrayLike) -> Iterator[NDArray[np.float64]]:
         """Yield the probabilities known so far after each stage.
@@ -432,17 +450,21 @@ class EarlyExitClassifierMixin(EarlyExitMixin):
         yield from self._staged(X)
 
     def score(
-        self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None
+        self,
+        X: ArrayLike,
+        y: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
     ) -> float:
         """Return the accuracy of ``predict(X)``, from cached features if there are any.
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, ...)
-            Samples of the shape that was fitted.
+        X : array-like of shape (n_samples, ...), DataLoader or Dataset
+            Samples of the shape that was fitted; of torch's loaders and datasets
+            batches of (X, y) or (X, y, weight).
 
-        y : array-like of shape (n_samples,)
-            True labels.
+        y : array-like of shape (n_samples,), default=None
+            True labels. None where they come with X.
 
         sample_weight : array-like of shape (n_samples,), default=None
             Weights of the samples.
@@ -452,13 +474,22 @@ class EarlyExitClassifierMixin(EarlyExitMixin):
         float
             Accuracy.
         """
+        batches = batches_of(X, y, sample_weight, batch_size=self.batch_size)
+        found = [
+            (batch.y, self._labels(batch.X), batch.sample_weight)
+            for batch in in_large_parts(batches)
+        ]
+        if len(found) == 1:
+            return accuracy(*found[0])
+        true, labels, weights = zip(*found, strict=True)
+        weight = None if weights[0] is None else np.concatenate(weights)
+        return accuracy(np.concatenate(true), np.concatenate(labels), weight)
+
+    def _labels(self, X: ArrayLike) -> NDArray[Any]:
         if self.memory is None:
-            labels = self.predict(X)
-        else:
-            proba = self.exit_proba(X)
-            stage = first_exit(proba, self.threshold)
-            labels = self.network_.labels_at(proba, stage)
-        return accuracy(y, labels, sample_weight)
+            return self.predict(X)
+        proba = self.exit_proba(X)
+        return self.network_.labels_at(proba, first_exit(proba, self.threshold))
 
 
 def accuracy(y: ArrayLike, labels: NDArray[Any], sample_weight: Any = None) -> float:

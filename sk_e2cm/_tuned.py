@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from copy import copy, deepcopy
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -21,6 +21,7 @@ from sklearn.utils.validation import check_is_fitted
 from ._delegation import DelegatesToEstimator
 from ._early_exit import EarlyExitMixin
 from ._multi_exit._thresholds import is_closed
+from ._streams import check_no_labels, is_stream
 from ._tuning._beyond_luck import beyond_luck
 from ._tuning._choice import check_drop, choose
 from ._tuning._clock import is_slower
@@ -42,6 +43,7 @@ from ._tuning._held_out import (
     Data,
     HeldOutPredictions,
     cross_predict,
+    cross_predict_stream,
     fit_predict_held_out,
     predict_held_out,
 )
@@ -275,8 +277,9 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, ...)
-            Samples, as the estimator takes them.
+        X : array-like of shape (n_samples, ...), DataLoader or Dataset
+            Samples, as the estimator takes them. Of torch's loaders and datasets as
+            many are held out as the estimator keeps, or all with ``cv="prefit"``.
 
         y : array-like of shape (n_samples,), default=None
             Labels. By default the answers of the full network are taken for right.
@@ -305,10 +308,14 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
             If the thresholds chosen let nobody leave early.
         """
         self._check_estimator()
-        y = None if is_clusterer(self.estimator) else y
-        self._check_goal(y, sample_weight)
         rng = check_random_state(self.random_state)
-        held_out, aside = self._predict(self._checked(X, y, sample_weight), rng)
+        if is_stream(X):
+            self._check_goal(sample_weight, has_labels=not is_clusterer(self.estimator))
+            held_out, aside = self._predict_stream(X, y, sample_weight)
+        else:
+            y = None if is_clusterer(self.estimator) else y
+            self._check_goal(sample_weight, has_labels=y is not None)
+            held_out, aside = self._predict(self._checked(X, y, sample_weight), rng)
 
         found = self._search(held_out, rng)
         if held_out.refit is not None:
@@ -383,7 +390,7 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
         if isinstance(self.cv, str):
             check_is_fitted(self.estimator)
 
-    def _check_goal(self, y: ArrayLike | None, sample_weight: ArrayLike | None) -> None:
+    def _check_goal(self, sample_weight: ArrayLike | None, *, has_labels: bool) -> None:
         goals = (self.max_cost is not None) + (self.max_drop is not None)
         if goals == 2 or (goals == 0 and self.risk is None):
             raise ValueError(
@@ -391,7 +398,7 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
                 "most accurate thresholds of at most this cost, or the cheapest that "
                 "lose no more than this drop."
             )
-        if y is None and self.scoring != "accuracy":
+        if not has_labels and self.scoring != "accuracy":
             raise ValueError(
                 f"scoring={self.scoring!r} needs labels: without y, and for clusters, "
                 "use scoring='accuracy', which is agreement with the full network."
@@ -452,6 +459,29 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
                 "PredefinedSplit with -1 for them."
             )
         return fit_predict_held_out(estimator, train, data.take(folds >= 0)), aside
+
+    def _predict_stream(
+        self, X: Any, y: Any, sample_weight: Any
+    ) -> tuple[HeldOutPredictions, Data]:
+        """Predict the samples of a stream that are held out; none are set aside."""
+        check_no_labels(X, y, sample_weight)
+        nobody = Data(X, None, np.zeros(0))
+        for name in ("risk", "confidence"):
+            if getattr(self, name) is not None:
+                raise ValueError(
+                    f"{name}= sets samples aside, and does not take what comes batch "
+                    "by batch. Stack a part that the thresholds have not seen."
+                )
+        if isinstance(self.cv, str):
+            return predict_held_out(copy(self.estimator), nobody), nobody
+        if not isinstance(self.cv, Integral) or not self.refit:
+            raise ValueError(
+                "Of what comes batch by batch folds follow from the content of the "
+                "samples: use refit=True and a number of folds, or 'prefit', as cv=; "
+                f"got cv={self.cv!r} and refit={self.refit}."
+            )
+        estimator = clone(self.estimator)
+        return cross_predict_stream(estimator, X, int(self.cv)), nobody
 
     def _set_best(
         self,

@@ -15,6 +15,7 @@ from sklearn.utils import check_consistent_length
 from ._delegation import with_exits
 from ._early_exit import accuracy
 from ._multi_exit._thresholds import check_thresholds, first_exit
+from ._streams import batches_of, in_large_parts
 from ._tuning._candidates import Results, cheapest, most_accurate
 from ._tuning._problem import ThresholdProblem
 from ._tuning._search import evaluate, shared
@@ -35,7 +36,7 @@ __all__ = [
 def accuracy_cost_scorer(
     estimator: Any,
     X: ArrayLike,
-    y: ArrayLike,
+    y: ArrayLike | None = None,
     sample_weight: NDArray[np.float64] | None = None,
 ) -> dict[str, float]:
     """Score accuracy and cost from one run of the network.
@@ -48,11 +49,12 @@ def accuracy_cost_scorer(
     estimator : E2CMClassifier, TunedExitsCV or Pipeline
         Fitted; a pipeline ends in one of these.
 
-    X : array-like of shape (n_samples, ...)
-        Samples, none of which the network was trained on.
+    X : array-like of shape (n_samples, ...), DataLoader or Dataset
+        Samples, none of which the network was trained on; of torch's loaders and
+        datasets batches of (X, y) or (X, y, weight).
 
-    y : array-like of shape (n_samples,)
-        True labels.
+    y : array-like of shape (n_samples,), default=None
+        True labels. None where they come with X.
 
     sample_weight : array-like of shape (n_samples,), default=None
         Weights of the samples.
@@ -86,8 +88,18 @@ def accuracy_cost_scorer(
             "The numbers of clusters are no labels, and so have no accuracy: use "
             "agreement_cost_scorer."
         )
-    labels, full_labels, cost = _early_and_full(inside, X)
-    weight = check_weight(sample_weight, len(cost))
+    found = []
+    batches = batches_of(X, y, sample_weight, batch_size=inside.batch_size)
+    for batch in in_large_parts(batches):
+        of_batch = _early_and_full(inside, batch.X)
+        weight = check_weight(batch.sample_weight, len(of_batch[0]))
+        found.append((*of_batch, batch.y, weight))
+    if len(found) == 1:
+        labels, full_labels, cost, y, weight = found[0]
+    else:
+        labels, full_labels, cost, y, weight = map(
+            np.concatenate, zip(*found, strict=True)
+        )
     return {
         "accuracy": accuracy(y, labels, weight),
         "cost": float(np.average(cost, weights=weight)),
@@ -112,7 +124,7 @@ def agreement_cost_scorer(
     estimator : E2CMClusterer, E2CMClassifier, TunedExitsCV or Pipeline
         Fitted; a pipeline ends in one of these.
 
-    X : array-like of shape (n_samples, ...)
+    X : array-like of shape (n_samples, ...), DataLoader or Dataset
         Samples, none of which the network was trained on.
 
     y : object, default=None

@@ -24,7 +24,7 @@ def make_sums(samples, shift=None, batches=(), second=True):
     """Sum up the samples, cut into batches at these rows."""
     features, folds, classes, weight = samples
     shift = features.mean(axis=0, dtype=np.float64) if shift is None else shift
-    sums = ClassSums(N_FOLDS, N_CLASSES, shift, second=second)
+    sums = ClassSums(shift, second=second)
     for start, stop in pairwise([0, *batches, len(features)]):
         rows = slice(start, stop)
         sums.add(features[rows], folds[rows], classes[rows], weight[rows])
@@ -40,13 +40,9 @@ def make_statistics(samples, kept=None, hashes=None, shift=None):
     n = len(features)
     kept = np.arange(n) if kept is None else kept
     hashes = make_hashes(n) if hashes is None else hashes
-    sums = ClassSums(
-        N_FOLDS + 1,
-        N_CLASSES,
-        features.mean(axis=0) if shift is None else shift,
-        second=True,
-    )
-    sums.add(features, np.where(folds < 0, N_FOLDS, folds), classes, weight)
+    shift = features.mean(axis=0) if shift is None else shift
+    sums = ClassSums(shift, second=True)
+    sums.add(features, folds, classes, weight)
     return Statistics(
         stage_names=("layer1",),
         sums=[sums],

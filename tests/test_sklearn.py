@@ -34,11 +34,21 @@ from sk_e2cm.testing import ToyExtractor
 
 
 def expected_failures(estimator):
-    """Return the checks that scikit-learn does not ask of its own KMeans either."""
-    if not isinstance(estimator, E2CMClusterer):
-        return {}
-    check = "check_sample_weight_equivalence_on_dense_data"
-    return {check: "k-means draws its first centers from rows, repeated or not"}
+    """Return the checks that are not passed, and why."""
+    weights = "check_sample_weight_equivalence_on_dense_data"
+    in_parts = "check_fit_score_takes_y"
+    match estimator:
+        case E2CMClusterer():  # nor by scikit-learn's KMeans
+            return {weights: "k-means draws its first centers from rows"}
+        case E2CMClassifier():
+            return {in_parts: "it calls partial_fit after fit, which keeps no sums"}
+    return {}
+
+
+def test_fit_and_score_take_y():
+    X, y = make_classification(random_state=0)
+    assert E2CMClassifier().fit(X, y=y).score(X, y=y) > 0.5
+    assert E2CMClassifier().partial_fit(X, y=y, classes=[0, 1]).score(X, y=y) > 0.5
 
 
 # As KMeans itself warns of some of these data.

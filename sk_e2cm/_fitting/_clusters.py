@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,10 +14,12 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils import gen_batches
 
 from .._multi_exit._estimator_logits import ClustererLogits, predict_names
+from .._multi_exit._full_pass import Batch
 from .._utils._arrays import Features, Floats
 from .._utils._validation import as_labels, weight_params
 from ._cross_fitting import FittedHead
-from ._statistics import Statistics, in_one_fold
+from ._kept import KeptFeatures, Samples
+from ._statistics import Statistics, check_batch, in_one_fold
 from ._sums import ClassSums
 
 # Samples whose distances are summed at once.
@@ -50,6 +53,47 @@ class Clusters(NamedTuple):
     def centers(self) -> Floats:
         """The centers, shape (n_clusters, n_features)."""
         return self.logits.centers
+
+
+class ClusterFeatures:
+    """What a pass keeps for clusters: the last stage of all samples, exits of some.
+
+    Parameters
+    ----------
+    stage_names : sequence of str
+        Names of the stages.
+
+    everything : bool, default=False
+        Keep the features of all samples at every stage.
+    """
+
+    def __init__(self, stage_names: Sequence[str], *, everything: bool = False) -> None:
+        self.stage_names = tuple(stage_names)
+        self.exits = KeptFeatures(everything=everything)
+        self.last = KeptFeatures(everything=True)
+
+    def of_none(self) -> ClusterFeatures:
+        """Return what keeps the same, of no samples yet."""
+        return ClusterFeatures(self.stage_names, everything=self.exits.everything)
+
+    def add(self, batch: Batch, samples: Samples) -> None:
+        """Add the samples of a batch.
+
+        Raises
+        ------
+        ValueError
+            If squares of their features overflow, or vanish.
+        """
+        check_batch(self.stage_names, batch)
+        *of_exits, of_last = batch.features
+        # Shapes and rounding are those of all stages.
+        self.exits.add(batch._replace(features=of_exits), samples)
+        self.last.add(batch._replace(features=[of_last]), samples)
+
+    def merge(self, other: ClusterFeatures, codes: NDArray[np.intp]) -> None:
+        """Add what another has kept; see `KeptFeatures.merge`."""
+        self.exits.merge(other.exits, codes)
+        self.last.merge(other.last, codes)
 
 
 def fit_params(clusterer: Any, sample_weight: Floats) -> dict[str, Any]:
@@ -138,7 +182,7 @@ def _centers_of_mass(
     features: Features, codes: NDArray[np.intp], sample_weight: Floats
 ) -> Floats:
     shift = features.mean(axis=0, dtype=np.float64)
-    sums = ClassSums(1, int(codes.max()) + 1, shift)
+    sums = ClassSums(shift)
     for rows in gen_batches(len(features), _CHUNK):
         fold = np.zeros_like(codes[rows])
         sums.add(features[rows], fold, codes[rows], sample_weight[rows])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -118,9 +118,9 @@ class CrossFit:
         return self.statistics.hashes[self.statistics.held_out]
 
     @property
-    def rows(self) -> NDArray[np.intp]:
-        """Which samples of the fit these are; those without weight do not count."""
-        return self.statistics.kept[self.statistics.held_out]
+    def weight(self) -> Floats:
+        """Their weights."""
+        return self.statistics.sample_weight[self.statistics.held_out]
 
     def out_of_fold(self) -> Iterator[Floats]:
         """Yield the probabilities of each stage, (n_held_out, n_classes)."""
@@ -181,9 +181,9 @@ def naming(stage_name: str) -> Iterator[None]:
 def fit_one(statistics: Statistics, spec: HeadSpec, inputs: StageInputs) -> FittedHead:
     """Fit the class means of one stage, and calibrate them out of fold."""
     without = means_of(statistics, spec, inputs)
-    held_out = statistics.held_out
-    scores = unseen_scores(without, inputs.features, statistics.folds, held_out)
-    means, unseen = without(None), lambda: scores
+    of_samples = inputs.features, statistics.folds, statistics.held_out
+    unseen = cache(partial(unseen_scores, without, *of_samples))
+    means = without(None)
     return head_of("class_means", statistics, spec, inputs, means, unseen, means=means)
 
 

@@ -117,10 +117,10 @@ def fold_means(
     The parameters are those of `fold`.
     """
     # From all over the data, which may be sorted by class.
-    some = features[:: -(-len(features) // _COMPARED)]
+    some = features[:: max(-(-len(features) // _COMPARED), 1)]
     exact = _less_mean(calibration(means.scores(some)))
     dtype = to_tensor(some).dtype
-    for centred in (False, True):
+    for centred in (False, True) if len(some) else ():
         logits = _logits(means, calibration, dtype, centred=centred)
         # Numbers may be too large for single precision.
         with torch.inference_mode(), np.errstate(invalid="ignore"):

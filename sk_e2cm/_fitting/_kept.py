@@ -1,12 +1,12 @@
-"""Features of the one pass that are kept: those that fit into memory, or all."""
+"""Features of the pass that are kept: those that fit into memory, or all."""
 
 from __future__ import annotations
 
 import errno
-import os
 import tempfile
+import weakref
 from collections.abc import Iterator, Sequence
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import sklearn
@@ -18,28 +18,45 @@ from .._utils._arrays import Features, Floats
 # However small the working memory is.
 _FEWEST_KEPT = 100
 
+# So many times what is kept may be in memory before some is dropped: dropping copies.
+_SLACK = 1.25
+
 # Samples whose features are joined, or used, at once.
 CHUNK = 1024
 
 
-class KeptFeatures:
-    """The features of as many samples as fit into scikit-learn's ``working_memory``.
-
-    If not all do, a uniform subset, which follows from the hash of each row, so that a
-    sample of weight 2 and two equal samples are treated alike.
+class Samples(NamedTuple):
+    """What is known of samples beside their features.
 
     Parameters
     ----------
     hashes : ndarray of shape (n_samples,)
-        Of all samples.
+        Of their content.
 
-    first : ndarray of shape (n_samples,), default=None
-        Which samples are kept before all others; by default none are.
+    folds : ndarray of shape (n_samples,)
+        That hold them out; -1 for none.
 
-    everything : bool, default=False
-        Keep those of all samples: in a temporary file where they do not fit.
+    codes : ndarray of shape (n_samples,)
+        Indices of their classes.
 
-    Attributes
+    weight : ndarray of shape (n_samples,)
+        Of each.
+    """
+
+    hashes: NDArray[np.uint64]
+    folds: NDArray[np.intp]
+    codes: NDArray[np.intp]
+    weight: Floats
+
+    def take(self, rows: Any) -> Samples:
+        """Select some."""
+        return Samples(*(array[rows] for array in self))
+
+
+class Kept(NamedTuple):
+    """Some samples, in the order in which they came, and their features.
+
+    Parameters
     ----------
     features : list of ndarray of shape (n_kept, n_features)
         One per stage.
@@ -50,44 +67,208 @@ class KeptFeatures:
     rounding : list of ndarray of shape (n_features,)
         How far rounding may move each feature, in any batch.
 
+    samples : Samples
+        Which these are.
+
     rows : ndarray of shape (n_kept,)
-        Which samples these are.
+        Their numbers among all that came.
+
+    n_seen : int
+        How many came.
     """
 
-    def __init__(
-        self,
-        hashes: NDArray[np.uint64],
-        first: NDArray[np.bool_] | None = None,
-        *,
-        everything: bool = False,
-    ) -> None:
-        self.hashes = hashes
+    features: list[Features]
+    shapes: list[Shape]
+    rounding: list[Floats]
+    samples: Samples
+    rows: NDArray[np.intp]
+    n_seen: int
+
+    def by_hash(self) -> Kept:
+        """Return the same in the order of the hashes."""
+        order = self.samples.hashes.argsort(kind="stable")
+        features = [of_stage[order] for of_stage in self.features]
+        samples, rows = self.samples.take(order), self.rows[order]
+        return self._replace(features=features, samples=samples, rows=rows)
+
+
+class KeptFeatures:
+    """The features of as many samples as fit into scikit-learn's ``working_memory``.
+
+    Those with the smallest hashes, of samples that are held out in some fold before all
+    others: a uniform subset that does not depend on the order in which they come, and
+    treats a sample of weight 2 and two equal samples alike.
+
+    Parameters
+    ----------
+    everything : bool, default=False
+        Keep those of all samples: in temporary files where they do not fit.
+    """
+
+    def __init__(self, *, everything: bool = False) -> None:
         self.everything = everything
-        self.first = np.zeros(len(hashes), dtype=bool) if first is None else first
-        self.features: list[Features] = []
+        self.n_seen = 0
         self.shapes: list[Shape] = []
         self.rounding: list[Floats] = []
-        self.rows = np.empty(0, dtype=np.intp)
+        self._pieces: list[_Piece] = []
+        self._most = 0
+        self._last: tuple[bool, int] | None = None
+        self._files: list[_FeatureFile] = []
 
-    def add(self, batch: Batch) -> None:
-        """Add the features of these samples at every stage, if they are kept."""
-        rows = batch.rows
-        if rows.start == 0:
-            n_bytes_each = sum(features[0].nbytes for features in batch.features)
-            self.rows = _affordable(self.hashes, self.first, n_bytes_each)
-            in_file = self.everything and len(self.rows) < len(self.hashes)
-            if in_file:
-                self.rows = np.arange(len(self.hashes))
-            self.shapes = batch.shapes
-            self.rounding = batch.rounding
-            self.features = [
-                _empty(len(self.rows), features, in_file=in_file)
-                for features in batch.features
-            ]
-        here = (self.rows >= rows.start) & (self.rows < rows.stop)
-        for stored, features in zip(self.features, batch.features, strict=True):
-            stored[here] = features[self.rows[here] - rows.start]
+    def add(self, batch: Batch, samples: Samples) -> None:
+        """Add these samples and their features at every stage, if they are kept."""
+        n = len(samples.hashes)
+        rows = np.arange(self.n_seen, self.n_seen + n)
+        self.n_seen += n
+        if not self.shapes:
+            self.shapes, self.rounding = batch.shapes, batch.rounding
+            self._most = _affordable(batch.features)
         self.rounding = largest(self.rounding, batch.rounding)
+        self._add(_Piece([*batch.features], samples, rows))
+
+    def merge(self, other: KeptFeatures, codes: NDArray[np.intp]) -> None:
+        """Add what another has seen, as if it had come after what this one has.
+
+        The other's class k is called ``codes[k]`` here.
+
+        Where the other had less memory, no more is kept here: what it has dropped must
+        not be what would be kept.
+        """
+        if not self.shapes:
+            self.shapes, self.rounding = other.shapes, other.rounding
+            self._most = other._most
+        if other.shapes:
+            self.rounding = largest(self.rounding, other.rounding)
+        bounds = [last for last in (self._last, other._last) if last is not None]
+        if other._last is not None:
+            self._last = min(bounds)
+            pieces, self._pieces = self._pieces, []
+            for piece in pieces:
+                self._add(piece)
+        for piece in other._in_memory():
+            samples = piece.samples._replace(codes=codes[piece.samples.codes])
+            rows = piece.rows + self.n_seen
+            self._add(_Piece([*piece.features], samples, rows))
+        self.n_seen += other.n_seen
+
+    def of_none(self) -> KeptFeatures:
+        """Return what knows the shapes of the features, and has seen none."""
+        found = KeptFeatures(everything=self.everything)
+        found.shapes, found.rounding, found._most = (
+            self.shapes,
+            self.rounding,
+            self._most,
+        )
+        found._pieces = [piece.take(slice(0)) for piece in self._pieces[:1]]
+        return found
+
+    def finish(self) -> Kept:
+        """Return what is kept; more may be added afterwards."""
+        self._drop(self._most)
+        if self._files:
+            features = [file.finish() for file in self._files]
+            joined = _joined([piece._replace(features=[]) for piece in self._pieces])
+            found = joined._replace(features=features)
+        else:
+            found = _joined(self._pieces)
+            self._pieces = [found]
+        return Kept(
+            found.features,
+            self.shapes,
+            self.rounding,
+            found.samples,
+            found.rows,
+            self.n_seen,
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Files stay where they are.
+        return vars(self) | {"_pieces": self._in_memory(), "_files": []}
+
+    def _in_memory(self) -> list[_Piece]:
+        if not self._files:
+            return self._pieces
+        found = self.finish()
+        features = [np.array(of_stage) for of_stage in found.features]
+        return [_Piece(features, found.samples, found.rows)]
+
+    def _add(self, piece: _Piece) -> None:
+        if self.everything:
+            self._add_everything(piece)
+            return
+        if self._last is not None:
+            piece = piece.take(_no_later(piece.samples, self._last))
+        self._pieces.append(piece)
+        self._drop(int(_SLACK * self._most))
+
+    def _add_everything(self, piece: _Piece) -> None:
+        if not self._files and self._n_stored() + len(piece.rows) > self._most:
+            self._files = [_FeatureFile(of_stage) for of_stage in piece.features]
+            pieces, self._pieces = self._pieces, []
+            for earlier in pieces:
+                self._add_everything(earlier)
+        for file, features in zip(self._files, piece.features, strict=False):
+            file.add(features)
+        self._pieces.append(piece._replace(features=[]) if self._files else piece)
+
+    def _n_stored(self) -> int:
+        return sum(len(piece.rows) for piece in self._pieces)
+
+    def _drop(self, allowed: int) -> None:
+        """Keep as many as fit, if more than are allowed are stored."""
+        if self.everything or self._n_stored() <= allowed:
+            return
+        arrays = zip(*(piece.samples for piece in self._pieces), strict=True)
+        samples = Samples(*map(np.concatenate, arrays))
+        order = np.lexsort((samples.hashes, samples.folds < 0))
+        last = order[min(self._most, len(order)) - 1]
+        # All rows that equal the last one are kept with it.
+        self._last = bool(samples.folds[last] < 0), int(samples.hashes[last])
+        self._pieces = [
+            piece.take(_no_later(piece.samples, self._last)) for piece in self._pieces
+        ]
+
+
+class _Piece(NamedTuple):
+    """Some samples, as they came."""
+
+    features: list[Features]
+    samples: Samples
+    rows: NDArray[np.intp]
+
+    def take(self, rows: Any) -> _Piece:
+        features = [of_stage[rows] for of_stage in self.features]
+        return _Piece(features, self.samples.take(rows), self.rows[rows])
+
+
+def _joined(pieces: Sequence[_Piece]) -> _Piece:
+    """Join pieces, and let go of their features, which may fill the memory."""
+    samples = zip(*(piece.samples for piece in pieces), strict=True)
+    features = []
+    for stage in range(len(pieces[0].features)):
+        features.append(np.concatenate([piece.features[stage] for piece in pieces]))
+        for piece in pieces:
+            piece.features[stage] = features[-1][:0]
+    return _Piece(
+        features,
+        Samples(*(np.concatenate(arrays) for arrays in samples)),
+        np.concatenate([piece.rows for piece in pieces]),
+    )
+
+
+def _no_later(samples: Samples, last: tuple[bool, int]) -> NDArray[np.bool_]:
+    """Tell which samples come no later than the last one that is kept."""
+    is_rest, hash_ = last
+    rest = samples.folds < 0
+    same: NDArray[np.bool_] = samples.hashes <= np.uint64(hash_)
+    return np.where(rest == is_rest, same, ~rest)
+
+
+def _affordable(features: Sequence[Features]) -> int:
+    """Return how many samples' features fit into scikit-learn's working memory."""
+    n_bytes_each = sum(of_stage[:1].nbytes for of_stage in features)
+    budget = sklearn.get_config()["working_memory"] * 2**20
+    return max(int(min(budget / max(n_bytes_each, 1), 2**62)), _FEWEST_KEPT)
 
 
 def largest(one: Sequence[Floats], other: Sequence[Floats]) -> list[Floats]:
@@ -95,38 +276,49 @@ def largest(one: Sequence[Floats], other: Sequence[Floats]) -> list[Floats]:
     return [np.maximum(*each) for each in zip(one, other, strict=True)]
 
 
-def _empty(n_rows: int, like: Features, *, in_file: bool) -> Features:
-    shape = n_rows, like.shape[1]
-    if not in_file:
-        return np.empty(shape, like.dtype)
-    # It is gone when nothing refers to it any more.
-    with tempfile.TemporaryFile() as file:
-        _reserve(file, n_rows * like[0].nbytes)
-        return np.memmap(file, like.dtype, mode="w+", shape=shape)
+class _FeatureFile:
+    """Features in a temporary file, which is gone when nothing refers to it any more.
 
-
-def _reserve(file: IO[bytes], n_bytes: int) -> None:
-    """Refuse a disk that is too full; found out later, it would end the process.
-
-    Raises
-    ------
-    OSError
-        If it is.
+    Parameters
+    ----------
+    like : ndarray of shape (n, n_features)
+        Some such features.
     """
-    if not hasattr(os, "posix_fallocate"):
-        return
-    try:
-        os.posix_fallocate(file.fileno(), 0, n_bytes)
-    except OSError as error:
-        # Not every file system can tell.
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+
+    def __init__(self, like: Features) -> None:
+        self.file: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
+        weakref.finalize(self, self.file.close)
+        self.width, self.dtype = like.shape[1], like.dtype
+        self.n_rows = 0
+
+    def add(self, features: Features) -> None:
+        """Append to them.
+
+        Raises
+        ------
+        OSError
+            If the disk is full.
+        """
+        try:
+            self.file.write(np.ascontiguousarray(features).data)
+            # Found out later, a full disk would end the process.
+            self.file.flush()
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
             raise OSError(
                 error.errno,
-                f"The features of a stage take {n_bytes / 2**30:.2f} GiB, and the "
-                f"disk of {tempfile.gettempdir()!r} has no room for them. Name another "
-                "by the environment variable TMPDIR, or keep them in memory by "
+                f"The disk of {tempfile.gettempdir()!r} is full, which had to take the "
+                "features that do not fit into memory. Name another by the environment "
+                "variable TMPDIR, or keep them in memory by "
                 "sklearn.set_config(working_memory=...).",
             ) from error
+        self.n_rows += len(features)
+
+    def finish(self) -> Features:
+        """Return all of them."""
+        shape = self.n_rows, self.width
+        return np.memmap(self.file, self.dtype, mode="r+", shape=shape)
 
 
 class JoinedFeatures:
@@ -157,19 +349,3 @@ def chunks(rows: NDArray[np.intp]) -> Iterator[NDArray[np.intp]]:
     """Split rows, of which there may be none, into as many as are used at once."""
     for start in range(0, len(rows), CHUNK):
         yield rows[start : start + CHUNK]
-
-
-def _affordable(
-    hashes: NDArray[np.uint64], first: NDArray[np.bool_], n_bytes_each: int
-) -> NDArray[np.intp]:
-    """Return which samples' features fit into scikit-learn's working memory."""
-    n = len(hashes)
-    budget = sklearn.get_config()["working_memory"] * 2**20
-    n_kept = max(int(min(budget / max(n_bytes_each, 1), n)), min(n, _FEWEST_KEPT))
-    order = np.lexsort((hashes, ~first))
-    last = order[n_kept - 1]
-    # All rows that equal the last one are kept with it.
-    equal = (hashes == hashes[last]) & (first == first[last])
-    chosen = np.zeros(n, dtype=bool)
-    chosen[order[:n_kept]] = True
-    return np.flatnonzero(chosen | equal)

@@ -202,21 +202,26 @@ def fit_euclidean(
 ) -> Callable[[int | None], ClassMeans]:
     """Return a function from a fold to the class means without it (None: of all).
 
-    The scale s_k is the mean over the samples given, and the same for all. Features
-    that deviate by no more than `rounding`, and class means that differ by no more, are
-    taken to be constant: their mean is the same in every class.
+    The scale s_k is the mean over the samples given, and the same for all; if none are
+    given the square root of the mean squared distance, which is no smaller (Jensen).
+    Features that deviate by no more than `rounding`, and class means that differ by no
+    more, are taken to be constant: their mean is the same in every class.
     """
-    constant = features.std(axis=0, dtype=np.float64) <= rounding
     # The means are those of all samples, of which these may be some.
-    constant &= np.ptp(sums.means(), axis=0) <= rounding
+    constant = np.ptp(sums.means(), axis=0) <= rounding
+    if len(features):
+        constant &= features.std(axis=0, dtype=np.float64) <= rounding
 
     def means(without_fold: int | None) -> Floats:
         found = sums.means(without_fold)
         found[:, constant] = found[:, constant].mean(axis=0)
         return found
 
-    distances = ClassMeans(means(None)).distances(features)
-    mean_distances = np.average(distances, axis=0, weights=sample_weight)
+    if len(features):
+        distances = ClassMeans(means(None)).distances(features)
+        mean_distances = np.average(distances, axis=0, weights=sample_weight)
+    else:
+        mean_distances = np.sqrt(sums.mean_squared_distances())
     # If all features are constant, all distances are 0 but for rounding, and the same:
     # any scale will do.
     usable = (mean_distances > 0) & (not constant.all())

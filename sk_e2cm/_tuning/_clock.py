@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from .._multi_exit._thresholds import is_closed
+from .._streams import batches_of, is_stream, with_enough_first
 from .._utils._arrays import Floats
 from .._utils._compat import _safe_indexing
 from .._utils._warnings import warn
@@ -42,10 +45,8 @@ def is_slower(
     network = estimator.network_
     if network.costs.unit != "time" or is_closed(thresholds).all():
         return False
-    n = len(held_out.X)
     most = max(_MOST_SAMPLES, _FEWEST_BATCHES * estimator.batch_size)
-    rows = np.unique(np.linspace(0, n - 1, min(n, most)).astype(np.intp))
-    X = estimator._check_X(_safe_indexing(held_out.X, rows))
+    X = estimator._check_X(_some(held_out.X, most, estimator.batch_size))
     threshold = thresholds[:, 0] if thresholds.shape[1] == 1 else thresholds
     found = network.race(X, threshold, estimator.batch_size, estimator.device)
     if found.early < found.closed:
@@ -60,3 +61,12 @@ def is_slower(
         * missed
     )
     return True
+
+
+def _some(X: Any, most: int, batch_size: int) -> Any:
+    """Return at most so many samples, from all over an array."""
+    if is_stream(X):
+        first = with_enough_first(batches_of(X, batch_size=batch_size), most)
+        return next(first).X[:most]
+    rows = np.unique(np.linspace(0, len(X) - 1, min(len(X), most)).astype(np.intp))
+    return _safe_indexing(X, rows)

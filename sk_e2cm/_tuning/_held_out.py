@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from sklearn.utils import gen_batches
 
 from .._fitting._cross_fitting import CrossFit
+from .._streams import batches_of, is_stream
 from .._utils._arrays import Floats
 from .._utils._compat import _safe_indexing
 from .._utils._hashing import row_hashes
-from .._utils._validation import codes_of
+from .._utils._validation import check_weight, codes_of
 from ._problem import (
     StagePredictions,
     ThresholdProblem,
@@ -30,7 +31,10 @@ _MOST_PROBABILITIES = 2**24
 
 @dataclass(frozen=True)
 class Data:
-    """Samples, their labels if they have any, and their weights."""
+    """Samples, their labels if they have any, and their weights.
+
+    Of a stream neither: they come with the samples.
+    """
 
     X: Any
     y: Any
@@ -123,28 +127,48 @@ class HeldOutPredictions:
 
 def predict_held_out(estimator: Any, data: Data) -> HeldOutPredictions:
     """Predict with every stage of a fitted estimator, in one pass of the network."""
+    found = [_predict_part(estimator, part) for part in _parts(estimator, data)]
+    of_each, codes, weight, hashes = zip(*found, strict=True)
+    return HeldOutPredictions(
+        estimator,
+        StagePredictions.joined(of_each),
+        np.concatenate(codes),
+        np.concatenate(weight),
+        np.concatenate(hashes),
+        data.X,
+    )
+
+
+def _parts(estimator: Any, data: Data) -> Iterator[Data]:
+    """Yield samples, so many that their probabilities fit into memory."""
     network = estimator.network_
-    n_stages, n_classes = network.n_exits + 1, len(network.labels)
-    n_samples = len(data.weight)
-    predictions = StagePredictions(n_stages, n_samples, n_classes)
-    codes = np.empty(n_samples, dtype=np.intp)
-    hashes = np.empty(n_samples, dtype=np.uint64)
-    if data.y is not None:
-        codes = codes_of(data.y, network.labels)
-    size = _MOST_PROBABILITIES // (n_stages * n_classes)
+    size = _MOST_PROBABILITIES // ((network.n_exits + 1) * len(network.labels))
     # Whole batches, which `memory` knows again.
     size = max(size // estimator.batch_size, 1) * estimator.batch_size
-    for rows in gen_batches(n_samples, size):
-        X = _safe_indexing(data.X, rows)
-        hashes[rows] = row_hashes(np.asarray(X))
-        proba = estimator.exit_proba(X)
-        if data.y is None:
-            codes[rows] = proba[:, -1].argmax(axis=1)
-        for stage in range(n_stages):
-            predictions.add(stage, proba[:, stage], codes[rows], rows)
-    return HeldOutPredictions(
-        estimator, predictions, codes, data.weight, hashes, data.X
-    )
+    if is_stream(data.X):
+        for batch in batches_of(data.X, batch_size=estimator.batch_size):
+            weight = check_weight(batch.sample_weight, len(batch.X))
+            yield Data(batch.X, batch.y, weight).take(weight > 0)
+        return
+    for rows in gen_batches(len(data.weight), size):
+        y = None if data.y is None else data.y[rows]
+        yield Data(_safe_indexing(data.X, rows), y, data.weight[rows])
+
+
+def _predict_part(
+    estimator: Any, data: Data
+) -> tuple[StagePredictions, NDArray[np.intp], Floats, NDArray[np.uint64]]:
+    """Return predictions, classes, weights and hashes."""
+    labels = estimator.network_.labels
+    proba = estimator.exit_proba(data.X)
+    n_samples, n_stages, n_classes = proba.shape
+    codes = proba[:, -1].argmax(axis=1)
+    if data.y is not None:
+        codes = codes_of(data.y, labels)
+    predictions = StagePredictions(n_stages, n_samples, n_classes)
+    for stage in range(n_stages):
+        predictions.add(stage, proba[:, stage], codes)
+    return predictions, codes, data.weight, row_hashes(np.asarray(data.X))
 
 
 def cross_predict(
@@ -156,12 +180,21 @@ def cross_predict(
     ``working_memory``, only some are predicted.
     """
     cross_fit = estimator._cross_fit(data.X, data.y, data.weight, folds)
-    return _of_cross_fit(estimator, data, cross_fit)
+    return _of_cross_fit(estimator, data.X, cross_fit)
+
+
+def cross_predict_stream(estimator: Any, X: Any, n_folds: int) -> HeldOutPredictions:
+    """Fit to a stream; predict each fold with exits fitted without it.
+
+    Of as many samples as are kept; their folds follow from their content.
+    """
+    cross_fit = estimator._fit_stream(X, n_folds=n_folds)
+    return _of_cross_fit(estimator, X, cross_fit)
 
 
 def _of_cross_fit(
     estimator: Any,
-    data: Data,
+    X: Any,
     cross_fit: CrossFit,
     exits: NDArray[np.intp] | None = None,
 ) -> HeldOutPredictions:
@@ -172,15 +205,15 @@ def _of_cross_fit(
 
     def refit(exits: NDArray[np.intp]) -> HeldOutPredictions:
         again = cross_fit.refit and cross_fit.refit(exits.tolist())
-        return _of_cross_fit(estimator, data, again or cross_fit, exits)
+        return _of_cross_fit(estimator, X, again or cross_fit, exits)
 
     return HeldOutPredictions(
         estimator,
         predictions,
         codes,
-        data.weight[cross_fit.rows],
+        cross_fit.weight,
         cross_fit.hashes,
-        data.X,
+        X,
         exits,
         refit if cross_fit.refit else None,
     )

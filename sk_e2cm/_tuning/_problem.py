@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Self
@@ -56,18 +58,30 @@ class StagePredictions:
         stage: int,
         proba: Floats,
         codes: NDArray[np.intp],
-        rows: slice = slice(None),
     ) -> None:
         """Add the probabilities of a stage for samples of these classes."""
         label = proba.argmax(axis=1)
-        self.label[stage, rows] = label
-        self.confidence[stage, rows] = proba[np.arange(len(proba)), label]
+        self.label[stage] = label
+        self.confidence[stage] = proba[np.arange(len(proba)), label]
         if stage < len(self.label) - 1:
             for k in np.unique(codes):
                 self.class_proba[k] += proba[codes == k].sum(axis=0)
-            self.exits_log_proba[rows] += log_of(proba) / (len(self.label) - 1)
+            self.exits_log_proba += log_of(proba) / (len(self.label) - 1)
         else:
-            self.last_proba[rows] = proba
+            self.last_proba[:] = proba
+
+    @classmethod
+    def joined(cls, parts: Sequence[StagePredictions]) -> StagePredictions:
+        """Return those of several parts as one."""
+        if len(parts) == 1:
+            return parts[0]
+        found = copy.copy(parts[0])
+        found.confidence = np.hstack([part.confidence for part in parts])
+        found.label = np.hstack([part.label for part in parts])
+        found.class_proba = np.sum([part.class_proba for part in parts], axis=0)
+        found.last_proba = np.vstack([part.last_proba for part in parts])
+        found.exits_log_proba = np.vstack([part.exits_log_proba for part in parts])
+        return found
 
 
 @dataclass(frozen=True)

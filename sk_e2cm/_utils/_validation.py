@@ -273,15 +273,26 @@ def weight_params(
 
 def check_classes(
     classes: NDArray[Any],
-    codes: NDArray[np.intp],
-    hashes: NDArray[np.uint64],
-    weight: NDArray[np.float64],
+    n_distinct: NDArray[np.intp],
+    weight: NDArray[Any],
     *,
     calibrate: bool,
 ) -> NDArray[np.bool_]:
-    """Return which samples are their class's only one, and cannot be held out.
+    """Return which classes have a single sample, which cannot be held out.
 
     None, if nothing is calibrated.
+
+    Parameters
+    ----------
+    classes : ndarray of shape (n_classes,)
+        Their labels.
+
+    n_distinct, weight : ndarray of shape (n_classes,)
+        How many distinct samples they have, and the weight of all. Equal ones are one
+        sample with the sum of their weights.
+
+    calibrate : bool
+        Whether anything is calibrated.
 
     Raises
     ------
@@ -299,10 +310,8 @@ def check_classes(
             "needed. Samples of weight zero do not count."
         )
     if not calibrate:
-        return np.zeros(len(codes), dtype=bool)
-    # Equal rows are one sample with the sum of their weights.
-    codes_of_distinct, _ = np.unique(np.stack([codes, hashes.view(np.int64)]), axis=1)
-    alone = (np.bincount(codes_of_distinct) == 1) & (np.bincount(codes, weight) <= 1)
+        return np.zeros(len(classes), dtype=bool)
+    alone: NDArray[np.bool_] = (n_distinct == 1) & (weight <= 1)
     if alone.all():
         raise ValueError(
             "Calibration needs a class of at least two distinct samples, and each of "
@@ -316,7 +325,7 @@ def check_classes(
             "left out of the calibration.",
             stacklevel=5,
         )
-    return alone[codes]
+    return alone
 
 
 def check_n_clusters(n_clusters: int, n_samples: int) -> None:

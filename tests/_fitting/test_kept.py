@@ -1,7 +1,7 @@
 """Features of all samples, in memory or in a file, and those that are joined."""
 
 import errno
-import os
+import io
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.naive_bayes import GaussianNB
 
 from sk_e2cm import E2CMClassifier, E2CMClusterer
-from sk_e2cm._fitting._kept import CHUNK, JoinedFeatures, KeptFeatures, chunks
+from sk_e2cm._fitting._kept import CHUNK, JoinedFeatures, KeptFeatures, Samples, chunks
 from sk_e2cm._fitting._statistics import sum_over
 from sk_e2cm._multi_exit._full_pass import Batch
 from sk_e2cm.testing import ToyExtractor
@@ -28,14 +28,17 @@ def make_features(n=300, dtype=np.float64):
 
 def keep(features, batch_size=64, working_memory=1024, **params):
     n = len(features[0])
-    kept = KeptFeatures(make_hashes(n), **params)
+    kept = KeptFeatures(**params)
+    zeros = np.zeros(n, dtype=np.intp)
+    samples = Samples(make_hashes(n), zeros, zeros, np.ones(n))
     with sklearn.config_context(working_memory=working_memory):
         for start in range(0, n, batch_size):
             rows = slice(start, min(start + batch_size, n))
             rounding = [np.full(width, float(start)) for width in WIDTHS]
             shapes = [(width,) for width in WIDTHS]
-            kept.add(Batch(rows, [f[rows] for f in features], shapes, rounding))
-    return kept
+            batch = Batch(rows, [f[rows] for f in features], shapes, rounding)
+            kept.add(batch, samples.take(rows))
+        return kept.finish()
 
 
 # Everything is kept
@@ -61,25 +64,18 @@ def test_features_in_a_file_are_there_as_long_as_anybody_has_them():
     assert_array_equal(features[1], make_features()[1])
 
 
-@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="nothing to ask")
-def test_a_disk_that_is_full_is_found_out_beforehand(monkeypatch):
-    def refuse(*args):
+class Full(io.BytesIO):
+    """A file on a disk that is full."""
+
+    def write(self, data):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("os.posix_fallocate", refuse)
-    with pytest.raises(OSError, match=r"has no room for them.*TMPDIR"):
+
+def test_a_disk_that_is_full_is_found_out_while_features_are_written(monkeypatch):
+    monkeypatch.setattr("tempfile.TemporaryFile", Full)
+    with pytest.raises(OSError, match=r"is full, which had to take.*TMPDIR"):
         keep(make_features(), working_memory=1e-6, everything=True)
     keep(make_features(), everything=True)
-
-
-@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="nothing to ask")
-def test_a_file_system_that_cannot_tell_is_used(monkeypatch):
-    def refuse(*args):
-        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
-
-    monkeypatch.setattr("os.posix_fallocate", refuse)
-    features = keep(make_features(), working_memory=1e-6, everything=True).features
-    assert_array_equal(features[1], make_features()[1])
 
 
 def make_data(n=240):

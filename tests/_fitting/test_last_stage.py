@@ -42,9 +42,8 @@ def make_statistics(features, codes, weight=None, folds=None):
     n = len(features)
     weight = np.ones(n) if weight is None else weight
     folds = np.zeros(n, int) if folds is None else folds
-    n_folds = folds.max() + 1
-    sums = ClassSums(n_folds + 1, codes.max() + 1, features.mean(axis=0))
-    sums.add(features, np.where(folds < 0, n_folds, folds), codes, weight)
+    sums = ClassSums(features.mean(axis=0))
+    sums.add(features, folds, codes, weight)
     hashes = np.random.default_rng(2).integers(2**64, size=n, dtype=np.uint64)
     return Statistics(
         stage_names=("last",),

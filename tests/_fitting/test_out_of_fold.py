@@ -154,12 +154,14 @@ def test_every_stage_predicts_every_sample_held_out(final):
     chosen = choose_last_head(final, None, by_means, statistics, CLASSES)
     cross_fit = CrossFit(statistics, [*exits, chosen])
 
-    assert_array_equal(cross_fit.rows, kept[samples[1][kept] >= 0])
-    assert_array_equal(cross_fit.codes, samples[2][cross_fit.rows])
+    rows = kept[samples[1][kept] >= 0]
+    assert_array_equal(cross_fit.codes, samples[2][rows])
+    assert_array_equal(cross_fit.weight, samples[3][rows])
+    assert_array_equal(cross_fit.hashes, statistics.hashes[samples[1][kept] >= 0])
     probas = list(cross_fit.out_of_fold())
     assert len(probas) == 2
     assert_allclose(probas[0], exits[0].out_of_fold(), rtol=1e-12)
     assert_allclose(probas[1], chosen.out_of_fold(), rtol=1e-12)
     for proba in probas:
-        assert proba.shape == (len(cross_fit.rows), N_CLASSES)
-        assert right(proba, samples[2][cross_fit.rows]) > 0.5
+        assert proba.shape == (len(rows), N_CLASSES)
+        assert right(proba, samples[2][rows]) > 0.5

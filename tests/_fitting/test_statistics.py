@@ -9,10 +9,9 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from sk_e2cm import TorchExtractor
 from sk_e2cm._fitting._cross_fitting import HeadSpec, fit_class_means
-from sk_e2cm._fitting._statistics import (
-    collect_statistics,
-    folds_by_hash,
-)
+from sk_e2cm._fitting._kept import Samples
+from sk_e2cm._fitting._statistics import folds_by_hash
+from sk_e2cm._fitting._workers import collect_statistics
 from sk_e2cm._multi_exit._full_pass import FullPass
 from sk_e2cm._utils._hashing import row_hashes
 from sk_e2cm.testing import CountingExtractor, ToyExtractor
@@ -41,7 +40,8 @@ def collect(X, classes, weight, *, folds=None, batch_size=64, extractor=None, **
         batch_size=batch_size,
         memory=joblib.Memory(None),
     )
-    return collect_statistics(full_pass, X, hashes, folds, classes, weight, **params)
+    samples = Samples(hashes, folds, classes, weight)
+    return collect_statistics(full_pass, X, samples, **params)
 
 
 def collect_within(n_kept, data, **params):
@@ -51,22 +51,21 @@ def collect_within(n_kept, data, **params):
 
 
 def assert_sums_over_all(found, X, classes, weight, folds=None):
-    """Samples of fold -1 are those of the last fold."""
-    folds = row_hashes(X) % np.uint64(N_FOLDS) if folds is None else folds
-    n_folds = len(found.sums[0].weight)
+    folds = folds_by_hash(row_hashes(X)) if folds is None else folds
     for sums, width in zip(found.sums, WIDTHS, strict=True):
-        assert sums.weight.shape == (n_folds, N_CLASSES)
-        for fold in range(n_folds):
-            inside = (folds == fold) | ((folds == -1) & (fold == n_folds - 1))
+        assert_array_equal(sums.folds, np.unique(folds))
+        assert sums.weight.shape == (len(sums.folds), N_CLASSES)
+        for slot, fold in enumerate(sums.folds):
+            inside = folds == fold
             for k in range(N_CLASSES):
                 rows = inside & (classes == k)
                 first = weight[rows] @ (X[rows, :width] - sums.shift)
-                assert_allclose(sums.weight[fold, k], weight[rows].sum())
-                assert_allclose(sums.first[fold, k], first, rtol=0, atol=1e-9)
+                assert_allclose(sums.weight[slot, k], weight[rows].sum())
+                assert_allclose(sums.first[slot, k], first, rtol=0, atol=1e-9)
             if sums.second is not None:
                 shifted = X[inside, :width] - sums.shift
                 second = (weight[inside, None] * shifted).T @ shifted
-                assert_allclose(sums.second[fold], second, rtol=0, atol=1e-8)
+                assert_allclose(sums.second[slot], second, rtol=0, atol=1e-8)
 
 
 def make_folds(n, share, seed=3):
@@ -221,7 +220,7 @@ def test_folds_may_be_given():
 
 
 @pytest.mark.parametrize("second", [False, True])
-def test_samples_that_are_never_held_out_come_last_in_the_sums(second):
+def test_samples_that_are_never_held_out_are_a_fold_of_their_own(second):
     data, folds = make_data(), make_folds(500, 0.4)
     found = collect(*data, folds=folds, second=second)
     assert len(found.sums[0].weight) == 3

@@ -6,7 +6,7 @@ import sklearn
 from numpy.testing import assert_allclose, assert_array_equal
 
 from sk_e2cm._fitting._cross_fitting import HeadSpec, fit_class_means
-from sk_e2cm._fitting._kept import KeptFeatures
+from sk_e2cm._fitting._kept import KeptFeatures, Samples
 from sk_e2cm._fitting._statistics import folds_by_hash, sum_kept
 from sk_e2cm._multi_exit._full_pass import Batch
 from sk_e2cm._utils._hashing import row_hashes
@@ -22,23 +22,26 @@ from .test_statistics import (
 )
 
 
-def keep(X, first=None, *, batch_size=64, widths=WIDTHS, working_memory=1024):
+def keep(X, *, batch_size=64, widths=WIDTHS, working_memory=1024):
     """Return the features kept of stages of these widths."""
-    kept = KeptFeatures(row_hashes(X), first)
+    kept = KeptFeatures()
+    hashes, zeros = row_hashes(X), np.zeros(len(X), dtype=np.intp)
+    samples = Samples(hashes, zeros, zeros, np.ones(len(X)))
     with sklearn.config_context(working_memory=working_memory):
         for start in range(0, len(X), batch_size):
             rows = slice(start, min(start + batch_size, len(X)))
             features = [X[rows, :width] for width in widths]
             rounding = [np.zeros(width) for width in widths]
             shapes = [(width,) for width in widths]
-            kept.add(Batch(rows, features, shapes, rounding))
-    return kept
+            kept.add(Batch(rows, features, shapes, rounding), samples.take(rows))
+        return kept.finish(), hashes
 
 
-def sum_up(kept, classes, weight, folds=None, **params):
+def sum_up(found, classes, weight, folds=None, **params):
+    kept, hashes = found
     names = [f"part{stage + 1}" for stage in range(len(kept.features))]
-    folds = folds_by_hash(kept.hashes) if folds is None else folds
-    return sum_kept(names, kept, folds, classes, weight, **params)
+    folds = folds_by_hash(hashes) if folds is None else folds
+    return sum_kept(names, kept, Samples(hashes, folds, classes, weight), **params)
 
 
 @pytest.mark.parametrize("second", [False, True])
@@ -109,7 +112,7 @@ def test_nobody_held_out_among_those_kept_is_an_error():
     X, classes, weight = make_data(n=1000)
     kept = keep(X, working_memory=0)
     folds = np.zeros(1000, dtype=int)
-    folds[kept.rows] = -1
+    folds[kept[0].rows] = -1
     with pytest.raises(ValueError, match=r"belong to any fold\. Give"):
         sum_up(kept, classes, weight, folds)
 
@@ -117,9 +120,9 @@ def test_nobody_held_out_among_those_kept_is_an_error():
 def test_clusters_of_which_no_sample_was_kept_are_named():
     X, classes, weight = make_data(n=1000)
     kept = keep(X, working_memory=0)
-    lost = np.setdiff1d(np.arange(1000), kept.rows)
+    lost = np.setdiff1d(np.arange(1000), kept[0].rows)
     classes[lost[:3]] = 3, 5, 3
-    classes[kept.rows[0]] = 4
+    classes[kept[0].rows[0]] = 4
     message = (
         r"100 of 1000 samples .*clusters \[3, 5\]\. Give .*working_memory=.*coarse"
     )
@@ -144,8 +147,10 @@ def test_features_are_kept_of_batches_of_any_size(n_kept, batch_size):
     X = X.astype(np.float32)  # of half as many bytes
     memory = n_kept * BYTES_EACH / 2 / 2**20
     kept = keep(X, batch_size=batch_size, working_memory=memory)
-    assert len(kept.rows) == min(n_kept, 600)
-    for features, width in zip(kept.features, WIDTHS, strict=True):
+    assert len(kept[0].rows) == min(n_kept, 600)
+    for features, width in zip(kept[0].features, WIDTHS, strict=True):
         assert features.dtype == np.float32
-        assert_array_equal(features, X[kept.rows, :width])
-    assert_array_equal(kept.rows, collect_within(n_kept / 2, (X, classes, weight)).kept)
+        assert_array_equal(features, X[kept[0].rows, :width])
+    assert_array_equal(
+        kept[0].rows, collect_within(n_kept / 2, (X, classes, weight)).kept
+    )

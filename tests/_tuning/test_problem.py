@@ -128,11 +128,13 @@ def make_proba(n_stages=4, n=50, n_classes=3, seed=0):
 
 
 def add_all(proba, codes, *batches):
-    predictions = StagePredictions(len(proba), len(codes), proba.shape[2])
+    parts = []
     for rows in batches:
+        part = StagePredictions(len(proba), len(codes[rows]), proba.shape[2])
         for stage, of_stage in enumerate(proba):
-            predictions.add(stage, of_stage[rows], codes[rows], rows)
-    return predictions
+            part.add(stage, of_stage[rows], codes[rows])
+        parts.append(part)
+    return StagePredictions.joined(parts)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,169 @@
+"""One pass over the data, split among the workers of joblib."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import pairwise
+from typing import Any, Protocol
+
+import joblib
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.utils.parallel import Parallel, delayed
+
+from .._extractors import fingerprint_of
+from .._multi_exit._full_pass import Batch, FullPass
+from .._utils._hashing import content_hash
+from ._kept import Samples
+from ._statistics import RunningStatistics, Statistics
+
+# So that none waits long for the last.
+_TASKS_PER_WORKER = 2
+
+
+class Summed(Protocol):
+    """What samples are added to, here and by workers."""
+
+    def of_none(self) -> Any:
+        """Return the same, of no samples yet."""
+
+    def add(self, batch: Batch, samples: Samples) -> None:
+        """Add the samples of a batch."""
+
+    def merge(self, other: Any, codes: NDArray[np.intp]) -> None:
+        """Add what another has seen, whose class k is called ``codes[k]`` here."""
+
+
+@dataclass(frozen=True)
+class _Shipped:
+    """A pass as bytes, which a worker that has unpacked it before knows by its key."""
+
+    key: str
+    payload: bytes = field(compare=False)
+
+
+@lru_cache(maxsize=1)
+def _unpacked(shipped: _Shipped) -> FullPass:
+    # Networks take their time to be cut.
+    full_pass: FullPass = pickle.loads(shipped.payload)
+    return full_pass
+
+
+def run(
+    full_pass: FullPass,
+    X: NDArray[Any],
+    samples: Samples,
+    into: Summed,
+    n_jobs: int | None,
+) -> None:
+    """Add all samples to what has seen none yet.
+
+    Parameters
+    ----------
+    full_pass : FullPass
+        What is run.
+
+    X : ndarray of shape (n_samples, ...)
+        Samples.
+
+    samples : Samples
+        What is known of them.
+
+    into : RunningStatistics or ClusterFeatures
+        To which they are added.
+
+    n_jobs : int or None
+        Of joblib: None is 1, unless `joblib.parallel_config` says more.
+
+    Raises
+    ------
+    RuntimeError
+        If a worker ends in the middle.
+
+    ImportError
+        If a worker lacks a package.
+    """
+    n_workers = joblib.effective_n_jobs(n_jobs)
+    if n_workers == 1:
+        add(full_pass, X, samples, into)
+        return
+    shipped, n_classes = _shipped(full_pass), int(samples.codes.max()) + 1
+    tasks = (
+        # One tuple: joblib would send arrays to workers of Dask beforehand, and they
+        # would be lost with these.
+        delayed(_part)((shipped, X[rows], samples.take(rows), into))
+        for rows in _split(len(X), full_pass.batch_size, n_workers)
+    )
+    try:
+        for part in Parallel(n_jobs=n_jobs)(tasks):
+            into.merge(part, np.arange(n_classes))
+    except BrokenProcessPool as error:
+        raise RuntimeError(
+            "A worker has ended in the middle of the pass, for want of memory perhaps, "
+            'and what it had done is lost. With joblib.parallel_config("dask") another '
+            "does its part again."
+        ) from error
+    except ImportError as error:
+        raise ImportError(
+            f"A worker lacks what is installed here: {error}. Install the same "
+            "packages on all machines."
+        ) from error
+
+
+def collect_statistics(
+    full_pass: FullPass,
+    X: NDArray[Any],
+    samples: Samples,
+    *,
+    second: bool = False,
+    everything: bool = False,
+    n_jobs: int | None = None,
+) -> Statistics:
+    """Run the network once; sum over all samples and keep the features of some.
+
+    `second` and `everything` are those of `RunningStatistics`.
+    """
+    running = RunningStatistics(
+        full_pass.stage_names, second=second, everything=everything
+    )
+    run(full_pass, X, samples, running, n_jobs)
+    return running.finish()
+
+
+def add(
+    full_pass: FullPass,
+    X: NDArray[Any],
+    samples: Samples,
+    into: Summed,
+) -> None:
+    """Run the network over samples, and add them."""
+    for batch in full_pass(X):
+        into.add(batch, samples.take(batch.rows))
+
+
+def _part(task: tuple[_Shipped, NDArray[Any], Samples, Summed]) -> Summed:
+    shipped, X, samples, like = task
+    found: Summed = like.of_none()
+    add(_unpacked(shipped), X, samples, found)
+    return found
+
+
+def _shipped(full_pass: FullPass) -> _Shipped:
+    extractor, pooling = full_pass.extractor, full_pass.pooling
+    parts = fingerprint_of(extractor), pooling, full_pass.batch_size
+    # Functions as pooling= need not be importable elsewhere.
+    wrapped = joblib.wrap_non_picklable_objects(full_pass, keep_wrapper=False)
+    return _Shipped(content_hash(parts), pickle.dumps(wrapped))
+
+
+def _split(n_samples: int, batch_size: int, n_workers: int) -> Iterator[slice]:
+    """Yield parts of whole batches: each has the same company as in one pass."""
+    n_batches = -(-n_samples // batch_size)
+    n_tasks = min(_TASKS_PER_WORKER * n_workers, n_batches)
+    bounds = [batch_size * (n_batches * i // n_tasks) for i in range(n_tasks + 1)]
+    for start, stop in pairwise(bounds):
+        yield slice(start, min(stop, n_samples))

@@ -1,0 +1,387 @@
+"""Fits in parts: what was seen adds up, and exits follow when they are asked for."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import clone
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from ._base import BaseE2CM, columns_of
+from ._extractors import Extractor, fingerprint_of
+from ._fitting._classifiers import check_head
+from ._fitting._cross_fitting import CrossFit, HeadSpec
+from ._fitting._labelled import LabelledStatistics, Source
+from ._fitting._means import OF_SECOND_ORDER
+from ._fitting._statistics import N_FOLDS, Statistics
+from ._multi_exit._full_pass import FullPass
+from ._multi_exit._thresholds import check_thresholds
+from ._streams import (
+    N_LOOKED_AT,
+    SampleBatch,
+    batches_of,
+    check_alike,
+    with_enough_first,
+)
+from ._utils._arrays import Floats
+from ._utils._compat import _fit_context
+from ._utils._validation import (
+    as_labels,
+    check_classes,
+    check_samples,
+    labels_like,
+)
+
+_NO_STATISTICS = (
+    "fit keeps no statistics, which would be many times as large as the exits, and "
+    "finalize drops them. Start from a clone, with partial_fit alone."
+)
+
+
+class FinishedAttribute:
+    """A fitted attribute that, after partial fits, is set when it is first asked for.
+
+    What is set on the estimator itself goes before.
+    """
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, estimator: Any, owner: type) -> Any:
+        if estimator is None:
+            return self
+        if "statistics_" not in vars(estimator):
+            raise AttributeError(
+                f"{owner.__name__!r} object has no attribute {self.name!r}"
+            )
+        estimator._finish()
+        return vars(estimator)[self.name]
+
+
+class PartialFitMixin(BaseE2CM):
+    """Adds `partial_fit` and `merge` to a classifier."""
+
+    statistics_: LabelledStatistics
+    head: Any
+
+    network_ = FinishedAttribute()
+    seconds_ = FinishedAttribute()
+    input_shape_ = FinishedAttribute()
+    metric_ = FinishedAttribute()
+    metric_reason_ = FinishedAttribute()
+    distance_scale_ = FinishedAttribute()
+    temperature_ = FinishedAttribute()
+    classes_ = FinishedAttribute()
+    class_means_ = FinishedAttribute()
+    final_ = FinishedAttribute()
+    _warned_of = FinishedAttribute()
+    _fitted_numbers = FinishedAttribute()
+
+    @_fit_context(prefer_skip_nested_validation=False)
+    def partial_fit(
+        self,
+        X: ArrayLike,
+        y: ArrayLike | None = None,
+        classes: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
+    ) -> Self:
+        """Add samples to those seen so far.
+
+        The network runs over these samples once. Exits are finished when they are first
+        asked for, and are those of one `fit` to all samples, to rounding and whatever
+        the order, as long as the features of all fit into scikit-learn's
+        ``working_memory``; of more, a uniform subset calibrates, and is what `carry`,
+        `head` and a classifier as `final` are fitted to.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, ...), DataLoader or Dataset
+            Samples, each of the shape that the extractor takes; of torch's loaders and
+            datasets batches of (X, y) or (X, y, weight).
+
+        y : array-like of shape (n_samples,), default=None
+            Labels. None where they come with X.
+
+        classes : array-like of shape (n_classes,), default=None
+            All labels that will come; needed at the first call, and may name new ones
+            later. Those of which no sample has come by the time exits are finished are
+            left out of `classes_`.
+
+        sample_weight : array-like of shape (n_samples,), default=None
+            Non-negative; samples of weight 0 are ignored.
+
+        Returns
+        -------
+        E2CMClassifier
+            The estimator, with `statistics_`.
+
+        Raises
+        ------
+        ValueError
+            If the data, the parameters and the network do not fit together, or if the
+            estimator was fitted by `fit`. What was seen before is left as it was.
+        """
+        seen = self._seen(X, y, classes, sample_weight)
+        if "statistics_" in vars(self):
+            self.statistics_.merge(seen)
+            seen = self.statistics_
+        self._set_seen(seen)
+        return self
+
+    def merge(self, other: Self) -> Self:
+        """Add what another estimator has seen, by `partial_fit`, elsewhere.
+
+        Parameters
+        ----------
+        other : E2CMClassifier
+            Over the same network, with the same `pooling` and `metric`. It stays as it
+            is.
+
+        Returns
+        -------
+        E2CMClassifier
+            The estimator, whose exits are those of one fit to the samples of both.
+
+        Raises
+        ------
+        ValueError
+            If one of both has no statistics, or if they are of different features.
+        """
+        for estimator in (self, other):
+            if "statistics_" not in vars(estimator):
+                raise ValueError(
+                    "merge adds up the statistics of partial_fit, and "
+                    f"{'this' if estimator is self else 'the other'} estimator has "
+                    f"none. {_NO_STATISTICS}"
+                )
+        self.statistics_.merge(other.statistics_)
+        self._set_seen(self.statistics_)
+        return self
+
+    def for_sharing(self, features: bool = False) -> Self:
+        """Return a copy for others to merge, whose samples stay here.
+
+        What travels is, for each stage, fold and class, the number of the samples, the
+        sum of their features and, for a whitened metric, the sums of products of all
+        classes together; further how many samples are distinct, the largest number
+        among them, and the network. Such sums say what samples are like on average, and
+        of a class of one sample what its features are. They say whether a sample that
+        somebody already has, alone in its class, is among them.
+
+        Where it is merged, calibration and scales come from the features that are kept
+        there. If none are, exits need ``calibration=None``, ``final="class_means"``
+        and, to be whitened, `shrinkage` by "oas" or a number; the Euclidean scale s_k
+        is the square root of the mean squared distance then, an upper bound of it.
+
+        Parameters
+        ----------
+        features : bool, default=False
+            Whether the pooled features that were kept, and hashes of all samples,
+            travel too: then exits are those of one fit to the samples of both.
+
+        Returns
+        -------
+        E2CMClassifier
+            The copy.
+
+        Raises
+        ------
+        ValueError
+            If the estimator has no statistics.
+        """
+        if "statistics_" not in vars(self):
+            raise ValueError(f"There are no statistics to share. {_NO_STATISTICS}")
+        shared = clone(self)
+        shared._set_seen(self.statistics_.for_sharing(features=features))
+        return shared
+
+    def finalize(self) -> Self:
+        """Finish the exits after partial fits, and drop the statistics.
+
+        Returns
+        -------
+        E2CMClassifier
+            The estimator, which takes no more samples and is as small as after `fit`.
+        """
+        check_is_fitted(self, "network_")
+        self.__dict__ = {k: v for k, v in vars(self).items() if k != "statistics_"}
+        return self
+
+    def _seen(
+        self,
+        X: Any,
+        y: Any,
+        classes: ArrayLike | None,
+        sample_weight: ArrayLike | None,
+    ) -> LabelledStatistics:
+        """Run the network over samples, and return their statistics."""
+        before = vars(self).get("statistics_")
+        if before is None and "network_" in vars(self):
+            raise ValueError(f"This estimator was fitted by fit. {_NO_STATISTICS}")
+        if before is None and classes is None:
+            raise ValueError(
+                "The first call of partial_fit needs classes=, all labels that will "
+                "come."
+            )
+        known = [] if before is None else [before.labels]
+        if classes is not None:
+            known.append(np.unique(as_labels(classes, "classes")))
+        labels = np.unique(np.concatenate(known))
+        batches = batches_of(X, y, sample_weight, batch_size=self.batch_size)
+        return self._collected(batches, before, labels)
+
+    def _collected(
+        self,
+        batches: Iterator[SampleBatch],
+        before: LabelledStatistics | None = None,
+        labels: NDArray[Any] | None = None,
+        n_folds: int = N_FOLDS,
+    ) -> LabelledStatistics:
+        """Return the statistics of batches, whose labels are named here or not."""
+        self._check_carry()
+        check_head(self.head)
+        seen, full_pass = None, None
+        for batch in with_enough_first(batches, N_LOOKED_AT):
+            if not batch.counts:
+                continue
+            with batch.named():
+                X, y, weight = self._valid(batch, before)
+                if seen is None or full_pass is None:
+                    full_pass, seen = self._of_none(batch.X, X, y, before, labels)
+                check_alike(X, seen.some)
+                if labels is None:
+                    seen.name(np.unique(y))
+                else:
+                    y = labels_like(y, labels)
+                seen.add(full_pass, X, y, weight, n_folds)
+        if seen is None:
+            raise ValueError("sample_weight is zero for every sample.")
+        return seen
+
+    def _valid(
+        self, batch: SampleBatch, before: LabelledStatistics | None
+    ) -> tuple[NDArray[Any], NDArray[Any], Floats]:
+        """Return samples, labels and weights of those that count."""
+        X, y, weight = check_samples(
+            self, batch.X, batch.y, batch.sample_weight, needs_y=True
+        )
+        if before is not None:
+            validate_data(self, batch.X, reset=False, skip_check_array=True)
+        used = weight > 0
+        if used.all():
+            return X, y, weight
+        return X[used], y[used], weight[used]
+
+    def _of_none(
+        self,
+        given: Any,
+        X: NDArray[Any],
+        y: NDArray[Any],
+        before: LabelledStatistics | None,
+        labels: NDArray[Any] | None,
+    ) -> tuple[FullPass, LabelledStatistics]:
+        """Return the pass over samples like these, and statistics of none yet."""
+        extractor = self._checked_extractor(given)
+        full_pass = self._full_pass(extractor, self.pooling)
+        source = Source(
+            fingerprint_of(extractor),
+            self.pooling,
+            X.shape[1:],
+            self.metric in OF_SECOND_ORDER,
+        )
+        if before is None:
+            full_pass.verify(X)
+            columns = columns_of(given)
+        else:
+            before.source.check_same(source)
+            columns = before.columns
+        first = np.unique(y) if labels is None else labels
+        seen = LabelledStatistics.of_none(full_pass, source, first, columns, X)
+        return full_pass, seen
+
+    def _set_seen(self, seen: LabelledStatistics) -> None:
+        """Set statistics; exits that were finished before are finished no more."""
+        kept = {
+            name: value
+            for name, value in vars(self).items()
+            if not isinstance(getattr(type(self), name, None), FinishedAttribute)
+        }
+        self.__dict__ = kept | vars(seen.columns) | {"statistics_": seen}
+
+    def _finish(self) -> None:
+        """Fit the exits to what was seen by partial fits."""
+        self._fit_seen(self.statistics_, in_parts=True)
+
+    def _fit_seen(self, seen: LabelledStatistics, *, in_parts: bool) -> CrossFit:
+        since = time.perf_counter()
+        extractor = self._checked_extractor(seen.some)
+        found = seen.finish()
+        alone = check_classes(
+            found.labels,
+            found.n_distinct,
+            found.weight,
+            calibrate=bool(self.calibration),
+        )
+        if not len(found.statistics.kept):
+            self._check_without_features()
+        n_classes = len(found.labels)
+        n_exits = len(extractor.stage_names) - 1
+        check_thresholds(self.threshold, n_exits, n_classes)
+        statistics, parts = found.statistics, check_head(self.head)
+        spec, too_few = self._head_spec(statistics.n_distinct, n_classes, parts)
+        if spec.needs_everything:
+            folds = self._folds(statistics.hashes, statistics.codes, spec)
+            n_kept = len(np.unique(statistics.hashes))
+            statistics = replace(statistics, sums=[], folds=folds, n_distinct=n_kept)
+        return self._fit_exits(
+            statistics.set_apart(alone),
+            found.labels,
+            spec,
+            extractor=extractor,
+            too_few=too_few,
+            some=seen.some,
+            numbers=(seen.some.dtype, seen.largest),
+            seen=seen.columns,
+            in_parts=in_parts,
+            since=since,
+        )
+
+    def _check_without_features(self) -> None:
+        """Refuse what cannot follow from sums alone."""
+        wanted = {
+            "calibration": None,
+            "final": "class_means",
+            "head": "class_means",
+            "carry": 0,
+        }
+        others = {
+            name: value
+            for name, value in wanted.items()
+            if not (isinstance(getattr(self, name), type(value)))
+            or getattr(self, name) != value
+        }
+        if self.metric in OF_SECOND_ORDER and self.shrinkage == "ledoit_wolf":
+            others["shrinkage"] = "oas"
+        if others:
+            asked = ", ".join(f"{name}={value!r}" for name, value in others.items())
+            raise ValueError(
+                "No features were kept, only sums: they came from for_sharing(). Exits "
+                f"can be fitted with {asked}, or after samples have been added here."
+            )
+
+    def _fit_exits(
+        self,
+        statistics: Statistics,
+        classes: NDArray[Any],
+        spec: HeadSpec,
+        *,
+        extractor: Extractor,
+        **named: Any,
+    ) -> CrossFit:
+        """Fit the heads of all stages."""
+        raise NotImplementedError

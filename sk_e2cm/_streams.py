@@ -1,0 +1,216 @@
+"""Samples that come batch by batch: torch's datasets and loaders."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    RandomSampler,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+)
+
+# Samples that are looked at together before the network is trusted.
+N_LOOKED_AT = 64
+
+# Samples of so many bytes are predicted at once.
+_PART_BYTES = 2**26
+
+_IN_RANDOM_ORDER = RandomSampler, SubsetRandomSampler, WeightedRandomSampler
+
+
+class SampleBatch(NamedTuple):
+    """Some samples, with labels and weights if they have any.
+
+    Parameters
+    ----------
+    X : array-like of shape (n_samples, ...)
+        The samples.
+
+    y : array-like of shape (n_samples,), default=None
+        Their labels.
+
+    sample_weight : array-like of shape (n_samples,), default=None
+        Their weights.
+
+    number : int, default=None
+        From 0, if there are others.
+    """
+
+    X: Any
+    y: Any = None
+    sample_weight: Any = None
+    number: int | None = None
+
+    @property
+    def counts(self) -> bool:
+        """Whether there may be any weight, of a batch among others."""
+        if self.number is None or self.sample_weight is None:
+            return True
+        return bool(np.any(self.sample_weight))
+
+    @contextmanager
+    def named(self) -> Iterator[None]:
+        """Say in which batch something went wrong."""
+        try:
+            yield
+        except (TypeError, ValueError) as error:
+            if self.number is None:
+                raise
+            raise type(error)(f"Batch {self.number}: {error}") from error
+
+
+def is_stream(X: Any) -> bool:
+    """Tell what comes batch by batch from an array of all samples.
+
+    A list of (x, y) is what scikit-learn's searches make of a part of a dataset.
+    """
+    if isinstance(X, list) and X and isinstance(X[0], (list, tuple)):
+        return len(X[0]) in (2, 3) and bool(getattr(X[0][0], "shape", ()))
+    return isinstance(X, (Dataset, DataLoader))
+
+
+def batches_of(
+    X: Any, y: Any = None, sample_weight: Any = None, *, batch_size: int
+) -> Iterator[SampleBatch]:
+    """Yield the batches of a loader or a dataset, or all of arrays at once.
+
+    Raises
+    ------
+    TypeError
+        If they are neither X, (X,), (X, y) nor (X, y, weight).
+
+    ValueError
+        If there are none, or if labels or weights are given beside a loader.
+    """
+    if not is_stream(X):
+        yield SampleBatch(X, y, sample_weight)
+        return
+    check_no_labels(X, y, sample_weight)
+    loader = X if isinstance(X, DataLoader) else DataLoader(X, batch_size=batch_size)
+    n_batches = 0
+    for number, given in enumerate(loader):
+        batch = _as_batch(given, number)
+        n_batches += 1
+        yield batch
+    if not n_batches:
+        raise ValueError(
+            f"The {type(X).__name__} has given no batch. Is it empty, or can it be "
+            "read once only? It has to start anew each time."
+        )
+
+
+def check_no_labels(X: Any, y: Any, sample_weight: Any) -> None:
+    """Refuse labels and weights beside a stream, which has its own.
+
+    Raises
+    ------
+    ValueError
+        If there are any.
+    """
+    if y is not None or sample_weight is not None:
+        raise ValueError(
+            f"Labels and weights come from the {type(X).__name__}, as (X, y) or (X, y, "
+            "weight). Leave out y and sample_weight."
+        )
+
+
+def check_in_order(X: Any) -> None:
+    """Refuse a loader that is shuffled: nobody could tell whose predictions are whose.
+
+    Raises
+    ------
+    ValueError
+        If it is.
+    """
+    if isinstance(getattr(X, "sampler", None), _IN_RANDOM_ORDER):
+        raise ValueError(
+            "The loader is shuffled, and predictions would come in an order that "
+            "nobody knows. Use one with shuffle=False."
+        )
+
+
+def _as_batch(given: Any, number: int) -> SampleBatch:
+    parts = tuple(given) if isinstance(given, (list, tuple)) else (given,)
+    if isinstance(given, dict) or not 1 <= len(parts) <= 3:
+        kind = type(given).__name__
+        inside = f"{kind} of {len(given)}" if hasattr(given, "__len__") else kind
+        raise TypeError(
+            "A batch must be X, (X,), (X, y) or (X, y, weight), as a tuple or a list; "
+            f"got a {inside}."
+        )
+    X, y, weight = [*map(_as_numpy, parts), None, None][:3]
+    return SampleBatch(X, y, weight, number)
+
+
+def _as_numpy(values: Any) -> Any:
+    """Return labels and weights as arrays; samples are tensors, as others take them."""
+    if isinstance(values, torch.Tensor):
+        return values.numpy(force=True)
+    return np.asarray(values)
+
+
+def with_enough_first(
+    batches: Iterator[SampleBatch], n_samples: int
+) -> Iterator[SampleBatch]:
+    """Join the first batches, where they are small, to one of so many samples."""
+    first: list[SampleBatch] = []
+    for batch in batches:
+        first.append(batch)
+        if sum(len(each.X) for each in first) >= n_samples:
+            break
+    if len(first) > 1:
+        yield _joined(first)
+    else:
+        yield from first
+    yield from batches
+
+
+def in_large_parts(batches: Iterator[SampleBatch]) -> Iterator[SampleBatch]:
+    """Join batches: those who stay of several can be computed together."""
+    parts: list[SampleBatch] = []
+    for batch in batches:
+        if batch.number is None:
+            yield batch
+            continue
+        parts.append(batch)
+        if sum(part.X.nbytes for part in parts) >= _PART_BYTES:
+            yield _joined(parts)
+            parts = []
+    if parts:
+        yield _joined(parts)
+
+
+def _joined(batches: list[SampleBatch]) -> SampleBatch:
+    X, y, weight, numbers = zip(*batches, strict=True)
+
+    def join(parts: tuple[Any, ...]) -> Any:
+        return None if parts[0] is None else np.concatenate(parts)
+
+    return SampleBatch(np.concatenate(X), join(y), join(weight), numbers[0])
+
+
+def check_alike(batch: NDArray[Any], first: NDArray[Any]) -> None:
+    """Refuse samples of another shape or type than those of the first batch.
+
+    Raises
+    ------
+    ValueError
+        If they are.
+    """
+    for name, given, expected in (
+        ("shape", batch.shape[1:], first.shape[1:]),
+        ("type", batch.dtype, first.dtype),
+    ):
+        if given != expected:
+            raise ValueError(
+                f"Its samples have the {name} {given}, and those of the first batch "
+                f"{expected}."
+            )
