@@ -36,9 +36,9 @@ NO_LIMIT = [
     "Zero Time Waste, 20 epochs",
     "earlyon, 4 epochs",
     "E2CM, second order, Dirichlet",
-    "E2CM, carry=1, logistic regression",
-    "E2CM, carry=1, perceptron",
-    "E2CM, carry=1, means and perceptron",
+    "E2CM, carry=2",
+    "E2CM, perceptron",
+    "E2CM, means and perceptron",
 ]
 
 

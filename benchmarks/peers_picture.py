@@ -81,6 +81,7 @@ def draw_macs() -> None:
         if full:
             panel.axhline(np.mean(full), color="gray", ls=":", label="full network")
         panel.set(title=TITLES[subject], xlabel="fraction of the multiply-adds")
+    one_legend(axes)
     save(figure, axes, "peers.png")
 
 
@@ -107,6 +108,7 @@ def draw_seconds() -> None:
                 title=f"{TITLES[subject]}, {size} at once",
                 xlabel="fraction of the plain network's time",
             )
+    one_legend(axes)
     save(figure, axes, "peers_seconds.png")
 
 
@@ -120,13 +122,16 @@ def panels(n_columns: int, n_rows: int = 1):
     )
 
 
-def save(figure, axes: np.ndarray, name: str) -> None:
-    for line in axes:
-        line[0].set_ylabel("accuracy on the test images")
-    # A method need not be in every panel.
+def one_legend(axes: np.ndarray) -> None:
+    """Draw a legend in the first panel; a method need not be in every panel."""
     drawn: dict[str, object] = {}
     for panel in axes.flat:
         drawn |= dict(zip(*panel.get_legend_handles_labels()[::-1], strict=True))
     axes[0, 0].legend(drawn.values(), drawn, fontsize="small")
+
+
+def save(figure, axes: np.ndarray, name: str) -> None:
+    for line in axes:
+        line[0].set_ylabel("accuracy on the test images")
     figure.savefig(PICTURES / name, dpi=110)
     plt.close(figure)
