@@ -504,7 +504,9 @@ def test_what_a_stream_has_no_parts_for_is_refused(params, message, held_out):
         TunedExitsCV(clf, max_drop=0.02).fit(loader_of(X, y), y)
 
 
-@pytest.mark.parametrize("make", [dataset_of, Pairs, Lists], ids=str)
+@pytest.mark.parametrize(
+    "make", [dataset_of, Pairs, Lists], ids=["tensors", "pairs", "lists"]
+)
 def test_a_grid_search_ranges_over_a_dataset(make, held_out):
     X, y, _ = held_out
     search = GridSearchCV(
