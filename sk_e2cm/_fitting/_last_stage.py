@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from functools import partial
 from typing import Any
 
@@ -15,6 +14,7 @@ from .._multi_exit._estimator_logits import ClassifierLogits
 from .._multi_exit._logits import NetworkLogits
 from .._utils._arrays import Features, Floats
 from .._utils._validation import weight_params
+from .._utils._warnings import warn
 from ._cross_fitting import FittedHead
 from ._folding import predict_proba
 from ._statistics import Statistics
@@ -87,14 +87,13 @@ def choose_last_head(
         return by_network
     if not is_network:  # features that happen to be as many as the classes
         return by_means
-    warnings.warn(
+    warn(
         "final='auto' takes the class means of the last stage, which are right for "
         f"{of_means:.2%} of the samples, in place of the network's own head, right for "
         f"{of_network:.2%}. Where that is a surprise: are the labels in another order "
         "than the network's outputs (pass head_classes=), does X hold pictures of "
         "0..255 in place of normalised ones, or was the network trained on something "
-        "else? final='class_means' and 'network' are taken without a comparison.",
-        stacklevel=5,
+        "else? final='class_means' and 'network' are taken without a comparison."
     )
     return by_means
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping
 from numbers import Number
 from typing import Any, TypeGuard
@@ -20,6 +19,7 @@ from ._arrays import as_numbers, to_array
 from ._compat import HasMethods as _HasMethods
 from ._compat import Interval as _Interval
 from ._compat import _check_sample_weight
+from ._warnings import warn
 
 WRAP = (
     "If the network takes several inputs, wrap it in a module that takes one array, "
@@ -319,11 +319,10 @@ def check_classes(
             "use calibration=None."
         )
     if alone.any():
-        warnings.warn(
+        warn(
             f"These classes have only one sample: {classes[alone][:5].tolist()}. It is "
             "their mean, and says nothing of how sure of them one may be: they are "
-            "left out of the calibration.",
-            stacklevel=5,
+            "left out of the calibration."
         )
     return alone
 
