@@ -12,7 +12,7 @@ from sklearn.base import ClassifierMixin
 from sklearn.utils import check_array
 
 from ._base import BaseE2CM, Fit, columns_of
-from ._early_exit import EarlyExitClassifierMixin, largest
+from ._early_exit import EarlyExitClassifierMixin
 from ._extractors import Extractor
 from ._fitting._classifiers import check_head
 from ._fitting._cross_fitting import CrossFit, HeadSpec
@@ -24,7 +24,7 @@ from ._fitting._workers import collect_statistics
 from ._multi_exit._thresholds import check_thresholds
 from ._partial_fit import PartialFitMixin
 from ._streams import batches_of, check_no_labels, is_stream
-from ._utils._arrays import Floats
+from ._utils._arrays import Floats, largest
 from ._utils._compat import StrOptions, _fit_context
 from ._utils._hashing import row_hashes
 from ._utils._validation import (

@@ -18,7 +18,6 @@ from sklearn.base import (
 from sklearn.cluster import KMeans
 
 from ._base import BaseE2CM, Fit, columns_of
-from ._early_exit import largest
 from ._extractors import Extractor
 from ._fitting._clusters import (
     ClusterFeatures,
@@ -43,7 +42,7 @@ from ._streams import (
     is_stream,
     with_enough_first,
 )
-from ._utils._arrays import Features, Floats
+from ._utils._arrays import Features, Floats, largest
 from ._utils._compat import _fit_context
 from ._utils._hashing import row_hashes
 from ._utils._validation import (

@@ -25,8 +25,8 @@ from ._multi_exit._network import Exits, MultiExitNetwork
 from ._multi_exit._pooling import PoolingSpec
 from ._multi_exit._seconds import Seconds
 from ._multi_exit._thresholds import first_exit
-from ._streams import batches_of, check_in_order, in_large_parts
-from ._utils._arrays import Floats
+from ._streams import as_one, batches_of, check_in_order, in_large_parts
+from ._utils._arrays import Floats, largest
 from ._utils._compat import validate_parameter_constraints
 from ._utils._validation import (
     WRAP,
@@ -406,11 +406,6 @@ class EarlyExitMixin:
             )
 
 
-def largest(X: NDArray[Any]) -> float:
-    """Return the largest absolute value."""
-    return max(float(X.max()), -float(X.min()))
-
-
 class EarlyExitClassifierMixin(EarlyExitMixin):
     """Probabilities of classes, and accuracy, with early exits."""
 
@@ -479,11 +474,7 @@ class EarlyExitClassifierMixin(EarlyExitMixin):
             (batch.y, self._labels(batch.X), batch.sample_weight)
             for batch in in_large_parts(batches)
         ]
-        if len(found) == 1:
-            return accuracy(*found[0])
-        true, labels, weights = zip(*found, strict=True)
-        weight = None if weights[0] is None else np.concatenate(weights)
-        return accuracy(np.concatenate(true), np.concatenate(labels), weight)
+        return accuracy(*as_one(found))
 
     def _labels(self, X: ArrayLike) -> NDArray[Any]:
         if self.memory is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, Self
 
@@ -13,12 +13,12 @@ from sklearn.base import clone
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ._base import BaseE2CM, columns_of
-from ._extractors import Extractor, fingerprint_of
+from ._extractors import fingerprint_of
 from ._fitting._classifiers import check_head
-from ._fitting._cross_fitting import CrossFit, HeadSpec
+from ._fitting._cross_fitting import CrossFit
 from ._fitting._labelled import LabelledStatistics, Source
 from ._fitting._means import OF_SECOND_ORDER
-from ._fitting._statistics import N_FOLDS, Statistics
+from ._fitting._statistics import N_FOLDS
 from ._multi_exit._full_pass import FullPass
 from ._multi_exit._thresholds import check_thresholds
 from ._streams import (
@@ -68,6 +68,7 @@ class PartialFitMixin(BaseE2CM):
 
     statistics_: LabelledStatistics
     head: Any
+    _fit_exits: Callable[..., CrossFit]
 
     network_ = FinishedAttribute()
     seconds_ = FinishedAttribute()
@@ -373,15 +374,3 @@ class PartialFitMixin(BaseE2CM):
                 "No features were kept, only sums: they came from for_sharing(). Exits "
                 f"can be fitted with {asked}, or after samples have been added here."
             )
-
-    def _fit_exits(
-        self,
-        statistics: Statistics,
-        classes: NDArray[Any],
-        spec: HeadSpec,
-        *,
-        extractor: Extractor,
-        **named: Any,
-    ) -> CrossFit:
-        """Fit the heads of all stages."""
-        raise NotImplementedError

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -166,10 +166,8 @@ def with_enough_first(
         first.append(batch)
         if sum(len(each.X) for each in first) >= n_samples:
             break
-    if len(first) > 1:
+    if first:
         yield _joined(first)
-    else:
-        yield from first
     yield from batches
 
 
@@ -188,13 +186,19 @@ def in_large_parts(batches: Iterator[SampleBatch]) -> Iterator[SampleBatch]:
         yield _joined(parts)
 
 
-def _joined(batches: list[SampleBatch]) -> SampleBatch:
-    X, y, weight, numbers = zip(*batches, strict=True)
+def _joined(batches: Sequence[SampleBatch]) -> SampleBatch:
+    X, y, weight = as_one([batch[:3] for batch in batches])
+    return SampleBatch(X, y, weight, batches[0].number)
 
-    def join(parts: tuple[Any, ...]) -> Any:
-        return None if parts[0] is None else np.concatenate(parts)
 
-    return SampleBatch(np.concatenate(X), join(y), join(weight), numbers[0])
+def as_one(found: Sequence[tuple[Any, ...]]) -> tuple[Any, ...]:
+    """Join arrays of several batches, field by field; what is None stays so."""
+    if len(found) == 1:
+        return tuple(found[0])
+    return tuple(
+        None if parts[0] is None else np.concatenate(parts)
+        for parts in zip(*found, strict=True)
+    )
 
 
 def check_alike(batch: NDArray[Any], first: NDArray[Any]) -> None:

@@ -15,7 +15,7 @@ from sklearn.utils import check_consistent_length
 from ._delegation import with_exits
 from ._early_exit import accuracy
 from ._multi_exit._thresholds import check_thresholds, first_exit
-from ._streams import batches_of, in_large_parts
+from ._streams import as_one, batches_of, in_large_parts
 from ._tuning._candidates import Results, cheapest, most_accurate
 from ._tuning._problem import ThresholdProblem
 from ._tuning._search import evaluate, shared
@@ -94,12 +94,7 @@ def accuracy_cost_scorer(
         of_batch = _early_and_full(inside, batch.X)
         weight = check_weight(batch.sample_weight, len(of_batch[0]))
         found.append((*of_batch, batch.y, weight))
-    if len(found) == 1:
-        labels, full_labels, cost, y, weight = found[0]
-    else:
-        labels, full_labels, cost, y, weight = map(
-            np.concatenate, zip(*found, strict=True)
-        )
+    labels, full_labels, cost, y, weight = as_one(found)
     return {
         "accuracy": accuracy(y, labels, weight),
         "cost": float(np.average(cost, weights=weight)),

@@ -72,9 +72,6 @@ class Kept(NamedTuple):
 
     rows : ndarray of shape (n_kept,)
         Their numbers among all that came.
-
-    n_seen : int
-        How many came.
     """
 
     features: list[Features]
@@ -82,7 +79,6 @@ class Kept(NamedTuple):
     rounding: list[Floats]
     samples: Samples
     rows: NDArray[np.intp]
-    n_seen: int
 
     def by_hash(self) -> Kept:
         """Return the same in the order of the hashes."""
@@ -178,7 +174,6 @@ class KeptFeatures:
             self.rounding,
             found.samples,
             found.rows,
-            self.n_seen,
         )
 
     def __getstate__(self) -> dict[str, Any]:

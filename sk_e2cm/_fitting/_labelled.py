@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 
 from .._multi_exit._full_pass import FullPass, Shape
-from .._utils._arrays import Floats
+from .._utils._arrays import Floats, largest
 from .._utils._hashing import row_hashes
 from ._kept import Samples
 from ._statistics import N_FOLDS, RunningStatistics, Statistics, folds_by_hash
@@ -147,7 +147,7 @@ class LabelledStatistics:
         samples = Samples(hashes, folds_by_hash(hashes, n_folds), codes, weight)
         for batch in full_pass(X):
             self.running.add(batch, samples.take(batch.rows))
-        self.largest = max(self.largest, float(X.max()), -float(X.min()))
+        self.largest = max(self.largest, largest(X))
 
     def name(self, classes: NDArray[Any]) -> None:
         """Add labels that may come."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sklearn.utils import gen_batches
 
 from .._multi_exit._full_pass import Batch, Shape
-from .._utils._arrays import Features, Floats
+from .._utils._arrays import Features, Floats, largest
 from ._kept import CHUNK, Kept, KeptFeatures, SampleFeatures, Samples
 from ._sums import ClassSums
 
@@ -338,7 +338,7 @@ def sum_over(
 def check_batch(stage_names: Sequence[str], batch: Batch) -> None:
     """Refuse features whose squares overflow, or vanish."""
     for name, features in zip(stage_names, batch.features, strict=True):
-        size = max(float(features.max()), -float(features.min()))
+        size = largest(features)
         if size > _LARGEST or 0 < size < 1 / _LARGEST:
             raise ValueError(
                 f"The features of stage {name!r} are as large as {size:.3g}, and "

@@ -229,3 +229,8 @@ def matmul(a: Floats, b: Floats) -> Floats:
     # Loaded means may be memory-mapped, and torch warns of what it must not write.
     a, b = (x if x.flags.writeable else x.copy() for x in (a, b))
     return (torch.from_numpy(a) @ torch.from_numpy(b)).numpy()
+
+
+def largest(X: NDArray[Any]) -> float:
+    """Return the largest absolute value."""
+    return max(float(X.max()), -float(X.min()))
