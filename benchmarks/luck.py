@@ -16,7 +16,8 @@ from sk_e2cm import E2CMClassifier, TorchExtractor
 from sk_e2cm._multi_exit._costs import Costs
 from sk_e2cm._tuning._beyond_luck import beyond_luck
 from sk_e2cm._tuning._held_out import HeldOutPredictions
-from sk_e2cm._tuning._problem import StagePredictions, ThresholdProblem
+from sk_e2cm._tuning._predictions import StagePredictions
+from sk_e2cm._tuning._problem import ThresholdProblem
 from sk_e2cm._tuning._search import Points, search, shared
 
 from .resnet20 import BLOCKS, load_trained
@@ -30,12 +31,9 @@ HEADER = ["data", "compared by", *(f"{budget:.2f}" for budget in BUDGETS)]
 
 
 def held_out(proba: np.ndarray, codes: np.ndarray, costs: Costs) -> HeldOutPredictions:
-    n, n_stages, n_classes = proba.shape
-    predictions = StagePredictions(n_stages, n, n_classes)
-    for stage in range(n_stages):
-        predictions.add(stage, proba[:, stage], codes)
+    predictions = StagePredictions.from_proba(proba, codes)
     estimator = SimpleNamespace(network_=SimpleNamespace(costs=costs))
-    counted = np.ones(n), np.arange(n, dtype=np.uint64)
+    counted = np.ones(len(codes)), np.arange(len(codes), dtype=np.uint64)
     return HeldOutPredictions(estimator, predictions, codes, *counted)
 
 

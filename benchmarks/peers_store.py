@@ -10,7 +10,8 @@ import numpy as np
 from sklearn.utils import check_random_state
 
 from sk_e2cm._tuning._beyond_luck import beyond_luck
-from sk_e2cm._tuning._problem import StagePredictions, ThresholdProblem
+from sk_e2cm._tuning._predictions import StagePredictions
+from sk_e2cm._tuning._problem import ThresholdProblem
 from sk_e2cm._tuning._search import Points, pareto, search
 from sk_e2cm._tuning._soft import distinct_samples, soft_targets
 
@@ -31,10 +32,8 @@ def problem_of(answers: Answers, proba: np.ndarray, y: np.ndarray) -> ThresholdP
 
 def frontier(answers: Answers, y: np.ndarray, seed: int) -> Points:
     """Return the thresholds that `TunedExitsCV` would choose among, in its way."""
-    n_samples, n_stages, n_classes = answers.tune.shape
-    predictions = StagePredictions(n_stages, n_samples, n_classes)
-    for stage in range(n_stages):
-        predictions.add(stage, answers.tune[:, stage], y)
+    n_samples, _, n_classes = answers.tune.shape
+    predictions = StagePredictions.from_proba(answers.tune, y)
     distinct = distinct_samples(np.arange(n_samples, dtype=np.uint64), y)
     ones = np.ones(n_samples), np.ones(n_classes)
     targets = soft_targets(predictions, y, *ones, distinct)

@@ -344,7 +344,8 @@ class E2CMClusterer(
         """
         self.fit(X, sample_weight=sample_weight)
         if self.labels_ is None:
-            return self.exit_proba(X)[:, -1].argmax(axis=1)
+            _, _, labels = self._early_and_full(X)
+            return labels
         return self.labels_
 
     @_fit_context(prefer_skip_nested_validation=False)

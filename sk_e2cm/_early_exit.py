@@ -318,6 +318,23 @@ class EarlyExitMixin:
         ]
         return np.concatenate(found, axis=1)
 
+    def _early_and_full(
+        self, X: ArrayLike
+    ) -> tuple[NDArray[np.intp], NDArray[Any], NDArray[Any]]:
+        """Return stage and label with early exits, and the label without.
+
+        As `exit_proba`, it computes every stage and uses `memory`.
+        """
+        found = []
+        for part, network in self._parts(X):
+            for batch in self._full_pass(network.extractor, network.pooling)(part):
+                proba = network.proba_of_features(batch)
+                stage = first_exit(proba, self.threshold)
+                labels = network.labels_at(proba, stage), network.labels_at(proba, -1)
+                found.append((stage, *labels))
+        stage, early, full = as_one(found)
+        return stage, early, full
+
     def _full_pass(self, extractor: Extractor, pooling: PoolingSpec) -> FullPass:
         is_path = isinstance(self.memory, PathLike)
         try:
@@ -479,8 +496,8 @@ class EarlyExitClassifierMixin(EarlyExitMixin):
     def _labels(self, X: ArrayLike) -> NDArray[Any]:
         if self.memory is None:
             return self.predict(X)
-        proba = self.exit_proba(X)
-        return self.network_.labels_at(proba, first_exit(proba, self.threshold))
+        _, labels, _ = self._early_and_full(X)
+        return labels
 
 
 def accuracy(y: ArrayLike, labels: NDArray[Any], sample_weight: Any = None) -> float:

@@ -356,7 +356,7 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
             goal = held_out.problem(targets.spoilt(predictions.label), n_groups)
         exits = held_out.exits
         among = goal if exits is None else goal.of_exits(exits)
-        points = search(among, starts(among, predictions.class_proba), rng)
+        points = search(among, starts(among, predictions, held_out.codes), rng)
         points = beyond_luck(among, points, held_out.distinct)
         if exits is not None:
             points = points.among(exits, goal.n_exits)

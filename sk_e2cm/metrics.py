@@ -164,9 +164,7 @@ def _early_and_full(
     estimator: Any, X: ArrayLike
 ) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.float64]]:
     """Return the labels with early exits, those without, and the cost of each."""
-    proba, network = estimator.exit_proba(X), estimator.network_
-    stage = first_exit(proba, estimator.threshold)
-    labels, full_labels = network.labels_at(proba, stage), network.labels_at(proba, -1)
+    stage, labels, full_labels = estimator._early_and_full(X)
     return labels, full_labels, estimator.stage_cost_[stage]
 
 

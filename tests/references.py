@@ -11,7 +11,7 @@ def smoothed_log_loss(beta, logits, classes, weight):
     For that share no class is further than 30 from the likeliest.
     """
     n, n_classes = logits.shape
-    smooth = 1 / (weight.sum() + n_classes)
+    smooth = 1 / (weight.sum() + 1) / n_classes
     loss = 0.0
     for i in range(n):
         scaled = beta * (logits[i] - logits[i].max())
@@ -36,8 +36,8 @@ def minimise(logits, classes, weight):
 def best_powers(proba, codes, weight):
     """Return the product of powers of the last stage and of the exits' mean.
 
-    And the log loss that it has the least of, as a function of probabilities. Each
-    class is given one sample's worth of the targets beforehand.
+    And the log loss that it has the least of, as a function of probabilities. One
+    sample's worth of the targets is spread over the classes beforehand.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ def best_powers(proba, codes, weight):
         Of all stages.
     """
     n, n_classes = proba.shape[1:]
-    smooth = 1 / (n + n_classes)
+    smooth = 1 / (n + 1) / n_classes
     target = (1 - n_classes * smooth) * np.eye(n_classes)[codes] + smooth
     log_proba = np.log(np.maximum(proba, np.exp(-30.0)))
     parts = np.stack([log_proba[:-1].mean(axis=0), log_proba[-1]])

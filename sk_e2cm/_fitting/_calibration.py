@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.optimize import brentq, minimize
-from scipy.special import log_softmax, softmax
+from scipy.special import log_softmax
 
 from .._utils._arrays import Floats, matmul
 
@@ -97,9 +97,12 @@ def expected_logits(
 ) -> Floats:
     """Return the mean of each sample's logits under its smooth target.
 
-    Each class is given one sample's worth of the targets beforehand (Platt, 1999,
-    section 2.2). For that a class which is ruled out is no less likely than one barely
-    so: otherwise a single class far from all others would make everybody unsure.
+    One sample's worth of the targets is shared out among the classes beforehand, as by
+    Platt (1999, section 2.2), who gives each of two classes one. That for each class
+    makes hundreds of classes unsure: in simulations from 3 to 1,000 classes one sample
+    in all had the least log loss. For it, a class which is ruled out is no less likely
+    than one barely so: otherwise a single class far from all others would make
+    everybody unsure.
 
     Parameters
     ----------
@@ -116,11 +119,10 @@ def expected_logits(
     -------
     ndarray of shape (..., n_samples)
     """
-    n_classes = logits.shape[-1]
-    smooth = 1.0 / (n_samples + n_classes)
+    smooth = 1.0 / (n_samples + 1.0)
     own = logits[..., np.arange(len(codes)), codes]
-    beforehand = np.maximum(logits, RULED_OUT).sum(axis=-1)
-    return (1.0 - n_classes * smooth) * own + smooth * beforehand
+    beforehand = np.maximum(logits, RULED_OUT).mean(axis=-1)
+    return (1.0 - smooth) * own + smooth * beforehand
 
 
 def fit_inverse_temperature(
@@ -140,8 +142,10 @@ def fit_inverse_temperature(
 
     def slope(log_beta: float) -> float:
         """Return the derivative of the loss, which is convex in beta."""
-        given = softmax(np.exp(log_beta) * logits, axis=1)
-        return float(weight @ np.einsum("nk,nk->n", given, logits) - wanted)
+        # The softmax but for its denominator: the largest logit is 0.
+        given = np.exp(np.exp(log_beta) * logits)
+        expected = np.einsum("nk,nk->n", given, logits) / given.sum(axis=1)
+        return float(weight @ expected - wanted)
 
     low, high = np.log(_SOFTEST), np.log(_SHARPEST)
     if slope(low) >= 0:

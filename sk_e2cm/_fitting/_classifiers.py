@@ -13,7 +13,7 @@ from .._multi_exit._estimator_logits import as_logits, codes_known
 from .._utils._arrays import Features, Floats
 from .._utils._validation import weight_params
 from ._cross_fitting import StageInputs
-from ._kept import chunks
+from ._kept import moments
 from ._scores import ClassifierScores
 from ._statistics import Statistics
 
@@ -119,13 +119,7 @@ def _scaling(
     The latter is the same number of standard deviations for all, at least one; it is
     infinite for features that deviate by no more than rounding makes.
     """
-    total = weight.sum()
-    mean = np.zeros(features.shape[1])
-    for rows in chunks(np.arange(len(features))):
-        mean += weight[rows] @ features[rows] / total
-    variance = np.zeros_like(mean)
-    for rows in chunks(np.arange(len(features))):
-        variance += weight[rows] @ np.square(features[rows] - mean) / total
+    mean, variance = moments(features, weight)
     of_numbers = 10 * np.finfo(features.dtype).eps * np.abs(mean)
     informative = np.sqrt(variance) > np.maximum(rounding, of_numbers)
     deviations = np.sqrt(max(informative.sum() / _ROW_SQUARES, 1.0))

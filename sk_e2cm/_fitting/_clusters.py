@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +21,7 @@ from ._cross_fitting import FittedHead
 from ._kept import KeptFeatures, Samples
 from ._statistics import Statistics, check_batch, in_one_fold
 from ._sums import ClassSums
+from ._unseen import Block, held_out_blocks
 
 # Samples whose distances are summed at once.
 _CHUNK = 1024
@@ -151,8 +152,13 @@ def clusterer_head(clusters: Clusters, statistics: Statistics) -> FittedHead:
     Each gets probability 1.
     """
     codes = statistics.codes[statistics.held_out]
-    true = np.eye(len(clusters.centers))
-    return FittedHead("clusterer", clusters.logits, lambda: true[codes])
+    n_clusters = len(clusters.centers)
+
+    def true() -> Iterator[Block]:
+        for places in held_out_blocks(statistics, n_clusters):
+            yield places, np.equal.outer(codes[places], np.arange(n_clusters)) * 1.0
+
+    return FittedHead("clusterer", clusters.logits, true)
 
 
 def _dtype_of(clusterer: Any, features: Features) -> np.dtype[Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,11 +17,12 @@ from .._utils._arrays import Floats
 from ._calibration import Calibration, Temperature, fit_calibration
 from ._covariance import Shrinkage
 from ._folding import fold
-from ._kept import SampleFeatures, chunks
+from ._kept import SampleFeatures
 from ._means import OF_SECOND_ORDER, Means, fit_means
 from ._scores import Scorer
 from ._statistics import Statistics, folds_by_hash
 from ._sums import ClassSums
+from ._unseen import Block, ScoresWithoutFold, UnseenScores
 
 
 class HeadSpec(NamedTuple):
@@ -65,8 +66,9 @@ class FittedHead:
         From features to logits, fitted to all samples.
 
     out_of_fold : callable
-        Returns the probabilities of the samples held out, (n_held_out, n_classes),
-        from what has not seen them.
+        Yields the probabilities of the samples held out, from what has not seen them,
+        block by block: their places among these, and an array of the shape (n_places,
+        n_classes).
 
     carried : tuple of int, default=()
         Earlier stages whose features come before its own.
@@ -80,7 +82,7 @@ class FittedHead:
 
     kind: str
     logits: Logits
-    out_of_fold: Callable[[], Floats]
+    out_of_fold: Callable[[], Iterator[Block]]
     carried: tuple[int, ...] = field(default=(), kw_only=True)
     means: Means | None = field(default=None, kw_only=True)
     temperature: float = field(default=1.0, kw_only=True)
@@ -121,11 +123,6 @@ class CrossFit:
     def weight(self) -> Floats:
         """Their weights."""
         return self.statistics.sample_weight[self.statistics.held_out]
-
-    def out_of_fold(self) -> Iterator[Floats]:
-        """Yield the probabilities of each stage, (n_held_out, n_classes)."""
-        for head in self.heads:
-            yield head.out_of_fold()
 
 
 class StageInputs(NamedTuple):
@@ -181,9 +178,8 @@ def naming(stage_name: str) -> Iterator[None]:
 def fit_one(statistics: Statistics, spec: HeadSpec, inputs: StageInputs) -> FittedHead:
     """Fit the class means of one stage, and calibrate them out of fold."""
     without = means_of(statistics, spec, inputs)
-    of_samples = inputs.features, statistics.folds, statistics.held_out
-    unseen = cache(partial(unseen_scores, without, *of_samples))
     means = without(None)
+    unseen = ScoresWithoutFold(without, inputs.features, statistics, len(means.means))
     return head_of("class_means", statistics, spec, inputs, means, unseen, means=means)
 
 
@@ -205,56 +201,19 @@ def means_of(
     )
 
 
-def unseen_scores(
-    without: Callable[[int], Scorer],
-    features: SampleFeatures,
-    folds: NDArray[np.intp],
-    rows: NDArray[np.intp],
-) -> Floats:
-    """Return scores of samples by what is fitted without their fold.
-
-    Parameters
-    ----------
-    without : callable
-        From a fold to what is fitted without it.
-
-    features : ndarray or JoinedFeatures, of shape (n_kept, n_features)
-        Of all samples.
-
-    folds : ndarray of shape (n_kept,)
-        The fold of each.
-
-    rows : ndarray of shape (n_rows,)
-        Whose scores are wanted.
-
-    Returns
-    -------
-    ndarray of shape (n_rows, n_classes)
-    """
-    order = folds[rows].argsort(kind="stable")
-    found = []
-    for fold_ in np.unique(folds[rows]):
-        scorer = without(int(fold_))
-        of_fold = rows[order][folds[rows][order] == fold_]
-        found += [scorer.scores(features[some]) for some in chunks(of_fold)]
-    scores = np.concatenate(found)
-    scores[order] = scores.copy()
-    return scores
-
-
 def head_of(
     kind: str,
     statistics: Statistics,
     spec: HeadSpec,
     inputs: StageInputs,
     scorer: Scorer,
-    unseen: Callable[[], Floats],
+    unseen: UnseenScores,
     calibration: Calibration | None = None,
     means: Means | None = None,
 ) -> FittedHead:
-    """Return a head that is calibrated on out-of-fold scores, (n_held_out, n_classes).
+    """Return a head that is calibrated on out-of-fold scores.
 
-    `unseen` returns them, and `calibration` is found by default.
+    `calibration` is found by default.
     """
     calibration = calibration or calibrate(statistics, spec, unseen)
     return FittedHead(
@@ -270,47 +229,53 @@ def head_of(
 def _out_of_fold(
     statistics: Statistics,
     spec: HeadSpec,
-    unseen: Callable[[], Floats],
+    unseen: UnseenScores,
     calibration: Calibration,
-) -> Floats:
-    """Return probabilities of the samples held out, shape (n_held_out, n_classes).
+) -> Iterator[Block]:
+    """Yield probabilities of the samples held out, block by block.
 
     From scores by what has not seen them, and from a Dirichlet calibration that has
     not either.
     """
-    scores = unseen()
     if spec.calibration != "dirichlet":
         # A temperature is one number fitted on all held-out samples; no single sample
         # matters to it.
-        return softmax(calibration(scores), axis=1)
-    proba = np.empty_like(scores)
+        for places, scores in unseen:
+            yield places, softmax(calibration(scores), axis=1)
+        return
     # The upper bits alone are independent of the remainders that may have made folds.
     hashes = statistics.hashes[statistics.held_out]
     parts = folds_by_hash(hashes >> np.uint64(32), 2)
+    without = [calibration] * 2
+    first = parts[unseen.blocks[0]]
     for part in np.unique(parts):
-        inside, outside = np.flatnonzero(parts == part), np.flatnonzero(parts != part)
+        outside = np.flatnonzero(first != part)
         if len(outside):
-            calibration = calibrate(statistics, spec, unseen, outside)
-        proba[inside] = softmax(calibration(scores[inside]), axis=1)
-    return proba
+            without[part] = calibrate(statistics, spec, unseen, outside)
+    for places, scores in unseen:
+        proba = np.empty_like(scores)
+        for part in np.unique(parts[places]):
+            inside = parts[places] == part
+            proba[inside] = softmax(without[part](scores[inside]), axis=1)
+        yield places, proba
 
 
 def calibrate(
     statistics: Statistics,
     spec: HeadSpec,
-    unseen: Callable[[], Floats],
+    unseen: UnseenScores,
     which: NDArray[np.intp] | slice = slice(None),
 ) -> Calibration:
-    """Calibrate on the samples held out, or some of them.
+    """Calibrate on the first block of samples held out, or some of it.
 
     What nobody calibrates on, `unseen` is not asked for: it may take long.
     """
     if spec.calibration is None:
         return Temperature()
-    rows = statistics.held_out[which]
+    rows = statistics.held_out[unseen.blocks[0][which]]
     return fit_calibration(
         spec.calibration,
-        unseen()[which],
+        unseen.scores(0)[which],
         statistics.codes[rows],
         statistics.sample_weight[rows],
         n_samples=len(np.unique(statistics.hashes[rows])),

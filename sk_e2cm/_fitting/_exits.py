@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -27,9 +28,8 @@ from ._cross_fitting import (
     head_of,
     means_of,
     naming,
-    unseen_scores,
 )
-from ._kept import JoinedFeatures
+from ._kept import JoinedFeatures, chunks
 from ._scores import Combination, Scorer, combination_weights, log_proba
 from ._statistics import (
     MOST_FEATURES,
@@ -38,6 +38,7 @@ from ._statistics import (
     folds_by_hash,
     sum_over,
 )
+from ._unseen import CombinedScores, ScoresWithoutFold, scores_of
 
 # So that samples which the exit before is sure of keep some weight.
 _FLOOR = 0.05
@@ -155,15 +156,24 @@ def _fit_remembering(
     one exists for the others.
     """
     without = means_of(statistics, spec, inputs)
-    everybody = np.arange(len(folds))
-    scores = unseen_scores(without, inputs.features, folds, everybody)
-    held_out = scores[statistics.held_out]
-    means, unseen = without(None), lambda: held_out
+    means = without(None)
+    n_classes = len(means.means)
+    unseen = ScoresWithoutFold(without, inputs.features, statistics, n_classes)
     calibration = calibrate(statistics, spec, unseen)
     head = head_of(
         "class_means", statistics, spec, inputs, means, unseen, calibration, means
     )
-    proba = softmax(calibration(scores), axis=1)[everybody, statistics.codes]
+    proba = np.empty(len(folds))
+    others = np.flatnonzero(statistics.folds < 0)
+    for rows, scores in chain(
+        ((statistics.held_out[places], scores) for places, scores in unseen),
+        (
+            (some, scores_of(without, inputs.features, folds, some))
+            for some in chunks(others)
+        ),
+    ):
+        of_classes = softmax(calibration(scores), axis=1)
+        proba[rows] = of_classes[np.arange(len(rows)), statistics.codes[rows]]
     emphasis = np.sqrt(1 - proba + _FLOOR)
     return head, emphasis / emphasis.mean()
 
@@ -177,27 +187,28 @@ def _fit_parts(
         if isinstance(part, str):
             parts.append(means_of(statistics, spec, inputs))
         else:
-            parts.append(partial(fit_classifier, part, statistics, inputs))
-    held_out = statistics.held_out
+            # Several blocks of samples may be scored without a fold.
+            fitted = cache(partial(fit_classifier, part, statistics, inputs))
+            parts.append(fitted)
+    n_classes = int(statistics.codes.max()) + 1
     unseen = [
-        cache(partial(unseen_scores, part, inputs.features, statistics.folds, held_out))
+        ScoresWithoutFold(part, inputs.features, statistics, n_classes)
         for part in parts
     ]
     of_all = [part(None) for part in parts]
     if len(parts) == 1:
         (scorer,), (scores,) = of_all, unseen
         return head_of("classifier", statistics, spec, inputs, scorer, scores)
-    each = [log_proba(scores()) for scores in unseen]
+    some = statistics.held_out[unseen[0].blocks[0]]
     weights = combination_weights(
-        each,
-        statistics.codes[held_out],
-        statistics.sample_weight[held_out],
-        n_samples=len(np.unique(statistics.hashes[held_out])),
+        [log_proba(scores.scores(0)) for scores in unseen],
+        statistics.codes[some],
+        statistics.sample_weight[some],
+        n_samples=len(np.unique(statistics.hashes[some])),
     )
-    combined = partial(np.tensordot, weights, each, axes=1)
     has_means = "class_means" in spec.parts
     means: Any = of_all[spec.parts.index("class_means")] if has_means else None
-    whole = Combination(of_all, weights)
+    whole, combined = Combination(of_all, weights), CombinedScores(unseen, weights)
     return head_of(
         "combination", statistics, spec, inputs, whole, combined, means=means
     )

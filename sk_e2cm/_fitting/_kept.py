@@ -9,11 +9,10 @@ from collections.abc import Iterator, Sequence
 from typing import IO, Any, NamedTuple
 
 import numpy as np
-import sklearn
 from numpy.typing import NDArray
 
 from .._multi_exit._full_pass import Batch, Shape
-from .._utils._arrays import Features, Floats
+from .._utils._arrays import Features, Floats, affordable
 
 # However small the working memory is.
 _FEWEST_KEPT = 100
@@ -118,7 +117,8 @@ class KeptFeatures:
         self.n_seen += n
         if not self.shapes:
             self.shapes, self.rounding = batch.shapes, batch.rounding
-            self._most = _affordable(batch.features)
+            n_bytes_each = sum(of_stage[:1].nbytes for of_stage in batch.features)
+            self._most = affordable(n_bytes_each, fewest=_FEWEST_KEPT)
         self.rounding = largest(self.rounding, batch.rounding)
         self._add(_Piece([*batch.features], samples, rows))
 
@@ -259,13 +259,6 @@ def _no_later(samples: Samples, last: tuple[bool, int]) -> NDArray[np.bool_]:
     return np.where(rest == is_rest, same, ~rest)
 
 
-def _affordable(features: Sequence[Features]) -> int:
-    """Return how many samples' features fit into scikit-learn's working memory."""
-    n_bytes_each = sum(of_stage[:1].nbytes for of_stage in features)
-    budget = sklearn.get_config()["working_memory"] * 2**20
-    return max(int(min(budget / max(n_bytes_each, 1), 2**62)), _FEWEST_KEPT)
-
-
 def largest(one: Sequence[Floats], other: Sequence[Floats]) -> list[Floats]:
     """Return the larger of each two numbers, stage by stage."""
     return [np.maximum(*each) for each in zip(one, other, strict=True)]
@@ -344,3 +337,14 @@ def chunks(rows: NDArray[np.intp]) -> Iterator[NDArray[np.intp]]:
     """Split rows, of which there may be none, into as many as are used at once."""
     for start in range(0, len(rows), CHUNK):
         yield rows[start : start + CHUNK]
+
+
+def moments(features: SampleFeatures, weight: Floats) -> tuple[Floats, Floats]:
+    """Return the weighted mean and variance of each feature, some rows at a time."""
+    everybody, total = np.arange(len(features)), weight.sum()
+    mean, variance = np.zeros((2, features.shape[1]))
+    for rows in chunks(everybody):
+        mean += weight[rows] @ features[rows] / total
+    for rows in chunks(everybody):
+        variance += weight[rows] @ np.square(features[rows] - mean) / total
+    return mean, variance

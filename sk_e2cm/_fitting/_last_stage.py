@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from functools import partial
+from collections.abc import Iterator
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,14 @@ from sklearn.base import clone
 
 from .._multi_exit._estimator_logits import ClassifierLogits
 from .._multi_exit._logits import NetworkLogits
-from .._utils._arrays import Features, Floats
+from .._utils._arrays import Features
 from .._utils._validation import weight_params
 from .._utils._warnings import warn
 from ._cross_fitting import FittedHead
 from ._folding import predict_proba
+from ._kept import chunks
 from ._statistics import Statistics
+from ._unseen import Block, held_out_blocks
 
 
 def choose_last_head(
@@ -75,10 +78,9 @@ def choose_last_head(
     normalized = _is_normalized(features)
     separate = not normalized and _are_probabilities(features)
     logits = NetworkLogits(columns, normalized, separate)
-    held_out = features[statistics.held_out]
     # A copy stays here when the head moves to the network's device.
-    out_of_fold = partial(predict_proba, copy.deepcopy(logits), held_out)
-    by_network = FittedHead("network", logits, out_of_fold)
+    of_samples = statistics, len(classes), copy.deepcopy(logits)
+    by_network = FittedHead("network", logits, partial(_by_network, *of_samples))
     if final == "network":
         return by_network
     of_network = _accuracy(by_network, statistics)
@@ -98,11 +100,24 @@ def choose_last_head(
     return by_means
 
 
+def _by_network(
+    statistics: Statistics, n_classes: int, logits: NetworkLogits
+) -> Iterator[Block]:
+    """Yield the probabilities of the samples held out, block by block."""
+    features, held_out = statistics.features[-1], statistics.held_out
+    for places in held_out_blocks(statistics, n_classes):
+        yield places, predict_proba(logits, features[held_out[places]])
+
+
 def own_answers(features: Features) -> tuple[NDArray[np.intp], int]:
     """Return which column the network's own head answers, and how many it has."""
     width = _n_columns(features)
     logits = NetworkLogits(np.arange(width), _is_normalized(features))
-    return predict_proba(logits, features).argmax(axis=1), width
+    found = [
+        predict_proba(logits, features[rows]).argmax(axis=1)
+        for rows in chunks(np.arange(len(features)))
+    ]
+    return np.concatenate(found), width
 
 
 def head_labels(head_classes: ArrayLike | None, width: int) -> NDArray[Any]:
@@ -219,7 +234,10 @@ def _are_probabilities(features: Features) -> bool:
 
 def _accuracy(head: FittedHead, statistics: Statistics) -> float:
     held_out = statistics.held_out
-    right = head.out_of_fold().argmax(axis=1) == statistics.codes[held_out]
+    label = np.empty(len(held_out), dtype=np.intp)
+    for places, proba in head.out_of_fold():
+        label[places] = proba.argmax(axis=1)
+    right = label == statistics.codes[held_out]
     return float(np.average(right, weights=statistics.sample_weight[held_out]))
 
 
@@ -234,20 +252,21 @@ def _fit_classifier(
     name = f"final={classifier!r}"
     features, held_out = statistics.features[-1], statistics.held_out
 
-    def fitted_to(rows: NDArray[np.bool_]) -> ClassifierLogits:
+    @cache
+    def without(fold: int | None) -> ClassifierLogits:
+        rows = np.arange(len(statistics.folds))
+        if fold is not None:
+            rows = np.flatnonzero(statistics.folds != fold)
         params = weight_params(name, classifier, statistics.sample_weight[rows])
         fitted = clone(classifier)
         fitted.fit(features[rows], statistics.codes[rows], **params)
         return ClassifierLogits(fitted, n_classes)
 
-    def out_of_fold() -> Floats:
-        proba = np.empty((len(held_out), n_classes))
+    def out_of_fold() -> Iterator[Block]:
         folds = statistics.folds[held_out]
-        for fold in np.unique(folds):
-            here = folds == fold
-            without = fitted_to(statistics.folds != fold)
-            proba[here] = predict_proba(without, features[held_out[here]])
-        return proba
+        for fold in np.unique(folds).tolist():
+            for places in chunks(np.flatnonzero(folds == fold)):
+                some = features[held_out[places]]
+                yield places, predict_proba(without(fold), some)
 
-    everything = np.ones(len(statistics.kept), dtype=bool)
-    return FittedHead("classifier", fitted_to(everything), out_of_fold)
+    return FittedHead("classifier", without(None), out_of_fold)

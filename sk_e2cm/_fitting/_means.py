@@ -21,7 +21,7 @@ from ._covariance import (
     whiten,
     with_variance_of_constants,
 )
-from ._kept import SampleFeatures, chunks
+from ._kept import SampleFeatures, chunks, moments
 from ._sums import ClassSums
 
 METRICS = {"euclidean", "mahalanobis"}
@@ -188,7 +188,7 @@ def fit_means(
     Without sums of products it is "euclidean".
     """
     if metric == "euclidean" or sums.second is None:
-        return fit_euclidean(sums, features[:], sample_weight, rounding)
+        return fit_euclidean(sums, features, sample_weight, rounding)
     return fit_whitened(
         sums, features, codes, sample_weight, shrinkage, n_samples, rounding
     )
@@ -196,7 +196,7 @@ def fit_means(
 
 def fit_euclidean(
     sums: ClassSums,
-    features: NDArray[np.floating],
+    features: SampleFeatures,
     sample_weight: Floats,
     rounding: Floats | float = 0.0,
 ) -> Callable[[int | None], ClassMeans]:
@@ -210,7 +210,8 @@ def fit_euclidean(
     # The means are those of all samples, of which these may be some.
     constant = np.ptp(sums.means(), axis=0) <= rounding
     if len(features):
-        constant &= features.std(axis=0, dtype=np.float64) <= rounding
+        _, variance = moments(features, sample_weight)
+        constant &= np.sqrt(variance) <= rounding
 
     def means(without_fold: int | None) -> Floats:
         found = sums.means(without_fold)
@@ -218,8 +219,10 @@ def fit_euclidean(
         return found
 
     if len(features):
-        distances = ClassMeans(means(None)).distances(features)
-        mean_distances = np.average(distances, axis=0, weights=sample_weight)
+        of_all, mean_distances = ClassMeans(means(None)), np.zeros(len(sums.means()))
+        for rows in chunks(np.arange(len(features))):
+            mean_distances += sample_weight[rows] @ of_all.distances(features[rows])
+        mean_distances /= sample_weight.sum()
     else:
         mean_distances = np.sqrt(sums.mean_squared_distances())
     # If all features are constant, all distances are 0 but for rounding, and the same:

@@ -79,6 +79,7 @@ def combination_weights(
     codes: NDArray[np.intp],
     sample_weight: Floats,
     n_samples: float | None = None,
+    counts: Floats | None = None,
 ) -> Floats:
     """Return the weights of log probabilities, none negative, with the least log loss.
 
@@ -97,6 +98,10 @@ def combination_weights(
     n_samples : float, default=None
         How many there are; by default their weights add up to it.
 
+    counts : ndarray of shape (n_classes,), default=None
+        How many classes each column stands for, all with its probability; by default
+        one.
+
     Returns
     -------
     ndarray of shape (n_parts,)
@@ -106,9 +111,10 @@ def combination_weights(
     stacked = np.stack([part[::step] for part in scores])
     codes, weight = codes[::step], sample_weight[::step] / sample_weight[::step].sum()
     target = expected_logits(stacked, codes, n_samples)
+    log_counts = 0.0 if counts is None else np.log(counts)
 
     def loss(weights: Floats) -> tuple[float, Floats]:
-        logits = np.tensordot(weights, stacked, axes=1)
+        logits = np.tensordot(weights, stacked, axes=1) + log_counts
         log_total = logsumexp(logits, axis=1)
         proba = np.exp(logits - log_total[:, None])
         expected = np.einsum("nk,pnk->pn", proba, stacked)

@@ -17,12 +17,8 @@ from .._utils._arrays import Floats
 from .._utils._compat import _safe_indexing
 from .._utils._hashing import row_hashes
 from .._utils._validation import check_weight, codes_of
-from ._problem import (
-    StagePredictions,
-    ThresholdProblem,
-    class_weights,
-    sample_losses,
-)
+from ._predictions import StagePredictions
+from ._problem import ThresholdProblem, class_weights, sample_losses
 from ._soft import Distinct, SoftTargets, distinct_samples, soft_targets
 
 # Probabilities of this many samples, stages and classes are held at once.
@@ -113,7 +109,7 @@ class HeldOutPredictions:
 
     def targets(self, scoring: Any) -> SoftTargets:
         """See `soft_targets`."""
-        n_classes = self.predictions.last_proba.shape[1]
+        n_classes = self.predictions.n_classes
         class_weight = class_weights(scoring, self.codes, self.weight, n_classes)
         return soft_targets(
             self.predictions, self.codes, self.weight, class_weight, self.distinct
@@ -161,13 +157,10 @@ def _predict_part(
     """Return predictions, classes, weights and hashes."""
     labels = estimator.network_.labels
     proba = estimator.exit_proba(data.X)
-    n_samples, n_stages, n_classes = proba.shape
     codes = proba[:, -1].argmax(axis=1)
     if data.y is not None:
         codes = codes_of(data.y, labels)
-    predictions = StagePredictions(n_stages, n_samples, n_classes)
-    for stage in range(n_stages):
-        predictions.add(stage, proba[:, stage], codes)
+    predictions = StagePredictions.from_proba(proba, codes)
     return predictions, codes, data.weight, row_hashes(np.asarray(data.X))
 
 
@@ -198,10 +191,10 @@ def _of_cross_fit(
     cross_fit: CrossFit,
     exits: NDArray[np.intp] | None = None,
 ) -> HeldOutPredictions:
-    network, codes = estimator.network_, cross_fit.codes
-    predictions = StagePredictions(network.n_exits + 1, len(codes), len(network.labels))
-    for stage, proba in enumerate(cross_fit.out_of_fold()):
-        predictions.add(stage, proba, codes)
+    codes = cross_fit.codes
+    stages = [head.out_of_fold for head in cross_fit.heads]
+    n_classes = len(estimator.network_.labels)
+    predictions = StagePredictions.from_blocks(stages, codes, n_classes)
 
     def refit(exits: NDArray[np.intp]) -> HeldOutPredictions:
         again = cross_fit.refit and cross_fit.refit(exits.tolist())

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Self
@@ -11,77 +9,9 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from .._fitting._calibration import RULED_OUT
 from .._multi_exit._costs import Costs
 from .._multi_exit._thresholds import is_closed, stays
 from .._utils._arrays import Floats
-
-
-def log_of(proba: Floats) -> Floats:
-    """Return log probabilities, finite where there is none."""
-    found: Floats = np.log(np.maximum(proba, np.exp(RULED_OUT)))
-    return found
-
-
-class StagePredictions:
-    """What every stage predicts for some samples: a class, and its probability.
-
-    Parameters
-    ----------
-    n_stages, n_samples, n_classes : int
-        How many there are.
-
-    Attributes
-    ----------
-    confidence, label : ndarray of shape (n_stages, n_samples)
-        The largest probability, and whose it is.
-
-    class_proba : ndarray of shape (n_classes, n_classes)
-        Sum of the exits' probabilities over the samples of each class.
-
-    last_proba : ndarray of shape (n_samples, n_classes)
-        Probabilities of the last stage.
-
-    exits_log_proba : ndarray of shape (n_samples, n_classes)
-        Mean of the exits' log probabilities; 0 without exits.
-    """
-
-    def __init__(self, n_stages: int, n_samples: int, n_classes: int) -> None:
-        self.confidence = np.empty((n_stages, n_samples))
-        self.label = np.empty((n_stages, n_samples), dtype=np.intp)
-        self.class_proba = np.zeros((n_classes, n_classes))
-        self.last_proba = np.empty((n_samples, n_classes))
-        self.exits_log_proba = np.zeros((n_samples, n_classes))
-
-    def add(
-        self,
-        stage: int,
-        proba: Floats,
-        codes: NDArray[np.intp],
-    ) -> None:
-        """Add the probabilities of a stage for samples of these classes."""
-        label = proba.argmax(axis=1)
-        self.label[stage] = label
-        self.confidence[stage] = proba[np.arange(len(proba)), label]
-        if stage < len(self.label) - 1:
-            for k in np.unique(codes):
-                self.class_proba[k] += proba[codes == k].sum(axis=0)
-            self.exits_log_proba += log_of(proba) / (len(self.label) - 1)
-        else:
-            self.last_proba[:] = proba
-
-    @classmethod
-    def joined(cls, parts: Sequence[StagePredictions]) -> StagePredictions:
-        """Return those of several parts as one."""
-        if len(parts) == 1:
-            return parts[0]
-        found = copy.copy(parts[0])
-        found.confidence = np.hstack([part.confidence for part in parts])
-        found.label = np.hstack([part.label for part in parts])
-        found.class_proba = np.sum([part.class_proba for part in parts], axis=0)
-        found.last_proba = np.vstack([part.last_proba for part in parts])
-        found.exits_log_proba = np.vstack([part.exits_log_proba for part in parts])
-        return found
 
 
 @dataclass(frozen=True)
@@ -133,14 +63,12 @@ class ThresholdProblem:
         stage_cost : ndarray of shape (n_exits + 1,)
             Of exiting at each stage, whichever exits are open.
         """
-        n_samples, n_stages, n_classes = proba.shape
-        predictions = StagePredictions(n_stages, n_samples, n_classes)
-        for stage in range(n_stages):
-            predictions.add(stage, proba[:, stage], codes)
+        n_samples, n_stages, _ = proba.shape
+        label = proba.argmax(axis=2).T
         return cls(
-            confidence=predictions.confidence[:-1],
-            label=predictions.label,
-            loss=(predictions.label != codes).astype(np.float64),
+            confidence=proba.max(axis=2).T[:-1],
+            label=label,
+            loss=(label != codes).astype(np.float64),
             weight=np.full(n_samples, 1.0 / n_samples),
             costs=Costs(np.diff(stage_cost, prepend=0.0), np.zeros(n_stages)),
         )

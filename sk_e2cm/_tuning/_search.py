@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._utils._arrays import Floats
+from ._predictions import StagePredictions
 from ._problem import ThresholdProblem
 
 N_DRAWS = 1000
@@ -358,11 +359,16 @@ def vary(problem: ThresholdProblem, thresholds: Floats, exit_: int) -> Points:
     return pareto(Points(loss[best], cost[best], changed), without)
 
 
-def starts(problem: ThresholdProblem, class_proba: Floats) -> list[Floats]:
-    """Return thresholds to start from where each class has its own."""
+def starts(
+    problem: ThresholdProblem, predictions: StagePredictions, codes: NDArray[np.intp]
+) -> list[Floats]:
+    """Return thresholds to start from where each class has its own.
+
+    `predictions` are those of all exits for samples of these classes.
+    """
     if problem.n_groups == 1 or problem.n_exits == 0:
         return []
-    return class_based_thresholds(class_proba, problem.confidence)
+    return class_based_thresholds(predictions.class_proba(codes), problem.confidence)
 
 
 def class_based_thresholds(class_proba: Floats, confidence: Floats) -> list[Floats]:

@@ -9,7 +9,8 @@ tell.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +19,7 @@ from scipy.special import softmax
 
 from .._fitting._scores import combination_weights
 from .._utils._arrays import Floats
-from ._problem import StagePredictions, log_of
+from ._predictions import StagePredictions, columns_of
 
 # Labels and probabilities are compared in cells of so many samples that an exit and the
 # last stage answer differently. In small cells chance hides what the probabilities are
@@ -64,8 +65,11 @@ class SoftTargets:
     codes : ndarray of shape (n_samples,)
         Labels.
 
-    proba : ndarray of shape (n_samples, n_classes)
-        What the stages together hold likely.
+    classes : ndarray of shape (n_samples, n_kept)
+        Ascending; among them are those that stages answer.
+
+    proba : ndarray of shape (n_samples, n_kept)
+        How likely the stages together hold them.
 
     class_weight : ndarray of shape (n_classes,)
         Loss where a sample of this class is answered wrong.
@@ -75,6 +79,7 @@ class SoftTargets:
     """
 
     codes: NDArray[np.intp]
+    classes: NDArray[np.intp]
     proba: Floats
     class_weight: Floats
     share: float
@@ -92,17 +97,32 @@ class SoftTargets:
 
     def by_proba(self, label: NDArray[np.intp]) -> Floats:
         """Return the expected loss by the probabilities alone."""
-        of_class = self.proba * self.class_weight
-        expected: Floats = of_class.sum(axis=1) - _of_label(of_class, label)
-        return expected
+        of_class = self.proba * self.class_weight[self.classes]
+        # The weights are 1 on average, and so those of all other classes.
+        others = 1.0 - self.proba.sum(axis=1)
+        right = [of_class[np.arange(len(of_class)), c] for c in self._columns(label)]
+        return of_class.sum(axis=1) + others - np.array(right)
 
     def spoilt(self, label: NDArray[np.intp]) -> Floats:
         """Return how likely each stage is wrong where the last is right."""
         right = (label[-1] == self.codes).astype(np.float64)
         if self.share < 1:
-            (likely,) = _of_label(self.proba, label[-1:])
+            (likely,) = self.likely(label[-1:])
             right = self.share * right + (1 - self.share) * likely
         return (label != label[-1]) * right
+
+    def likely(self, label: NDArray[np.intp]) -> Floats:
+        """Return how likely these labels are, of shape (n_stages, n_samples)."""
+        everybody = np.arange(len(self.proba))
+        return np.array([self.proba[everybody, c] for c in self._columns(label)])
+
+    def take(self, rows: NDArray[np.intp]) -> SoftTargets:
+        """Select samples."""
+        of_samples = self.codes[rows], self.classes[rows], self.proba[rows]
+        return SoftTargets(*of_samples, self.class_weight, self.share)
+
+    def _columns(self, label: NDArray[np.intp]) -> Iterator[NDArray[np.intp]]:
+        return (columns_of(self.classes, of_stage) for of_stage in label)
 
 
 def soft_targets(
@@ -116,16 +136,20 @@ def soft_targets(
 
     Where the labels are the last stage's own answers, they are all that counts.
     """
-    hard = SoftTargets(codes, predictions.last_proba, class_weight, 1.0)
     if (predictions.label[-1] == codes).all():
-        return hard
+        n_kept = predictions.classes.shape[1]
+        proba = np.exp(predictions.last_log_proba[:, :n_kept])
+        return SoftTargets(codes, predictions.classes, proba, class_weight, 1.0)
     first, of_first = distinct.first, distinct.add(weight / weight.sum())
     proba = together(predictions, codes, first, of_first)
-    some = SoftTargets(codes[first], proba[first], class_weight, 0.0)
+    targets = SoftTargets(codes, predictions.classes, proba, class_weight, 0.0)
     share = label_share(
-        some, predictions.label[:, first], predictions.confidence[:, first], of_first
+        targets.take(first),
+        predictions.label[:, first],
+        predictions.confidence[:, first],
+        of_first,
     )
-    return SoftTargets(codes, proba, class_weight, share)
+    return replace(targets, share=share)
 
 
 def together(
@@ -134,18 +158,21 @@ def together(
     rows: NDArray[np.intp],
     weight: Floats,
 ) -> Floats:
-    """Return probabilities by the last stage and the exits, (n_samples, n_classes).
+    """Return probabilities by the last stage and the exits, (n_samples, n_kept).
 
     The product of powers of the last stage's and of the exits' geometric mean. The two
     exponents have the least log loss on some of the rows, and so calibrate, too: two
     numbers fitted to all samples know little of the label of any. Exits may be better
     than the last stage; probabilities of that alone would take it for right.
     """
-    scores = [predictions.exits_log_proba, log_of(predictions.last_proba)]
+    scores = [predictions.exits_log_proba, predictions.last_log_proba]
     some = [of_part[rows] for of_part in scores]
-    exponents = combination_weights(some, codes[rows], weight, len(rows))
-    found: Floats = softmax(np.tensordot(exponents, scores, axes=1), axis=1)
-    return found
+    columns = columns_of(predictions.classes[rows], codes[rows])
+    counts = predictions.counts
+    exponents = combination_weights(some, columns, weight, len(rows), counts)
+    logits = np.tensordot(exponents, scores, axes=1) + np.log(counts)
+    found: Floats = softmax(logits, axis=1)
+    return found[:, : predictions.classes.shape[1]]
 
 
 def label_share(
@@ -180,7 +207,7 @@ def label_share(
             continue
         surest_first = (-confidence[exit_, differ]).argsort(kind="stable")
         rows = differ[surest_first]
-        error, variance = _errors(targets, rows, label[[exit_, -1]][:, rows])
+        error, variance = _errors(targets.take(rows), label[[exit_, -1]][:, rows])
         n_cells = max(round(len(rows) / _CELL), 1)
         cell = np.arange(len(rows)) * n_cells // len(rows)
         squares += (np.bincount(cell, weight[rows] * error) ** 2).sum()
@@ -189,23 +216,15 @@ def label_share(
     return float(np.clip(1 - by_chance / squares, 0, 1)) if squares else 0.0
 
 
-def _errors(
-    targets: SoftTargets, rows: NDArray[np.intp], label: NDArray[np.intp]
-) -> tuple[Floats, Floats]:
+def _errors(targets: SoftTargets, label: NDArray[np.intp]) -> tuple[Floats, Floats]:
     """Compare what exit and last stage lose by labels and by probabilities.
 
     Returns the difference, and its variance if labels are drawn from these.
     """
     worth = targets.class_weight[label]
-    likely = _of_label(targets.proba[rows], label)
+    likely = targets.likely(label)
     expected = worth[1] * likely[1] - worth[0] * likely[0]
-    right = label == targets.codes[rows]
+    right = label == targets.codes
     found = worth[1] * right[1] - worth[0] * right[0]
     variance = (worth**2 * likely).sum(axis=0) - expected**2
     return found - expected, variance
-
-
-def _of_label(values: Floats, label: NDArray[np.intp]) -> Floats:
-    """Return the value of each stage's label, shape (n_stages, n_samples)."""
-    found: Floats = values[np.arange(len(values)), label]
-    return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import sklearn
 import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import issparse
@@ -17,6 +18,15 @@ _FLOATS_OF_NUMPY = (torch.float16, torch.float32, torch.float64)
 
 # Probabilities of half precision, or rounded to two digits, are off by less.
 _FAR_FROM_ONE = 0.02
+
+
+def affordable(n_bytes_each: float, *, fewest: int) -> int:
+    """Return how many rows of so many bytes fit into scikit-learn's working memory.
+
+    No fewer than `fewest`, however small it is.
+    """
+    budget = sklearn.get_config()["working_memory"] * 2**20
+    return max(int(min(budget / max(n_bytes_each, 1), 2**62)), fewest)
 
 
 def to_tensor(X: ArrayLike) -> Tensor:

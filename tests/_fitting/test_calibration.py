@@ -73,7 +73,7 @@ def test_separable_classes_leave_the_temperature_finite_and_optimal(n):
     found = fit_inverse_temperature(logits, classes, np.ones(n))
     assert_allclose(found, minimise(logits, classes, np.ones(n)), rtol=1e-5)
     # Closed form: the own class gets all but its share of the spread sample.
-    own = 1 - (N_CLASSES - 1) / (n + N_CLASSES)
+    own = 1 - (N_CLASSES - 1) / N_CLASSES / (n + 1)
     assert_allclose(np.exp(-found), (1 - own) / (N_CLASSES - 1) / own, rtol=1e-6)
 
 

@@ -32,6 +32,7 @@ from sk_e2cm._multi_exit._logits import LinearLogits, PerceptronLogits, Weighted
 from ..references import minimise
 from ..samples import make_statistics
 from .heads import proba_by
+from .held_out import proba_of
 from .stages import make_stages, statistics_of
 
 
@@ -265,7 +266,7 @@ def test_samples_held_out_are_predicted_by_clones_that_have_not_seen_them(
     samples[1][: 40 * some] = -1
     head = fit(samples, classifier)
     expected = unseen(classifier, samples)
-    assert_allclose(head.out_of_fold(), expected, rtol=0, atol=1e-8)
+    assert_allclose(proba_of(head), expected, rtol=0, atol=1e-8)
     assert head.kind == "classifier"
     assert head.means is None
     assert not hasattr(classifier, "classes_")
@@ -294,8 +295,8 @@ def test_a_weight_is_a_number_of_equal_samples(classifier):
         *(array.repeat(times) for array in (folds, codes, np.ones(120))),
     ]
     one, other = fit(samples, classifier), fit(repeated, classifier)
-    found = one.out_of_fold().repeat(times, axis=0)
-    assert_allclose(found, other.out_of_fold(), rtol=0, atol=1e-4)
+    found = proba_of(one).repeat(times, axis=0)
+    assert_allclose(found, proba_of(other), rtol=0, atol=1e-4)
     found, expected = (proba_by(head.logits, features) for head in (one, other))
     assert_allclose(found, expected, rtol=0, atol=1e-4)
 
@@ -304,10 +305,10 @@ def test_a_weight_is_a_number_of_equal_samples(classifier):
 
 
 def log_loss(weights, scores, codes, sample_weight):
-    """Each class is given one sample's worth of the targets beforehand."""
+    """One sample's worth of the targets is spread over the classes beforehand."""
     log_proba = log_softmax(np.tensordot(weights, scores, axes=1), axis=1)
     n_classes = log_proba.shape[1]
-    smooth = 1 / (sample_weight.sum() + n_classes)
+    smooth = 1 / (sample_weight.sum() + 1) / n_classes
     target = (1 - n_classes * smooth) * np.eye(n_classes)[codes] + smooth
     return -np.average((target * log_proba).sum(axis=1), weights=sample_weight)
 
@@ -374,7 +375,7 @@ def test_a_combination_adds_up_the_log_probabilities_of_its_parts(calibration):
     (means,) = fit_class_means(statistics, HeadSpec("mahalanobis", 0.3, None))
     others = [LogisticRegression(), GaussianNB()]
     head = fit(samples, "class_means", *others, calibration=calibration)
-    unseen_by = [means.out_of_fold(), *(unseen(part, samples) for part in others)]
+    unseen_by = [proba_of(means), *(unseen(part, samples) for part in others)]
     scores = [np.maximum(np.log(proba), RULED_OUT) for proba in unseen_by]
     weights = combination_weights(scores, codes, weight)
     fitted = [by_sklearn(part, features, codes) for part in others]
@@ -393,7 +394,7 @@ def test_a_combination_adds_up_the_log_probabilities_of_its_parts(calibration):
     assert_allclose(proba_by(head.logits, features), expected, rtol=0, atol=1e-6)
     if calibration != "dirichlet":
         expected = softmax(calibrated(combined), axis=1)
-        assert_allclose(head.out_of_fold(), expected, rtol=0, atol=1e-6)
+        assert_allclose(proba_of(head), expected, rtol=0, atol=1e-6)
 
 
 def test_a_combination_of_linear_parts_is_one_layer():
@@ -420,7 +421,7 @@ def test_where_no_class_has_a_probability_the_classifier_says_nothing(parts):
     nothing = features[:, 0] < features[:, 0].mean()
     head = fit(samples, *parts, Nothing(), calibration="temperature")
     proba = proba_by(head.logits, features)
-    assert np.isfinite(head.out_of_fold()).all()
+    assert np.isfinite(proba_of(head)).all()
     if not parts:
         assert_allclose(proba[nothing], 1 / 3)
     assert (proba[~nothing].max(axis=1) > 1 / 3).all()
@@ -439,8 +440,8 @@ def test_without_a_calibration_a_classifier_is_fitted_once():
     Counted.fitted = 0
     head = fit(make_samples(), Counted())
     assert Counted.fitted == 1
-    head.out_of_fold()
-    head.out_of_fold()
+    proba_of(head)
+    proba_of(head)
     assert Counted.fitted == 1 + 3
 
 
@@ -549,4 +550,4 @@ def test_probabilities_of_zero_rule_out_no_combination():
     proba = proba_by(head.logits, samples[0][0])
     assert np.isfinite(proba).all()
     assert_allclose(proba.sum(axis=1), 1)
-    assert np.isfinite(head.out_of_fold()).all()
+    assert np.isfinite(proba_of(head)).all()

@@ -20,6 +20,7 @@ from sk_e2cm._fitting._clusters import (
 
 from ..samples import make_statistics
 from .heads import proba_by
+from .held_out import proba_of
 
 N, N_FEATURES = 120, 4
 
@@ -376,7 +377,7 @@ def test_the_head_of_the_last_stage_gives_each_sample_its_cluster():
     expected[np.arange(N), k_means.labels_] = 1
     assert_array_equal(proba_by(head.logits, features), expected)
     # Its clusters count as the true ones, whoever is held out.
-    assert_array_equal(head.out_of_fold(), expected[folds >= 0])
+    assert_array_equal(proba_of(head), expected[folds >= 0])
 
 
 def test_of_the_samples_that_were_kept_those_held_out_have_their_clusters():
@@ -386,7 +387,7 @@ def test_of_the_samples_that_were_kept_those_held_out_have_their_clusters():
     samples = features, folds, found.codes, weight
     head = clusterer_head(found, make_statistics(samples, kept))
     expected = found.codes[kept[folds[kept] >= 0]]
-    assert_array_equal(head.out_of_fold().argmax(axis=1), expected)
+    assert_array_equal(proba_of(head).argmax(axis=1), expected)
 
 
 # Folds

@@ -27,6 +27,7 @@ from ..samples import (
     take,
 )
 from .heads import proba_by
+from .held_out import proba_of
 
 METRICS = ["euclidean", "mahalanobis"]
 CALIBRATIONS = [None, "temperature", "dirichlet"]
@@ -122,7 +123,7 @@ def test_every_stage_gets_a_head_with_the_means_of_all_samples():
     for head, width in zip(heads, [2, N_FEATURES], strict=True):
         expected = means_by_loops(features[:, :width], classes, weight)
         assert_allclose(head.means.means, expected, rtol=0, atol=1e-12)
-        assert head.out_of_fold().shape == (100, N_CLASSES)
+        assert proba_of(head).shape == (100, N_CLASSES)
 
 
 def test_temperatures_of_one_are_the_papers():
@@ -170,7 +171,7 @@ def test_calibration_is_fitted_to_distances_from_means_of_other_folds(alone):
 
     head = fit(make_statistics(samples), "temperature")
     expected = softmax(scores / head.temperature, axis=1)
-    assert_allclose(head.out_of_fold(), expected, rtol=0, atol=1e-10)
+    assert_allclose(proba_of(head), expected, rtol=0, atol=1e-10)
     expected = minimise(scores, classes, weight)
     assert_allclose(1 / head.temperature, expected, rtol=1e-5)
     assert_allclose(head.means.means, overall, rtol=0, atol=1e-12)
@@ -201,7 +202,7 @@ def test_samples_that_are_not_held_out_do_not_calibrate_but_have_a_share_in_the_
     head = fit(make_statistics(samples), "temperature")
     scores = unseen_scores(samples, held_out)
     expected = softmax(scores / head.temperature, axis=1)
-    assert_allclose(head.out_of_fold(), expected, rtol=0, atol=1e-10)
+    assert_allclose(proba_of(head), expected, rtol=0, atol=1e-10)
     expected = minimise(scores, classes[held_out], np.ones(len(held_out)))
     assert_allclose(1 / head.temperature, expected, rtol=1e-5)
 
@@ -256,7 +257,7 @@ def test_out_of_fold_temperatures_are_those_of_all_samples_held_out():
     scores = unseen_scores(samples)
     beta = minimise(scores, samples[2], np.ones(120))
     statistics = make_statistics(samples, hashes=make_hashes(120))
-    found = fit(statistics, "temperature").out_of_fold()
+    found = proba_of(fit(statistics, "temperature"))
     assert_allclose(found, softmax(beta * scores, axis=1), rtol=0, atol=1e-5)
 
 
@@ -273,7 +274,7 @@ def test_out_of_fold_dirichlet_is_fitted_to_the_other_half_of_the_samples():
         calibration = fit_calibration("dirichlet", *other)
         expected[inside] = softmax(calibration(scores[inside]), axis=1)
     statistics = make_statistics(samples, hashes=hashes)
-    found = fit(statistics, "dirichlet").out_of_fold()
+    found = proba_of(fit(statistics, "dirichlet"))
     # As near as the fit ends to where its gradient is zero.
     assert_allclose(found, expected, rtol=0, atol=1e-7)
 
@@ -288,7 +289,7 @@ def test_without_calibration_they_are_the_softmax_of_the_scores(metric):
         # The scales are those of all samples.
         scores = unseen.scores(features[here]) * unseen.scale / head.means.scale
         expected[here] = softmax(scores, axis=1)
-    assert_allclose(head.out_of_fold(), expected, rtol=0, atol=1e-10)
+    assert_allclose(proba_of(head), expected, rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -297,7 +298,7 @@ def test_there_is_a_row_of_probabilities_for_each_sample_held_out(calibration, m
     samples = make_samples()
     samples[1][::3] = -1
     statistics = make_statistics(samples, kept=np.arange(0, 200, 2))
-    proba = fit(statistics, calibration, metric).out_of_fold()
+    proba = proba_of(fit(statistics, calibration, metric))
     assert proba.shape == (len(statistics.held_out), N_CLASSES)
     assert 0 < len(proba) < 100
     assert_allclose(proba.sum(axis=1), 1, rtol=1e-12)
@@ -315,7 +316,7 @@ def test_the_scores_of_a_sample_have_not_seen_its_label(i, metric):
     for head in heads:
         # The scales of all samples are the same for each, and depend on all labels.
         scores = unseen.scores(samples[0][[i]]) * unseen.scale / head.means.scale
-        found, expected = head.out_of_fold()[[i]], softmax(scores, axis=1)
+        found, expected = proba_of(head)[[i]], softmax(scores, axis=1)
         assert_allclose(found, expected, rtol=0, atol=1e-10)
     before, after = (head.means.scores(samples[0][[i]]) for head in heads)
     assert np.abs(before - after).max() > 1e-3
@@ -328,8 +329,8 @@ def test_the_dirichlet_calibration_of_a_sample_has_not_seen_its_label(i, metric)
     codes = statistics.codes.copy()
     codes[i] = (codes[i] + 1) % N_CLASSES
     # The class means are those of the sums, and stay as they are.
-    before = fit(statistics, "dirichlet", metric).out_of_fold()
-    after = fit(replace(statistics, codes=codes), "dirichlet", metric).out_of_fold()
+    before = proba_of(fit(statistics, "dirichlet", metric))
+    after = proba_of(fit(replace(statistics, codes=codes), "dirichlet", metric))
     assert_array_equal(after[i], before[i])
     assert np.abs(after - before).max() > 1e-3
 
@@ -339,8 +340,8 @@ def test_equal_rows_do_not_calibrate_each_other():
     statistics = make_statistics(samples, hashes=np.repeat(make_hashes(60), 2))
     codes = statistics.codes.copy()
     codes[10] = (codes[10] + 1) % N_CLASSES
-    before = fit(statistics, "dirichlet").out_of_fold()
-    after = fit(replace(statistics, codes=codes), "dirichlet").out_of_fold()
+    before = proba_of(fit(statistics, "dirichlet"))
+    after = proba_of(fit(replace(statistics, codes=codes), "dirichlet"))
     assert_array_equal(after[10:12], before[10:12])
 
 
@@ -353,7 +354,7 @@ def test_labels_without_sense_are_not_foretold(calibration, metric):
     statistics = make_statistics((features, folds, codes, np.ones(300)))
     head = fit(statistics, calibration, metric, 0.1)
     seen = head.means.scores(features).argmax(axis=1) == codes
-    foretold = head.out_of_fold().argmax(axis=1) == codes
+    foretold = proba_of(head).argmax(axis=1) == codes
     assert seen.mean() > 0.5
     assert abs(foretold.mean() - 1 / N_CLASSES) < 0.06
 
@@ -364,5 +365,5 @@ def test_if_all_samples_are_in_one_part_all_are_calibrated_alike(calibration):
     samples = make_samples(n=60)
     scores = unseen_scores(samples)
     expected = fit_calibration(calibration, scores, *samples[2:], n_samples=60)
-    found = fit(make_statistics(samples, hashes=hashes), calibration).out_of_fold()
+    found = proba_of(fit(make_statistics(samples, hashes=hashes), calibration))
     assert_allclose(found, softmax(expected(scores), axis=1), rtol=0, atol=1e-7)

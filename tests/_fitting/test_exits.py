@@ -15,6 +15,7 @@ from sk_e2cm._fitting._statistics import folds_by_hash
 from ..references import minimise
 from ..samples import make_hashes
 from .heads import proba_by
+from .held_out import proba_of
 from .stages import make_stages, statistics_of, unseen, whitened_scores
 
 SHRINKAGE = 0.3
@@ -60,7 +61,7 @@ def test_an_exit_whitens_the_features_of_those_before_and_its_own(carry, calibra
         given = softmax(scores / head.temperature, axis=1)
         assert_allclose(proba_by(head.logits, joined), given, rtol=0, atol=1e-9)
         given = softmax(of_others / head.temperature, axis=1)
-        assert_allclose(head.out_of_fold(), given, rtol=0, atol=1e-9)
+        assert_allclose(proba_of(head), given, rtol=0, atol=1e-9)
 
 
 def test_temperatures_are_fitted_to_what_has_not_seen_a_sample():
@@ -89,7 +90,7 @@ def test_the_last_stage_carries_nothing_and_weighs_samples_as_they_are():
     *exits, last = fit_stages(statistics_of(samples), spec_of(2))
     for head, same in zip(exits, fit(samples, 2, exits=[0, 1]), strict=True):
         assert head.carried == same.carried
-        assert_array_equal(head.out_of_fold(), same.out_of_fold())
+        assert_array_equal(proba_of(head), proba_of(same))
     scores = whitened_scores(features[-1], codes, weight, features[-1], SHRINKAGE)
     assert last.carried == ()
     found = proba_by(last.logits, features[-1])
@@ -102,7 +103,7 @@ def test_an_exit_that_carries_less_than_it_sees_is_worse():
     samples[0][1][:, 0] = 0  # what the second stage lacks, the first has seen
     codes = np.arange(4)[samples[2]]
     right = [
-        (fit(samples, carry)[1].out_of_fold().argmax(axis=1) == codes).mean()
+        (proba_of(fit(samples, carry)[1]).argmax(axis=1) == codes).mean()
         for carry in (1, 0)
     ]
     assert right[0] > right[1]
@@ -128,8 +129,8 @@ def test_a_weight_is_a_number_of_equal_samples(calibration, shrinkage):
         tolerance = 1e-4 if calibration else 1e-9
         assert_allclose(head.means.means, same.means.means, atol=tolerance)
         assert_allclose(head.means.coef, same.means.coef, rtol=tolerance, atol=1e-9)
-        found = head.out_of_fold().repeat(times, axis=0)
-        assert_allclose(found, same.out_of_fold(), rtol=0, atol=10 * tolerance)
+        found = proba_of(head).repeat(times, axis=0)
+        assert_allclose(found, proba_of(same), rtol=0, atol=10 * tolerance)
 
 
 def test_samples_that_are_not_held_out_have_an_emphasis_by_folds_of_their_own():
@@ -145,7 +146,7 @@ def test_samples_that_are_not_held_out_have_an_emphasis_by_folds_of_their_own():
         given = softmax(scores, axis=1)
         assert_allclose(proba_by(head.logits, joined), given, rtol=0, atol=1e-9)
         given = softmax(of_others[folds >= 0], axis=1)
-        assert_allclose(head.out_of_fold(), given, rtol=0, atol=1e-9)
+        assert_allclose(proba_of(head), given, rtol=0, atol=1e-9)
 
 
 # Some of the exits
@@ -170,7 +171,7 @@ def test_exits_are_fitted_anew_as_if_there_were_no_others(exits, carry):
             rtol=0,
             atol=1e-12,
         )
-        assert_array_equal(head.out_of_fold(), same.out_of_fold())
+        assert_array_equal(proba_of(head), proba_of(same))
     for stage in {0, 1, 2, 3} - set(exits):
         assert set_[stage] is heads[stage]
 
@@ -212,7 +213,7 @@ def test_features_that_are_carried_may_have_another_type():
     mixed = [features[0].astype(np.float32), *features[1:]]
     for head, same in zip(fit((mixed, *rest)), fit((features, *rest)), strict=True):
         assert_allclose(head.means.means, same.means.means, atol=1e-5)
-        assert_allclose(head.out_of_fold(), same.out_of_fold(), atol=1e-4)
+        assert_allclose(proba_of(head), proba_of(same), atol=1e-4)
 
 
 def test_rounding_of_carried_features_counts():

@@ -23,6 +23,7 @@ from sk_e2cm._multi_exit._estimator_logits import ClassifierLogits
 from sk_e2cm._multi_exit._logits import DistanceLogits, NetworkLogits
 
 from .heads import proba_by
+from .held_out import proba_of
 
 N, N_CLASSES = 300, 3
 LABELS = np.array(["bird", "cat", "dog"])
@@ -66,7 +67,7 @@ def head_by(means, features):
     return FittedHead(
         "class_means",
         fold(means, Temperature(), features),
-        lambda: softmax(means.scores(features), axis=1),
+        lambda: [(np.arange(len(features)), softmax(means.scores(features), axis=1))],
         means=means,
         temperature=1.0,
     )
@@ -102,9 +103,9 @@ def right(head, features, codes):
 def test_what_is_held_out_is_predicted_when_the_head_has_moved_to_a_device():
     codes, logits = make_outputs()
     head = choose("network", codes, logits)
-    before = head.out_of_fold()
+    before = proba_of(head)
     head.logits.to("meta")
-    assert_array_equal(head.out_of_fold(), before)
+    assert_array_equal(proba_of(head), before)
 
 
 # The class means
@@ -313,7 +314,7 @@ def test_auto_takes_the_head_if_it_is_no_less_accurate(weight, expected, classes
     features, codes = np.array([[1.0, 0.0], [1.0, 0.5]]), np.array([0, 1])
     by_means = head_by(np.array([[9.0, 9.0], [1.0, 0.2]]), features)
     assert features.argmax(axis=1).tolist() == [0, 0]
-    assert by_means.out_of_fold().argmax(axis=1).tolist() == [1, 1]
+    assert proba_of(by_means).argmax(axis=1).tolist() == [1, 1]
     statistics = make_statistics(features, codes, np.array(weight, dtype=float))
     head = choose_last_head("auto", None, by_means, statistics, classes)
     assert head.kind == expected
@@ -335,7 +336,7 @@ def test_auto_drops_a_head_whose_columns_are_in_another_order():
     (message,) = (str(each.message) for each in warned)
     by_means = nearest_mean(logits[:, [1, 2, 0]], codes)
     for accuracy in (
-        (by_means.out_of_fold().argmax(axis=1) == codes).mean(),
+        (proba_of(by_means).argmax(axis=1) == codes).mean(),
         (logits[:, [1, 2, 0]].argmax(axis=1) == codes).mean(),
     ):
         assert f"{accuracy:.2%}" in message

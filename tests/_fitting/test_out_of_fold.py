@@ -15,6 +15,7 @@ from sk_e2cm._fitting._last_stage import choose_last_head
 
 from ..samples import N_CLASSES, make_samples, make_statistics
 from .heads import proba_by
+from .held_out import proba_of
 
 SPEC = HeadSpec("euclidean", 0.3, "temperature")
 CLASSES = np.arange(N_CLASSES)
@@ -46,8 +47,8 @@ def test_class_means_predict_the_samples_of_other_folds():
     statistics = make_statistics(make_samples())
     *_, by_means = fit_class_means(statistics, SPEC)
     head = choose("class_means", statistics)
-    found = head.out_of_fold()
-    assert_allclose(found, by_means.out_of_fold(), rtol=1e-12)
+    found = proba_of(head)
+    assert_allclose(found, proba_of(by_means), rtol=1e-12)
     seen = proba_by(head.logits, statistics.features[-1])
     assert np.abs(found - seen).max() > 1e-3
 
@@ -56,7 +57,7 @@ def test_the_network_predicts_all_samples_held_out():
     samples = make_outputs()
     outputs, folds, *_ = samples
     folds[::3] = -1
-    found = choose("network", make_statistics(samples)).out_of_fold()
+    found = proba_of(choose("network", make_statistics(samples)))
     assert_allclose(found, softmax(outputs[folds >= 0], axis=1), rtol=1e-12)
 
 
@@ -69,7 +70,7 @@ def test_a_classifier_is_fitted_without_the_fold_of_each_sample(classifier):
     samples = make_samples()
     features, folds, codes, weight = samples
     folds[::5] = -1  # fitted to each time
-    found = choose(classifier, make_statistics(samples)).out_of_fold()
+    found = proba_of(choose(classifier, make_statistics(samples)))
     expected = np.zeros((200, N_CLASSES))
     for fold in range(3):
         train = folds != fold
@@ -84,7 +85,7 @@ def test_a_classifier_that_takes_no_weights_is_fitted_without():
     samples = make_samples()
     samples[3][:] = 1
     features, folds, codes, _ = samples
-    found = choose(KNeighborsClassifier(), make_statistics(samples)).out_of_fold()
+    found = proba_of(choose(KNeighborsClassifier(), make_statistics(samples)))
     first = folds == 0
     fitted = KNeighborsClassifier().fit(features[~first], codes[~first])
     expected = fitted.predict_proba(features[first])
@@ -100,7 +101,7 @@ def test_a_class_in_one_fold_alone_has_no_probability_there():
     samples = make_samples()
     _, folds, codes, _ = samples
     folds[codes == 2] = 1
-    found = choose(GaussianNB(), make_statistics(samples)).out_of_fold()
+    found = proba_of(choose(GaussianNB(), make_statistics(samples)))
     assert_array_equal(found[folds == 1, 2], 0)
     assert_allclose(found.sum(axis=1), 1, rtol=1e-12)
     assert right(found[(folds != 1)], codes[folds != 1]) > 0.5
@@ -116,7 +117,7 @@ def test_auto_does_not_judge_class_means_by_their_own_samples():
     means = choose("class_means", statistics)
     by_network = right(outputs, codes)
     assert right(proba_by(means.logits, outputs), codes) > by_network + 0.1
-    assert right(means.out_of_fold(), codes) < by_network
+    assert right(proba_of(means), codes) < by_network
     assert choose("auto", statistics).kind == "network"
 
 
@@ -158,10 +159,10 @@ def test_every_stage_predicts_every_sample_held_out(final):
     assert_array_equal(cross_fit.codes, samples[2][rows])
     assert_array_equal(cross_fit.weight, samples[3][rows])
     assert_array_equal(cross_fit.hashes, statistics.hashes[samples[1][kept] >= 0])
-    probas = list(cross_fit.out_of_fold())
+    probas = [proba_of(head) for head in cross_fit.heads]
     assert len(probas) == 2
-    assert_allclose(probas[0], exits[0].out_of_fold(), rtol=1e-12)
-    assert_allclose(probas[1], chosen.out_of_fold(), rtol=1e-12)
+    assert_allclose(probas[0], proba_of(exits[0]), rtol=1e-12)
+    assert_allclose(probas[1], proba_of(chosen), rtol=1e-12)
     for proba in probas:
         assert proba.shape == (len(rows), N_CLASSES)
         assert right(proba, samples[2][rows]) > 0.5

@@ -11,6 +11,7 @@ from sk_e2cm._fitting._statistics import folds_by_hash, sum_kept
 from sk_e2cm._multi_exit._full_pass import Batch
 from sk_e2cm._utils._hashing import row_hashes
 
+from .held_out import proba_of
 from .test_statistics import (
     BYTES_EACH,
     WIDTHS,
@@ -72,7 +73,7 @@ def test_heads_after_the_pass_are_those_of_the_pass(metric):
     found = sum_up(keep(X), classes, weight, second=second)
     expected = fit_class_means(collect(X, classes, weight, second=second), spec)
     for head, other in zip(fit_class_means(found, spec), expected, strict=True):
-        assert_allclose(head.out_of_fold(), other.out_of_fold(), rtol=1e-7)
+        assert_allclose(proba_of(head), proba_of(other), rtol=1e-7)
         assert_allclose(head.means.means, other.means.means, rtol=1e-12)
         assert head.temperature == pytest.approx(other.temperature)
 

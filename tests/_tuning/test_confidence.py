@@ -11,8 +11,9 @@ from scipy.stats import beta
 from sk_e2cm._multi_exit._costs import Costs
 from sk_e2cm._tuning._confidence import DropTest, p_value, upper_bound, with_cautious
 from sk_e2cm._tuning._held_out import HeldOutPredictions
-from sk_e2cm._tuning._problem import StagePredictions
 from sk_e2cm._tuning._search import concatenate, evaluate, pareto, search
+
+from .predictions import predictions_of
 
 N_DRAWS = 300
 
@@ -117,9 +118,8 @@ POOL = make_pool()
 
 def held_out(rows):
     confidence, label, codes = POOL
-    predictions = StagePredictions(3, len(rows), 4)
-    predictions.confidence[:] = confidence[:, rows]
-    predictions.label[:] = label[:, rows]
+    of_rows = confidence[:, rows], label[:, rows], codes[rows]
+    predictions = predictions_of(*of_rows, n_classes=4)
     costs = Costs.from_counts(np.array([10.0, 50, 90]), np.ones(3))
     estimator = SimpleNamespace(network_=SimpleNamespace(costs=costs))
     counted = np.ones(len(rows)), rows.astype(np.uint64)

@@ -132,7 +132,9 @@ def test_predictions_are_those_of_an_estimator_that_has_not_seen_the_fold(data, 
     assert_array_equal(found.weight, data.weight[held_out])
     for k in range(3):
         of_class = expected[held_out & (data.y == k), :2].sum(axis=(0, 1))
-        assert_allclose(found.predictions.class_proba[k], of_class, rtol=1e-9)
+        assert_allclose(
+            found.predictions.class_proba(found.codes)[k], of_class, rtol=1e-9
+        )
 
 
 @pytest.mark.parametrize("cv", SPLITTERS.values(), ids=SPLITTERS)
@@ -252,7 +254,7 @@ def test_a_fitted_estimator_is_asked_for_all_probabilities(
     assert_array_equal(found.codes, data.y)
     for k in range(3):
         of_class = proba[data.y == k, :2].sum(axis=(0, 1))
-        assert_allclose(found.predictions.class_proba[k], of_class)
+        assert_allclose(found.predictions.class_proba(found.codes)[k], of_class)
 
 
 def test_without_labels_what_the_last_stage_says_is_right(fitted, data):
@@ -319,7 +321,9 @@ def test_exits_that_have_not_seen_the_fold_predict_clusters_found_in_all(data, c
     assert_array_equal(found.weight, weight[held_out])
     for k in range(3):
         of_cluster = expected[:, codes == k].sum(axis=(0, 1))
-        assert_allclose(found.predictions.class_proba[k], of_cluster, rtol=1e-9)
+        assert_allclose(
+            found.predictions.class_proba(found.codes)[k], of_cluster, rtol=1e-9
+        )
 
 
 @pytest.mark.parametrize("metric", ["euclidean", "mahalanobis"])

@@ -8,8 +8,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from sk_e2cm._multi_exit._costs import Costs
 from sk_e2cm._multi_exit._thresholds import first_exit
+from sk_e2cm._tuning._predictions import StagePredictions
 from sk_e2cm._tuning._problem import (
-    StagePredictions,
     ThresholdProblem,
     sample_losses,
 )
@@ -118,65 +118,6 @@ def totals_by_loops(problem, thresholds):
     return total_loss, total_cost
 
 
-# Predictions
-
-
-def make_proba(n_stages=4, n=50, n_classes=3, seed=0):
-    rng = np.random.default_rng(seed)
-    proba = rng.dirichlet(np.ones(n_classes), size=(n_stages, n))
-    return proba, rng.integers(n_classes, size=n)
-
-
-def add_all(proba, codes, *batches):
-    parts = []
-    for rows in batches:
-        part = StagePredictions(len(proba), len(codes[rows]), proba.shape[2])
-        for stage, of_stage in enumerate(proba):
-            part.add(stage, of_stage[rows], codes[rows])
-        parts.append(part)
-    return StagePredictions.joined(parts)
-
-
-@pytest.mark.parametrize(
-    "batches",
-    [[slice(None)], [slice(0, 50)], [slice(0, 7), slice(7, 8), slice(8, 50)]],
-    ids=["all", "one slice", "three slices"],
-)
-def test_predictions_are_the_largest_probabilities_and_sums_by_class(batches):
-    proba, codes = make_proba()
-    predictions = add_all(proba, codes, *batches)
-    class_proba = np.zeros((3, 3))
-    for stage in range(4):
-        for i in range(50):
-            assert predictions.label[stage, i] == proba[stage, i].argmax()
-            assert predictions.confidence[stage, i] == max(proba[stage, i])
-            if stage < 3:  # the last is no exit
-                class_proba[codes[i]] += proba[stage, i]
-    assert_allclose(predictions.class_proba, class_proba, rtol=1e-12)
-    assert_array_equal(predictions.last_proba, proba[3])
-
-
-def test_of_equal_probabilities_the_first_is_predicted():
-    predictions = StagePredictions(1, 2, 3)
-    predictions.add(0, np.array([[0.2, 0.4, 0.4], [0.5, 0.0, 0.5]]), np.array([0, 1]))
-    assert_array_equal(predictions.label, [[1, 0]])
-    assert_array_equal(predictions.confidence, [[0.4, 0.5]])
-
-
-def test_a_class_without_samples_adds_no_probabilities():
-    proba, codes = make_proba()
-    predictions = add_all(proba, np.where(codes == 1, 2, codes), slice(None))
-    assert_array_equal(predictions.class_proba[1], 0.0)
-    assert (predictions.class_proba[[0, 2]] > 0).all()
-
-
-def test_without_exits_there_are_no_probabilities_to_add():
-    proba, codes = make_proba(n_stages=1)
-    predictions = add_all(proba, codes, slice(None))
-    assert_array_equal(predictions.class_proba, 0.0)
-    assert_array_equal(predictions.confidence, proba.max(axis=2))
-
-
 # Where samples leave
 
 
@@ -206,8 +147,9 @@ def test_samples_leave_at_every_stage(thresholds):
 
 @pytest.mark.parametrize(("n_groups", "thresholds"), CASES)
 def test_samples_leave_where_the_classifier_lets_them_leave(n_groups, thresholds):
-    proba, codes = make_proba()
-    predictions = add_all(proba, codes, slice(None))
+    rng = np.random.default_rng(0)
+    proba = rng.dirichlet(np.ones(3), size=(50, 4))
+    predictions = StagePredictions.from_proba(proba, rng.integers(3, size=50))
     cumulative, heads = np.array([10.0, 20.0, 50.0, 90.0]), np.array([1.0, 2, 3, 4])
     problem = ThresholdProblem(
         predictions.confidence[:-1],
@@ -219,7 +161,7 @@ def test_samples_leave_where_the_classifier_lets_them_leave(n_groups, thresholds
     )
     thresholds = np.array(thresholds)
     by_class = np.broadcast_to(thresholds, (3, 3))
-    expected = first_exit(proba.transpose(1, 0, 2), by_class)
+    expected = first_exit(proba, by_class)
     assert_array_equal(problem.exits(thresholds), expected)
     asked = np.append((by_class < INF).any(axis=1), True)
     expected = (cumulative + np.cumsum(asked * heads)) / 90

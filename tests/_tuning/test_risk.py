@@ -11,9 +11,10 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sk_e2cm import RiskControl
 from sk_e2cm._multi_exit._costs import Costs
 from sk_e2cm._tuning._held_out import HeldOutPredictions
-from sk_e2cm._tuning._problem import StagePredictions
 from sk_e2cm._tuning._risk import p_value, promised
 from sk_e2cm._tuning._search import Points, evaluate, search
+
+from .predictions import predictions_of
 
 N_DRAWS = 1000
 
@@ -209,9 +210,8 @@ def make_pool(n=20_000, seed=0):
 
 def make_held_out(rows):
     confidence, label, codes = make_pool()
-    predictions = StagePredictions(3, len(rows), 4)
-    predictions.confidence[:] = confidence[:, rows]
-    predictions.label[:] = label[:, rows]
+    of_rows = confidence[:, rows], label[:, rows], codes[rows]
+    predictions = predictions_of(*of_rows, n_classes=4)
     costs = Costs.from_counts(np.array([10.0, 50, 90]), np.ones(3))
     estimator = SimpleNamespace(network_=SimpleNamespace(costs=costs))
     counted = np.ones(len(rows)), rows.astype(np.uint64)

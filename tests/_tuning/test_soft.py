@@ -5,7 +5,9 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.special import softmax
 
-from sk_e2cm._tuning._problem import StagePredictions, class_weights, sample_losses
+from sk_e2cm._tuning import _predictions
+from sk_e2cm._tuning._predictions import StagePredictions
+from sk_e2cm._tuning._problem import class_weights, sample_losses
 from sk_e2cm._tuning._soft import (
     _CELL,
     SoftTargets,
@@ -29,16 +31,17 @@ def make_proba(seed=0, n=N):
     return softmax(np.stack([*(logits + noise) / 2, logits]), axis=2)
 
 
+def all_classes(codes):
+    return np.tile(np.arange(N_CLASSES), (len(codes), 1))
+
+
 def draw_labels(proba, seed=1):
     chance = np.random.default_rng(seed).uniform(size=(len(proba), 1))
     return (proba.cumsum(axis=1)[:, :-1] < chance).sum(axis=1)
 
 
 def predict(proba, codes):
-    predictions = StagePredictions(len(proba), len(codes), N_CLASSES)
-    for stage, each in enumerate(proba):
-        predictions.add(stage, each, codes)
-    return predictions
+    return StagePredictions.from_proba(proba.swapaxes(0, 1), codes)
 
 
 def targets_of(proba, codes, weight=None, scoring="accuracy"):
@@ -59,7 +62,7 @@ def make_targets(share, scoring="accuracy", n=200):
     codes = draw_labels(proba[-1]) // 2 * 2  # of unequal classes, some without samples
     weight = np.random.default_rng(2).uniform(size=n)
     class_weight = class_weights(scoring, codes, weight, N_CLASSES)
-    targets = SoftTargets(codes, proba[-1], class_weight, share)
+    targets = SoftTargets(codes, all_classes(codes), proba[-1], class_weight, share)
     return targets, proba.argmax(axis=2), weight
 
 
@@ -180,7 +183,7 @@ def test_the_share_is_that_of_james_and_stein(seed, worth):
     proba = make_proba(seed, n=600)
     codes = draw_labels(np.roll(proba[2], 1, axis=1) * 0.3 + 0.7 * proba[2])
     weight = np.random.default_rng(seed).uniform(0.5, 2, 600)
-    targets = SoftTargets(codes, proba[2], np.array(worth), 0.0)
+    targets = SoftTargets(codes, all_classes(codes), proba[2], np.array(worth), 0.0)
     found = label_share(targets, proba.argmax(axis=2), proba.max(axis=2), weight)
     assert found == pytest.approx(share_by_loops(proba, codes, weight, worth))
     assert 0 < found < 1
@@ -240,6 +243,27 @@ def test_where_all_stages_agree_no_share_matters():
     proba = make_proba()[[2, 2, 2]]
     targets = targets_of(proba, draw_labels(proba[2]))
     assert 0 <= targets.share <= 1
+
+
+@pytest.mark.parametrize("scoring", SCORINGS)
+def test_many_classes_are_told_apart_as_far_as_it_matters(scoring, monkeypatch):
+    n, n_classes = 3000, 200
+    rng = np.random.default_rng(0)
+    logits = 3 * rng.normal(size=(n, 1, n_classes)) + rng.normal(size=(n, 3, n_classes))
+    proba = softmax(logits, axis=2)
+    codes = draw_labels(proba[:, -1])
+    weight = np.ones(n)
+    class_weight = class_weights(scoring, codes, weight, n_classes)
+    distinct = distinct_samples(np.arange(n, dtype=np.uint64), codes)
+    found = []
+    for most in (n_classes, _predictions._MOST_CLASSES):
+        monkeypatch.setattr(_predictions, "_MOST_CLASSES", most)
+        predictions = StagePredictions.from_proba(proba, codes)
+        targets = soft_targets(predictions, codes, weight, class_weight, distinct)
+        found.append((targets.share, targets.losses(predictions.label)))
+    (all_share, of_all), (some_share, of_some) = found
+    assert some_share == pytest.approx(all_share, abs=0.05)
+    assert_allclose(of_some.mean(axis=1), of_all.mean(axis=1), rtol=0, atol=0.01)
 
 
 # Weights
