@@ -1,6 +1,8 @@
 """Passes that are split among workers."""
 
 import os
+import sys
+import types
 
 import numpy as np
 import pytest
@@ -31,6 +33,21 @@ SETTINGS = {
 }
 
 
+def assert_same_exits(found, expected, X):
+    for one, other in zip(found.class_means_, expected.class_means_, strict=True):
+        if one is not None:
+            assert_allclose(one, other, rtol=0, atol=1e-12)
+    assert_allclose(found.exit_proba(X), expected.exit_proba(X), rtol=0, atol=1e-9)
+
+
+def foreign_extractor(monkeypatch):
+    """Return an extractor of a module that this process alone has."""
+    module = types.ModuleType("only_here")
+    module.Foreign = type("Foreign", (ToyExtractor,), {"__module__": "only_here"})
+    monkeypatch.setitem(sys.modules, "only_here", module)
+    return module.Foreign()
+
+
 @pytest.mark.parametrize("params", SETTINGS.values(), ids=SETTINGS)
 @pytest.mark.parametrize("working_memory", [1024, 0.01])
 def test_workers_give_the_fit_of_one(params, working_memory):
@@ -39,10 +56,7 @@ def test_workers_give_the_fit_of_one(params, working_memory):
     with sklearn.config_context(working_memory=working_memory):
         expected = clone(clf).fit(X, y, weight)
         found = clone(clf).set_params(n_jobs=2).fit(X, y, weight)
-    for one, other in zip(found.class_means_, expected.class_means_, strict=True):
-        if one is not None:
-            assert_allclose(one, other, rtol=0, atol=1e-12)
-    assert_allclose(found.exit_proba(X), expected.exit_proba(X), rtol=0, atol=1e-9)
+    assert_same_exits(found, expected, X)
 
 
 def test_a_function_of_the_main_script_is_a_pooling_for_workers():
@@ -81,6 +95,13 @@ def test_a_worker_that_ends_is_told_of():
     with pytest.raises(RuntimeError, match=r"A worker has ended.*parallel_config"):
         clf.fit(X, y)
     assert not hasattr(clf, "network_")
+
+
+def test_a_worker_that_lacks_a_package_is_told_of(monkeypatch):
+    X, y, _ = make_data()
+    clf = E2CMClassifier(foreign_extractor(monkeypatch), n_jobs=2, batch_size=50)
+    with pytest.raises(ImportError, match=r"A worker lacks.*only_here.*Install"):
+        clf.fit(X, y)
 
 
 @pytest.mark.parametrize("params", [{}, {"carry": 1}], ids=str)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import pairwise
 from typing import Any, Protocol
 
 import joblib
 import numpy as np
+import sklearn
+from joblib.parallel import get_active_backend
 from numpy.typing import NDArray
 from sklearn.utils.parallel import Parallel, delayed
 
@@ -44,6 +47,9 @@ class _Shipped:
 
     key: str
     payload: bytes = field(compare=False)
+
+
+_Task = tuple[_Shipped, NDArray[Any], Samples, Summed]
 
 
 @lru_cache(maxsize=1)
@@ -82,7 +88,7 @@ def run(
     Raises
     ------
     RuntimeError
-        If a worker ends in the middle.
+        If a worker ends in the middle; of Dask, one after another at the same part.
 
     ImportError
         If a worker lacks a package.
@@ -93,13 +99,11 @@ def run(
         return
     shipped, n_classes = _shipped(full_pass), int(samples.codes.max()) + 1
     tasks = (
-        # One tuple: joblib would send arrays to workers of Dask beforehand, and they
-        # would be lost with these.
-        delayed(_part)((shipped, X[rows], samples.take(rows), into))
+        (shipped, X[rows], samples.take(rows), into)
         for rows in _split(len(X), full_pass.batch_size, n_workers)
     )
     try:
-        for part in Parallel(n_jobs=n_jobs)(tasks):
+        for part in _found(tasks, n_jobs):
             into.merge(part, np.arange(n_classes))
     except BrokenProcessPool as error:
         raise RuntimeError(
@@ -145,7 +149,58 @@ def add(
         into.add(batch, samples.take(batch.rows))
 
 
-def _part(task: tuple[_Shipped, NDArray[Any], Samples, Summed]) -> Summed:
+def _found(tasks: Iterable[_Task], n_jobs: int | None) -> Iterable[Summed]:
+    backend, _ = get_active_backend()
+    if hasattr(backend, "client"):  # joblib's for Dask.
+        return _found_by_dask(backend, tasks)
+    parallel = Parallel(n_jobs=n_jobs)
+    found: list[Summed] = parallel(delayed(_part)(task) for task in tasks)
+    return found
+
+
+def _found_by_dask(backend: Any, tasks: Iterable[_Task]) -> Iterator[Summed]:
+    """Ask Dask itself: joblib waits forever for a task that Dask has given up."""
+    from distributed import KilledWorker
+
+    def part_of_pass(packed: bytes) -> Summed:
+        # Local functions are sent by value. A worker that is sent the name of what it
+        # cannot import is gone without a word; here, it fails like any task.
+        found: Summed = pickle.loads(packed)()
+        return found
+
+    client, config = backend.client, sklearn.get_config()
+    with warnings.catch_warnings():
+        # It advises to send data ahead, which would be lost with a worker.
+        warnings.filterwarnings("ignore", "Sending large graph", UserWarning)
+        futures = [
+            client.submit(
+                part_of_pass,
+                pickle.dumps(partial(_part_under, config, task)),
+                pure=False,
+                **backend.submit_kwargs,
+            )
+            for task in tasks
+        ]
+    try:
+        with backend.retrieval_context():
+            for future in futures:
+                yield future.result()
+    except KilledWorker as error:
+        raise RuntimeError(
+            "Workers of Dask have ended one after another at the same part of the "
+            "pass, for want of memory perhaps."
+        ) from error
+    finally:
+        # If one has failed, nobody wants the others.
+        client.cancel(futures)
+
+
+def _part_under(config: dict[str, Any], task: _Task) -> Summed:
+    with sklearn.config_context(**config):
+        return _part(task)
+
+
+def _part(task: _Task) -> Summed:
     shipped, X, samples, like = task
     found: Summed = like.of_none()
     add(_unpacked(shipped), X, samples, found)
