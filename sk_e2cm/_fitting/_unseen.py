@@ -13,8 +13,12 @@ from ._kept import CHUNK, SampleFeatures, chunks
 from ._scores import Scorer, log_proba
 from ._statistics import Statistics
 
-# So many arrays as large as its scores are made of a block.
-_COPIES = 8
+# So many arrays as large as its scores are made of a block, those of a user's classifier
+# included.
+_COPIES = 16
+
+# The share of the working memory for the scores of all stages that are remembered.
+_REMEMBERED = 0.25
 
 # Places among the samples held out, and their scores or probabilities.
 Block = tuple[NDArray[np.intp], Floats]
@@ -98,7 +102,8 @@ class ScoresWithoutFold(UnseenScores):
         self._folds = statistics.folds
         self._held_out = statistics.held_out
         # Those of all stages are kept until thresholds are chosen.
-        most = affordable(8 * n_classes * len(statistics.stage_names), fewest=CHUNK)
+        n_bytes_each = 8 * n_classes * len(statistics.stage_names)
+        most = affordable(n_bytes_each / _REMEMBERED, fewest=CHUNK)
         self._remembers = len(self._held_out) <= most
         self._remembered: dict[int, Floats] = {}
 
