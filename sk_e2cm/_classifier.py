@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import ClassifierMixin
-from sklearn.utils import check_array
 
 from ._base import BaseE2CM, Fit, columns_of
 from ._early_exit import EarlyExitClassifierMixin
@@ -24,7 +23,7 @@ from ._fitting._workers import collect_statistics
 from ._multi_exit._thresholds import check_thresholds
 from ._partial_fit import PartialFitMixin
 from ._streams import batches_of, check_no_labels, is_stream
-from ._utils._arrays import Floats, largest
+from ._utils._arrays import Floats, largest, take_rows
 from ._utils._compat import StrOptions, _fit_context
 from ._utils._hashing import row_hashes
 from ._utils._validation import (
@@ -32,6 +31,7 @@ from ._utils._validation import (
     as_array,
     as_labels,
     check_classes,
+    check_numbers,
     check_samples,
     with_weight,
 )
@@ -367,8 +367,8 @@ class E2CMClassifier(
     ) -> CrossFit:
         """Fit, and return the out-of-fold probabilities of every stage.
 
-        `folds` gives the fold that holds each sample out, -1 for none; by default they
-        follow from the content of each row. Where they are given, no weight is zero.
+        `folds` gives the fold that holds each sample with a weight out, -1 for none; by
+        default they follow from the content of each row.
         """
         since = time.perf_counter()
         extractor = self._checked_extractor(X)
@@ -378,9 +378,9 @@ class E2CMClassifier(
             self, X, y, sample_weight, needs_y=True
         )
         used = with_weight(weight)
-        valid_X, valid_y, weight = valid_X[used], valid_y[used], weight[used]
+        some_X, valid_y, weight = take_rows(valid_X, used), valid_y[used], weight[used]
         classes, codes = np.unique(valid_y, return_inverse=True)
-        hashes = row_hashes(valid_X)
+        hashes = row_hashes(some_X)
         alone = check_classes(
             classes,
             n_distinct_of(hashes, codes),
@@ -393,10 +393,10 @@ class E2CMClassifier(
         folds = self._folds(hashes, codes, spec) if folds is None else folds
 
         full_pass = self._full_pass(extractor, self.pooling)
-        full_pass.verify(valid_X)
+        full_pass.verify(some_X)
         statistics = collect_statistics(
             full_pass,
-            valid_X,
+            some_X,
             Samples(hashes, folds, codes, weight),
             second=spec.needs_products,
             everything=spec.needs_everything,
@@ -408,8 +408,8 @@ class E2CMClassifier(
             spec,
             extractor=extractor,
             too_few=too_few,
-            some=valid_X,
-            numbers=(valid_X.dtype, largest(valid_X)),
+            some=some_X,
+            numbers=(some_X.dtype, largest(some_X)),
             seen=columns_of(X),
             since=since,
         )
@@ -469,9 +469,7 @@ class E2CMClassifier(
                 "'network'."
             )
         extractor = self._checked_extractor(X)
-        valid_X = check_array(
-            as_array(X), allow_nd=True, estimator=self, input_name="X"
-        )
+        valid_X = check_numbers(self, as_array(X))
         full_pass = self._full_pass(extractor, self.pooling)
         outputs = [batch.features[-1] for batch in full_pass(valid_X)]
         answers, width = own_answers(np.concatenate(outputs))

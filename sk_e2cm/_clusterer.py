@@ -42,7 +42,7 @@ from ._streams import (
     is_stream,
     with_enough_first,
 )
-from ._utils._arrays import Features, Floats, largest
+from ._utils._arrays import Features, Floats, SampleRows, largest, take_rows
 from ._utils._compat import _fit_context
 from ._utils._hashing import row_hashes
 from ._utils._validation import (
@@ -314,7 +314,7 @@ class E2CMClusterer(
             check_no_labels(X, None, sample_weight)
             self._fit_stream(X)
         else:
-            self._cross_fit(X, y, sample_weight)
+            self._cross_fit(X, y, sample_weight, everybody=True)
         self._warn_if_nobody_leaves()
         return self
 
@@ -410,17 +410,21 @@ class E2CMClusterer(
         y: None,
         sample_weight: ArrayLike | None,
         folds: NDArray[np.intp] | None = None,
+        *,
+        everybody: bool = False,
     ) -> CrossFit:
         """Fit, and return the out-of-fold probabilities of every stage.
 
-        `folds` are as for `E2CMClassifier`, but no cluster is held out as a whole.
+        `folds` are as for `E2CMClassifier`, but no cluster is held out as a whole. If
+        `everybody` is to have a label, those without weight run through the network,
+        too.
         """
         since = time.perf_counter()
         extractor = self._checked_extractor(X)
         self._check_carry()
         all_X, _, all_weight = check_samples(self, X, None, sample_weight)
         used = with_weight(all_weight)
-        valid_X, weight = all_X[used], all_weight[used]
+        valid_X, weight = take_rows(all_X, used), all_weight[used]
         exit_names = extractor.stage_names[:-1]
         if self.clusterer is None:
             check_n_clusters(self.n_clusters, len(valid_X))
@@ -429,11 +433,12 @@ class E2CMClusterer(
         check_thresholds(self.threshold, len(exit_names), known)
         hashes = row_hashes(valid_X)
         clusters, kept = self._cluster(extractor, valid_X, hashes, weight)
-        labels = np.empty(len(all_X), dtype=np.intp)
-        labels[used] = clusters.codes
-        unused = np.flatnonzero(all_weight == 0)
-        if len(unused):
-            labels[unused] = self._assign(extractor, all_X[unused], clusters)
+        labels, unused = clusters.codes, all_weight == 0
+        if everybody and unused.any():
+            others = take_rows(all_X, unused)
+            labels = np.empty(len(all_X), dtype=np.intp)
+            labels[used] = clusters.codes
+            labels[unused] = self._assign(extractor, others, clusters)
         return self._fit_exits(
             clusters,
             kept,
@@ -509,7 +514,7 @@ class E2CMClusterer(
     def _cluster(
         self,
         extractor: Extractor,
-        X: NDArray[Any],
+        X: SampleRows,
         hashes: NDArray[np.uint64],
         sample_weight: Floats,
     ) -> tuple[Clusters, Kept]:
@@ -552,7 +557,7 @@ class E2CMClusterer(
         return clone(self.clusterer, safe=isinstance(self.clusterer, type))
 
     def _assign(
-        self, extractor: Extractor, X: NDArray[Any], clusters: Clusters
+        self, extractor: Extractor, X: SampleRows, clusters: Clusters
     ) -> NDArray[np.intp]:
         batches = self._full_pass(extractor, self.pooling)(X)
         found = [clusters.logits.codes(batch.features[-1]) for batch in batches]

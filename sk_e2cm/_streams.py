@@ -17,6 +17,8 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
+from ._utils._arrays import SampleRows
+
 # Samples that are looked at together before the network is trusted.
 N_LOOKED_AT = 64
 
@@ -201,7 +203,7 @@ def as_one(found: Sequence[tuple[Any, ...]]) -> tuple[Any, ...]:
     )
 
 
-def check_alike(batch: NDArray[Any], first: NDArray[Any]) -> None:
+def check_alike(batch: SampleRows, first: NDArray[Any]) -> None:
     """Refuse samples of another shape or type than those of the first batch.
 
     Raises

@@ -443,22 +443,22 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
             reserved = set_aside(size, folds, data.y, rng)
             if not isinstance(self.cv, str):
                 reserved = spare_whole_classes(reserved, data.y)
-        aside = data.take(reserved)
-        used = ~reserved & (data.weight > 0)
-        data, folds = data.take(used), folds[used]
+        aside, data = data.among(reserved), data.among(~reserved)
         if isinstance(self.cv, str):
             return predict_held_out(estimator, data), aside
-        folds = spare_singletons(folds, data.y)
-        check_folds(folds, data.y)
+        used = data.weight > 0
+        y = None if data.y is None else data.y[used]
+        folds[used] = spare_singletons(folds[used], y)
+        check_folds(folds[used], y)
         if self.refit:
-            return cross_predict(estimator, data, folds), aside
-        train = data.take(folds < 0)
-        if not len(train.weight):
+            return cross_predict(estimator, data, folds[used]), aside
+        train = data.among(folds < 0)
+        if not train.weight.any():
             raise ValueError(
                 "refit=False needs samples that are never held out: cv=0.2, say, or a "
                 "PredefinedSplit with -1 for them."
             )
-        return fit_predict_held_out(estimator, train, data.take(folds >= 0)), aside
+        return fit_predict_held_out(estimator, train, data.among(folds >= 0)), aside
 
     def _predict_stream(
         self, X: Any, y: Any, sample_weight: Any

@@ -17,6 +17,7 @@ from sklearn.utils.parallel import Parallel, delayed
 
 from .._extractors import fingerprint_of
 from .._multi_exit._full_pass import Batch, FullPass
+from .._utils._arrays import SampleRows
 from .._utils._hashing import content_hash
 from ._kept import Samples
 from ._statistics import RunningStatistics, Statistics
@@ -55,7 +56,7 @@ def _unpacked(shipped: _Shipped) -> FullPass:
 
 def run(
     full_pass: FullPass,
-    X: NDArray[Any],
+    X: SampleRows,
     samples: Samples,
     into: Summed,
     n_jobs: int | None,
@@ -67,7 +68,7 @@ def run(
     full_pass : FullPass
         What is run.
 
-    X : ndarray of shape (n_samples, ...)
+    X : ndarray or SomeRows, of shape (n_samples, ...)
         Samples.
 
     samples : Samples
@@ -116,7 +117,7 @@ def run(
 
 def collect_statistics(
     full_pass: FullPass,
-    X: NDArray[Any],
+    X: SampleRows,
     samples: Samples,
     *,
     second: bool = False,
@@ -136,7 +137,7 @@ def collect_statistics(
 
 def add(
     full_pass: FullPass,
-    X: NDArray[Any],
+    X: SampleRows,
     samples: Samples,
     into: Summed,
 ) -> None:
