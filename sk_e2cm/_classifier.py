@@ -22,7 +22,7 @@ from ._fitting._statistics import N_FOLDS, Statistics, n_distinct_of
 from ._fitting._workers import collect_statistics
 from ._multi_exit._thresholds import check_thresholds
 from ._partial_fit import PartialFitMixin
-from ._streams import batches_of, check_no_labels, is_stream
+from ._streams import batches_of, is_stream
 from ._utils._arrays import Floats, largest, take_rows
 from ._utils._compat import StrOptions, _fit_context
 from ._utils._hashing import row_hashes
@@ -342,17 +342,18 @@ class E2CMClassifier(
             If a class has only one sample, which calibration cannot learn from.
         """
         if is_stream(X):
-            check_no_labels(X, y, sample_weight)
-            self._fit_stream(X)
+            self._fit_stream(X, y, sample_weight)
         else:
             self._cross_fit(X, y, sample_weight)
         self._warn_if_nobody_leaves()
         return self
 
     @_fit_context(prefer_skip_nested_validation=False)
-    def _fit_stream(self, X: Any, n_folds: int = N_FOLDS) -> CrossFit:
+    def _fit_stream(
+        self, X: Any, y: Any, sample_weight: Any, n_folds: int = N_FOLDS
+    ) -> CrossFit:
         """Fit to a stream; `CrossFit` is of the samples that are kept."""
-        batches = batches_of(X, batch_size=self.batch_size)
+        batches = batches_of(X, y, sample_weight, batch_size=self.batch_size)
         seen = self._collected(batches, n_folds=n_folds)
         return self._fit_seen(seen, in_parts=False)
 

@@ -38,7 +38,6 @@ from ._streams import (
     N_LOOKED_AT,
     batches_of,
     check_alike,
-    check_no_labels,
     is_stream,
     with_enough_first,
 )
@@ -311,8 +310,7 @@ class E2CMClusterer(
             fitted before is left as it was.
         """
         if is_stream(X):
-            check_no_labels(X, None, sample_weight)
-            self._fit_stream(X)
+            self._fit_stream(X, y, sample_weight)
         else:
             self._cross_fit(X, y, sample_weight, everybody=True)
         self._warn_if_nobody_leaves()
@@ -348,13 +346,15 @@ class E2CMClusterer(
         return self.labels_
 
     @_fit_context(prefer_skip_nested_validation=False)
-    def _fit_stream(self, X: Any, n_folds: int | None = None) -> CrossFit:
+    def _fit_stream(
+        self, X: Any, y: Any, sample_weight: Any, n_folds: int | None = None
+    ) -> CrossFit:
         """Fit to as many samples of a stream as are kept."""
         since = time.perf_counter()
         self._check_carry()
         clusterer = self._cloned_clusterer()
         running, some, size = KeptFeatures(), None, 0.0
-        batches = batches_of(X, batch_size=self.batch_size)
+        batches = batches_of(X, None, sample_weight, batch_size=self.batch_size)
         for batch in with_enough_first(batches, N_LOOKED_AT):
             if not batch.counts:
                 continue

@@ -35,13 +35,13 @@ _COPIED_BYTES = 2**23
 class Data:
     """Samples, their labels if they have any, and their weights.
 
-    Samples without weight do not count. Of a stream there are neither labels nor
+    Samples without weight do not count. Of a loader there are neither labels nor
     weights: they come with the samples.
     """
 
     X: Any
     y: Any
-    weight: Floats
+    weight: Any
 
     def among(self, which: NDArray[np.bool_]) -> Data:
         """Select samples: X, which may be larger than memory, stays as it is."""
@@ -152,7 +152,8 @@ def _parts(estimator: Any, data: Data) -> Iterator[Data]:
     network = estimator.network_
     size = _MOST_PROBABILITIES // ((network.n_exits + 1) * len(network.labels))
     if is_stream(data.X):
-        for batch in batches_of(data.X, batch_size=estimator.batch_size):
+        streamed = data.X, data.y, data.weight
+        for batch in batches_of(*streamed, batch_size=estimator.batch_size):
             if batch.counts:
                 weight = check_weight(batch.sample_weight, len(batch.X))
                 yield Data(batch.X, batch.y, weight).take(np.flatnonzero(weight))
@@ -195,13 +196,15 @@ def cross_predict(
     return _of_cross_fit(estimator, data.X, cross_fit)
 
 
-def cross_predict_stream(estimator: Any, X: Any, n_folds: int) -> HeldOutPredictions:
+def cross_predict_stream(
+    estimator: Any, data: Data, n_folds: int
+) -> HeldOutPredictions:
     """Fit to a stream; predict each fold with exits fitted without it.
 
     Of as many samples as are kept; their folds follow from their content.
     """
-    cross_fit = estimator._fit_stream(X, n_folds=n_folds)
-    return _of_cross_fit(estimator, X, cross_fit)
+    cross_fit = estimator._fit_stream(data.X, data.y, data.weight, n_folds=n_folds)
+    return _of_cross_fit(estimator, data.X, cross_fit)
 
 
 def _of_cross_fit(

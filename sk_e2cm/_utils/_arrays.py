@@ -68,6 +68,19 @@ def parts_of(X: SampleRows) -> Iterator[NDArray[Any]]:
         yield X[start : start + size]
 
 
+def is_lazy(X: Any) -> bool:
+    """Tell arrays whose numbers lie elsewhere, as zarr's, from those in memory.
+
+    Those in memory, as tensors too, can be handed on by ``__dlpack__``, or are tables
+    or sparse. What has one axis only is no array of samples.
+    """
+    if hasattr(X, "__dlpack__") or hasattr(X, "columns") or issparse(X):
+        return False
+    shape = getattr(X, "shape", None)
+    is_array = hasattr(X, "dtype") and hasattr(X, "__getitem__")
+    return is_array and isinstance(shape, tuple) and len(shape) > 1
+
+
 def to_tensor(X: ArrayLike) -> Tensor:
     """Return a tensor in the memory of an array, or of a copy where it must be.
 

@@ -15,7 +15,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import has_fit_parameter
 from torch.utils.data import DataLoader, Dataset
 
-from ._arrays import as_numbers, parts_of, to_array
+from ._arrays import as_numbers, is_lazy, parts_of, to_array
 from ._compat import HasMethods as _HasMethods
 from ._compat import Interval as _Interval
 from ._compat import _check_sample_weight
@@ -53,7 +53,7 @@ def as_array(X: Any) -> NDArray[Any]:
     Raises
     ------
     TypeError
-        If X is a source of batches, or several inputs.
+        If X is a source of batches, is not in memory, or is several inputs.
 
     ValueError
         If the samples differ in shape, or are no numbers.
@@ -62,6 +62,11 @@ def as_array(X: Any) -> NDArray[Any]:
         raise TypeError(
             f"X must be an array or a tensor of all samples, got a {type(X).__name__}. "
             "Stack its samples; a numpy.memmap need not fit into memory."
+        )
+    if is_lazy(X):
+        raise TypeError(
+            f"X must be an array in memory here, got one of {type(X).__module__}. "
+            "Read some of its samples, such as X[:1000]."
         )
     if isinstance(X, Mapping):
         raise TypeError(
