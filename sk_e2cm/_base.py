@@ -33,6 +33,7 @@ from ._fitting._statistics import (
     in_one_fold,
 )
 from ._multi_exit._grafting import linear_exits
+from ._utils._arrays import SampleRows
 from ._utils._compat import StrOptions
 from ._utils._validation import Interval
 
@@ -46,7 +47,7 @@ class Fit:
 
     Parameters
     ----------
-    some : ndarray of shape (n, ...)
+    some : ndarray or SomeRows, of shape (n, ...)
         Samples to measure on.
 
     numbers : tuple of (dtype, float)
@@ -93,7 +94,7 @@ class Fit:
         that have a head of means, or None for each without.
     """
 
-    some: NDArray[Any]
+    some: SampleRows
     numbers: tuple[np.dtype[Any], float]
     seen: BaseEstimator
     since: float

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import ClassifierMixin
-from sklearn.utils import check_array
 
 from ._base import BaseE2CM, Fit, columns_of
 from ._early_exit import EarlyExitClassifierMixin
@@ -23,8 +22,8 @@ from ._fitting._statistics import N_FOLDS, Statistics, n_distinct_of
 from ._fitting._workers import collect_statistics
 from ._multi_exit._thresholds import check_thresholds
 from ._partial_fit import PartialFitMixin
-from ._streams import batches_of, check_no_labels, is_stream
-from ._utils._arrays import Floats, largest
+from ._streams import batches_of, is_stream
+from ._utils._arrays import Floats, largest, take_rows
 from ._utils._compat import StrOptions, _fit_context
 from ._utils._hashing import row_hashes
 from ._utils._validation import (
@@ -32,6 +31,7 @@ from ._utils._validation import (
     as_array,
     as_labels,
     check_classes,
+    check_numbers,
     check_samples,
     with_weight,
 )
@@ -342,17 +342,18 @@ class E2CMClassifier(
             If a class has only one sample, which calibration cannot learn from.
         """
         if is_stream(X):
-            check_no_labels(X, y, sample_weight)
-            self._fit_stream(X)
+            self._fit_stream(X, y, sample_weight)
         else:
             self._cross_fit(X, y, sample_weight)
         self._warn_if_nobody_leaves()
         return self
 
     @_fit_context(prefer_skip_nested_validation=False)
-    def _fit_stream(self, X: Any, n_folds: int = N_FOLDS) -> CrossFit:
+    def _fit_stream(
+        self, X: Any, y: Any, sample_weight: Any, n_folds: int = N_FOLDS
+    ) -> CrossFit:
         """Fit to a stream; `CrossFit` is of the samples that are kept."""
-        batches = batches_of(X, batch_size=self.batch_size)
+        batches = batches_of(X, y, sample_weight, batch_size=self.batch_size)
         seen = self._collected(batches, n_folds=n_folds)
         return self._fit_seen(seen, in_parts=False)
 
@@ -367,8 +368,8 @@ class E2CMClassifier(
     ) -> CrossFit:
         """Fit, and return the out-of-fold probabilities of every stage.
 
-        `folds` gives the fold that holds each sample out, -1 for none; by default they
-        follow from the content of each row. Where they are given, no weight is zero.
+        `folds` gives the fold that holds each sample with a weight out, -1 for none; by
+        default they follow from the content of each row.
         """
         since = time.perf_counter()
         extractor = self._checked_extractor(X)
@@ -378,9 +379,9 @@ class E2CMClassifier(
             self, X, y, sample_weight, needs_y=True
         )
         used = with_weight(weight)
-        valid_X, valid_y, weight = valid_X[used], valid_y[used], weight[used]
+        some_X, valid_y, weight = take_rows(valid_X, used), valid_y[used], weight[used]
         classes, codes = np.unique(valid_y, return_inverse=True)
-        hashes = row_hashes(valid_X)
+        hashes = row_hashes(some_X)
         alone = check_classes(
             classes,
             n_distinct_of(hashes, codes),
@@ -393,10 +394,10 @@ class E2CMClassifier(
         folds = self._folds(hashes, codes, spec) if folds is None else folds
 
         full_pass = self._full_pass(extractor, self.pooling)
-        full_pass.verify(valid_X)
+        full_pass.verify(some_X)
         statistics = collect_statistics(
             full_pass,
-            valid_X,
+            some_X,
             Samples(hashes, folds, codes, weight),
             second=spec.needs_products,
             everything=spec.needs_everything,
@@ -408,8 +409,8 @@ class E2CMClassifier(
             spec,
             extractor=extractor,
             too_few=too_few,
-            some=valid_X,
-            numbers=(valid_X.dtype, largest(valid_X)),
+            some=some_X,
+            numbers=(some_X.dtype, largest(some_X)),
             seen=columns_of(X),
             since=since,
         )
@@ -469,9 +470,7 @@ class E2CMClassifier(
                 "'network'."
             )
         extractor = self._checked_extractor(X)
-        valid_X = check_array(
-            as_array(X), allow_nd=True, estimator=self, input_name="X"
-        )
+        valid_X = check_numbers(self, as_array(X))
         full_pass = self._full_pass(extractor, self.pooling)
         outputs = [batch.features[-1] for batch in full_pass(valid_X)]
         answers, width = own_answers(np.concatenate(outputs))

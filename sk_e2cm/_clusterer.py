@@ -38,11 +38,10 @@ from ._streams import (
     N_LOOKED_AT,
     batches_of,
     check_alike,
-    check_no_labels,
     is_stream,
     with_enough_first,
 )
-from ._utils._arrays import Features, Floats, largest
+from ._utils._arrays import Features, Floats, SampleRows, largest, take_rows
 from ._utils._compat import _fit_context
 from ._utils._hashing import row_hashes
 from ._utils._validation import (
@@ -311,10 +310,9 @@ class E2CMClusterer(
             fitted before is left as it was.
         """
         if is_stream(X):
-            check_no_labels(X, None, sample_weight)
-            self._fit_stream(X)
+            self._fit_stream(X, y, sample_weight)
         else:
-            self._cross_fit(X, y, sample_weight)
+            self._cross_fit(X, y, sample_weight, everybody=True)
         self._warn_if_nobody_leaves()
         return self
 
@@ -349,13 +347,15 @@ class E2CMClusterer(
         return self.labels_
 
     @_fit_context(prefer_skip_nested_validation=False)
-    def _fit_stream(self, X: Any, n_folds: int | None = None) -> CrossFit:
+    def _fit_stream(
+        self, X: Any, y: Any, sample_weight: Any, n_folds: int | None = None
+    ) -> CrossFit:
         """Fit to as many samples of a stream as are kept."""
         since = time.perf_counter()
         self._check_carry()
         clusterer = self._cloned_clusterer()
         running, some, size = KeptFeatures(), None, 0.0
-        batches = batches_of(X, batch_size=self.batch_size)
+        batches = batches_of(X, None, sample_weight, batch_size=self.batch_size)
         for batch in with_enough_first(batches, N_LOOKED_AT):
             if not batch.counts:
                 continue
@@ -411,17 +411,21 @@ class E2CMClusterer(
         y: None,
         sample_weight: ArrayLike | None,
         folds: NDArray[np.intp] | None = None,
+        *,
+        everybody: bool = False,
     ) -> CrossFit:
         """Fit, and return the out-of-fold probabilities of every stage.
 
-        `folds` are as for `E2CMClassifier`, but no cluster is held out as a whole.
+        `folds` are as for `E2CMClassifier`, but no cluster is held out as a whole. If
+        `everybody` is to have a label, those without weight run through the network,
+        too.
         """
         since = time.perf_counter()
         extractor = self._checked_extractor(X)
         self._check_carry()
         all_X, _, all_weight = check_samples(self, X, None, sample_weight)
         used = with_weight(all_weight)
-        valid_X, weight = all_X[used], all_weight[used]
+        valid_X, weight = take_rows(all_X, used), all_weight[used]
         exit_names = extractor.stage_names[:-1]
         if self.clusterer is None:
             check_n_clusters(self.n_clusters, len(valid_X))
@@ -430,11 +434,12 @@ class E2CMClusterer(
         check_thresholds(self.threshold, len(exit_names), known)
         hashes = row_hashes(valid_X)
         clusters, kept = self._cluster(extractor, valid_X, hashes, weight)
-        labels = np.empty(len(all_X), dtype=np.intp)
-        labels[used] = clusters.codes
-        unused = np.flatnonzero(all_weight == 0)
-        if len(unused):
-            labels[unused] = self._assign(extractor, all_X[unused], clusters)
+        labels, unused = clusters.codes, all_weight == 0
+        if everybody and unused.any():
+            others = take_rows(all_X, unused)
+            labels = np.empty(len(all_X), dtype=np.intp)
+            labels[used] = clusters.codes
+            labels[unused] = self._assign(extractor, others, clusters)
         return self._fit_exits(
             clusters,
             kept,
@@ -510,7 +515,7 @@ class E2CMClusterer(
     def _cluster(
         self,
         extractor: Extractor,
-        X: NDArray[Any],
+        X: SampleRows,
         hashes: NDArray[np.uint64],
         sample_weight: Floats,
     ) -> tuple[Clusters, Kept]:
@@ -553,7 +558,7 @@ class E2CMClusterer(
         return clone(self.clusterer, safe=isinstance(self.clusterer, type))
 
     def _assign(
-        self, extractor: Extractor, X: NDArray[Any], clusters: Clusters
+        self, extractor: Extractor, X: SampleRows, clusters: Clusters
     ) -> NDArray[np.intp]:
         batches = self._full_pass(extractor, self.pooling)(X)
         found = [clusters.logits.codes(batch.features[-1]) for batch in batches]

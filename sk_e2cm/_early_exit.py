@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.utils import check_array, check_consistent_length
+from sklearn.utils import check_consistent_length
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, check_memory, validate_data
 
@@ -26,11 +26,12 @@ from ._multi_exit._pooling import PoolingSpec
 from ._multi_exit._seconds import Seconds
 from ._multi_exit._thresholds import first_exit
 from ._streams import as_one, batches_of, check_in_order, in_large_parts
-from ._utils._arrays import Floats, largest
+from ._utils._arrays import Floats, SampleRows, largest, parts_of
 from ._utils._compat import validate_parameter_constraints
 from ._utils._validation import (
     WRAP,
     as_array,
+    check_numbers,
     check_weight,
     is_valid,
     labels_like,
@@ -252,7 +253,7 @@ class EarlyExitMixin:
     def _in_seconds(
         self,
         network: MultiExitNetwork,
-        X: NDArray[Any],
+        X: SampleRows,
         batch_size: int,
         *,
         since: float | None = None,
@@ -395,7 +396,7 @@ class EarlyExitMixin:
                 f"X has samples of shape {given[1:]}, but {type(self).__name__} was "
                 f"fitted on samples of shape {fitted}.{hint}"
             )
-        array = check_array(array, allow_nd=True, estimator=self, input_name="X")
+        array = check_numbers(self, array)
         # Of a data frame the names of the columns are compared.
         named = X if hasattr(X, "columns") else array
         validate_data(self, named, reset=False, skip_check_array=True)
@@ -412,7 +413,8 @@ class EarlyExitMixin:
         if X.dtype.kind == dtype.kind:
             return
         given = largest(X)
-        is_fraction = X.dtype.kind == "f" and (X % 1).any()
+        is_float = X.dtype.kind == "f"
+        is_fraction = is_float and any((part % 1).any() for part in parts_of(X))
         if given > _OTHER_SCALE * fitted or (
             is_fraction and fitted > _OTHER_SCALE * given
         ):

@@ -28,7 +28,7 @@ from ._streams import (
     check_alike,
     with_enough_first,
 )
-from ._utils._arrays import Floats
+from ._utils._arrays import Floats, SampleRows, take_rows
 from ._utils._compat import _fit_context
 from ._utils._validation import (
     as_labels,
@@ -266,7 +266,7 @@ class PartialFitMixin(BaseE2CM):
 
     def _valid(
         self, batch: SampleBatch, before: LabelledStatistics | None
-    ) -> tuple[NDArray[Any], NDArray[Any], Floats]:
+    ) -> tuple[SampleRows, NDArray[Any], Floats]:
         """Return samples, labels and weights of those that count."""
         X, y, weight = check_samples(
             self, batch.X, batch.y, batch.sample_weight, needs_y=True
@@ -276,12 +276,12 @@ class PartialFitMixin(BaseE2CM):
         used = weight > 0
         if used.all():
             return X, y, weight
-        return X[used], y[used], weight[used]
+        return take_rows(X, used), y[used], weight[used]
 
     def _of_none(
         self,
         given: Any,
-        X: NDArray[Any],
+        X: SampleRows,
         y: NDArray[Any],
         before: LabelledStatistics | None,
         labels: NDArray[Any] | None,

@@ -1,14 +1,17 @@
-"""Samples that come batch by batch: torch's datasets and loaders."""
+"""Samples that come batch by batch: torch's datasets and loaders, lazy arrays."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from sklearn.utils import check_consistent_length, gen_batches
 from torch.utils.data import (
     DataLoader,
     Dataset,
@@ -17,10 +20,13 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
+from ._utils._arrays import SampleRows, is_lazy
+from ._utils._validation import as_labels, check_weight
+
 # Samples that are looked at together before the network is trusted.
 N_LOOKED_AT = 64
 
-# Samples of so many bytes are predicted at once.
+# Samples of so many bytes are predicted, or read, at once.
 _PART_BYTES = 2**26
 
 _IN_RANDOM_ORDER = RandomSampler, SubsetRandomSampler, WeightedRandomSampler
@@ -68,7 +74,12 @@ class SampleBatch(NamedTuple):
 
 
 def is_stream(X: Any) -> bool:
-    """Tell what comes batch by batch from an array of all samples.
+    """Tell what comes batch by batch from an array of all samples."""
+    return brings_labels(X) or is_lazy(X)
+
+
+def brings_labels(X: Any) -> bool:
+    """Tell a stream with labels and weights in it, if any, from all else.
 
     A list of (x, y) is what scikit-learn's searches make of a part of a dataset.
     """
@@ -80,7 +91,7 @@ def is_stream(X: Any) -> bool:
 def batches_of(
     X: Any, y: Any = None, sample_weight: Any = None, *, batch_size: int
 ) -> Iterator[SampleBatch]:
-    """Yield the batches of a loader or a dataset, or all of arrays at once.
+    """Yield the batches of a loader, a dataset or a lazy array, or all of an array.
 
     Raises
     ------
@@ -88,12 +99,16 @@ def batches_of(
         If they are neither X, (X,), (X, y) nor (X, y, weight).
 
     ValueError
-        If there are none, or if labels or weights are given beside a loader.
+        If there are none, if labels or weights are given beside a loader, or if those
+        beside a lazy array are no labels or weights, or not as many as samples.
     """
-    if not is_stream(X):
+    if is_lazy(X):
+        yield from _read(X, y, sample_weight, batch_size)
+        return
+    if not brings_labels(X):
         yield SampleBatch(X, y, sample_weight)
         return
-    check_no_labels(X, y, sample_weight)
+    _check_no_labels(X, y, sample_weight)
     loader = X if isinstance(X, DataLoader) else DataLoader(X, batch_size=batch_size)
     n_batches = 0
     for number, given in enumerate(loader):
@@ -107,7 +122,37 @@ def batches_of(
         )
 
 
-def check_no_labels(X: Any, y: Any, sample_weight: Any) -> None:
+def _read(X: Any, y: Any, sample_weight: Any, batch_size: int) -> Iterator[SampleBatch]:
+    """Read many batches of a lazy array at once: it may be stored in large pieces."""
+    n_samples = X.shape[0]
+    if not isinstance(n_samples, Integral):
+        raise ValueError(
+            f"X has the shape {X.shape}, and so an unknown number of samples. Of an "
+            "array of dask X.compute_chunk_sizes() finds it out."
+        )
+    if y is not None:
+        y = as_labels(y, warn=True)
+        check_consistent_length(X, y)
+    if sample_weight is not None:
+        sample_weight = check_weight(sample_weight, int(n_samples))
+    n_bytes = batch_size * math.prod(X.shape[1:]) * np.dtype(X.dtype).itemsize
+    n_read = batch_size * max(_PART_BYTES // max(n_bytes, 1), 1)
+    number = 0
+    # Of no samples one batch, so that others say what is wrong.
+    for first in range(0, max(int(n_samples), 1), n_read):
+        samples = np.asarray(X[first : first + n_read])
+        for rows in gen_batches(max(len(samples), 1), batch_size):
+            of_all = slice(first + rows.start, first + rows.stop)
+            yield SampleBatch(
+                samples[rows],
+                None if y is None else y[of_all],
+                None if sample_weight is None else sample_weight[of_all],
+                number,
+            )
+            number += 1
+
+
+def _check_no_labels(X: Any, y: Any, sample_weight: Any) -> None:
     """Refuse labels and weights beside a stream, which has its own.
 
     Raises
@@ -201,7 +246,7 @@ def as_one(found: Sequence[tuple[Any, ...]]) -> tuple[Any, ...]:
     )
 
 
-def check_alike(batch: NDArray[Any], first: NDArray[Any]) -> None:
+def check_alike(batch: SampleRows, first: NDArray[Any]) -> None:
     """Refuse samples of another shape or type than those of the first batch.
 
     Raises

@@ -21,7 +21,7 @@ from sklearn.utils.validation import check_is_fitted
 from ._delegation import DelegatesToEstimator
 from ._early_exit import EarlyExitMixin
 from ._multi_exit._thresholds import is_closed
-from ._streams import check_no_labels, is_stream
+from ._streams import brings_labels, is_stream
 from ._tuning._beyond_luck import beyond_luck
 from ._tuning._choice import check_drop, choose
 from ._tuning._clock import is_slower
@@ -309,12 +309,13 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
         """
         self._check_estimator()
         rng = check_random_state(self.random_state)
+        takes_labels = not is_clusterer(self.estimator)
+        has_labels = takes_labels and (y is not None or brings_labels(X))
+        self._check_goal(sample_weight, has_labels=has_labels)
+        y = y if takes_labels else None
         if is_stream(X):
-            self._check_goal(sample_weight, has_labels=not is_clusterer(self.estimator))
-            held_out, aside = self._predict_stream(X, y, sample_weight)
+            held_out, aside = self._predict_stream(Data(X, y, sample_weight))
         else:
-            y = None if is_clusterer(self.estimator) else y
-            self._check_goal(sample_weight, has_labels=y is not None)
             held_out, aside = self._predict(self._checked(X, y, sample_weight), rng)
 
         found = self._search(held_out, rng)
@@ -443,29 +444,26 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
             reserved = set_aside(size, folds, data.y, rng)
             if not isinstance(self.cv, str):
                 reserved = spare_whole_classes(reserved, data.y)
-        aside = data.take(reserved)
-        used = ~reserved & (data.weight > 0)
-        data, folds = data.take(used), folds[used]
+        aside, data = data.among(reserved), data.among(~reserved)
         if isinstance(self.cv, str):
             return predict_held_out(estimator, data), aside
-        folds = spare_singletons(folds, data.y)
-        check_folds(folds, data.y)
+        used = data.weight > 0
+        y = None if data.y is None else data.y[used]
+        folds[used] = spare_singletons(folds[used], y)
+        check_folds(folds[used], y)
         if self.refit:
-            return cross_predict(estimator, data, folds), aside
-        train = data.take(folds < 0)
-        if not len(train.weight):
+            return cross_predict(estimator, data, folds[used]), aside
+        train = data.among(folds < 0)
+        if not train.weight.any():
             raise ValueError(
                 "refit=False needs samples that are never held out: cv=0.2, say, or a "
                 "PredefinedSplit with -1 for them."
             )
-        return fit_predict_held_out(estimator, train, data.take(folds >= 0)), aside
+        return fit_predict_held_out(estimator, train, data.among(folds >= 0)), aside
 
-    def _predict_stream(
-        self, X: Any, y: Any, sample_weight: Any
-    ) -> tuple[HeldOutPredictions, Data]:
+    def _predict_stream(self, data: Data) -> tuple[HeldOutPredictions, Data]:
         """Predict the samples of a stream that are held out; none are set aside."""
-        check_no_labels(X, y, sample_weight)
-        nobody = Data(X, None, np.zeros(0))
+        nobody = Data(data.X, None, np.zeros(0))
         for name in ("risk", "confidence"):
             if getattr(self, name) is not None:
                 raise ValueError(
@@ -473,7 +471,7 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
                     "by batch. Stack a part that the thresholds have not seen."
                 )
         if isinstance(self.cv, str):
-            return predict_held_out(copy(self.estimator), nobody), nobody
+            return predict_held_out(copy(self.estimator), data), nobody
         if not isinstance(self.cv, Integral) or not self.refit:
             raise ValueError(
                 "Of what comes batch by batch folds follow from the content of the "
@@ -481,7 +479,7 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
                 f"got cv={self.cv!r} and refit={self.refit}."
             )
         estimator = clone(self.estimator)
-        return cross_predict_stream(estimator, X, int(self.cv)), nobody
+        return cross_predict_stream(estimator, data, int(self.cv)), nobody
 
     def _set_best(
         self,

@@ -92,9 +92,9 @@ def accuracy_cost_scorer(
     batches = batches_of(X, y, sample_weight, batch_size=inside.batch_size)
     for batch in in_large_parts(batches):
         of_batch = _early_and_full(inside, batch.X)
-        weight = check_weight(batch.sample_weight, len(of_batch[0]))
-        found.append((*of_batch, batch.y, weight))
+        found.append((*of_batch, batch.y, batch.sample_weight))
     labels, full_labels, cost, y, weight = as_one(found)
+    weight = check_weight(weight, len(labels))
     return {
         "accuracy": accuracy(y, labels, weight),
         "cost": float(np.average(cost, weights=weight)),

@@ -429,6 +429,17 @@ def frontier_of(search):
     return [search.frontier_[name] for name in ("cost", "score", "expected_score")]
 
 
+def test_batches_without_weight_count_neither_for_thresholds_nor_for_scores(held_out):
+    X, y, weight = held_out
+    weight = np.where(np.arange(len(X)) < 500, 0, weight)
+    clf = E2CMClassifier(ToyExtractor()).fit(X[:400], y[:400])
+    search = TunedExitsCV(clf, max_drop=0.02, cv="prefit", random_state=0)
+    found = frontier_of(search.fit(loader_of(X, y, weight)))
+    assert_allclose(found, frontier_of(search.fit(X[500:], y[500:], weight[500:])))
+    scores = accuracy_cost_scorer(clf, loader_of(X, y, weight))
+    assert scores == pytest.approx(accuracy_cost_scorer(clf, X, y, weight))
+
+
 @pytest.mark.parametrize("make", [dataset_of, loader_of])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_thresholds_of_a_fitted_estimator_are_those_of_all(make, weighted, held_out):

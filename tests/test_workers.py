@@ -59,6 +59,15 @@ def test_workers_give_the_fit_of_one(params, working_memory):
     assert_same_exits(found, expected, X)
 
 
+def test_samples_without_weight_do_not_count():
+    X, y, weight = make_data()
+    weight = np.where(np.arange(N) % 3 == 0, 0, weight)
+    clf = E2CMClassifier(ToyExtractor(), batch_size=50)
+    expected = clone(clf).fit(X[weight > 0], y[weight > 0], weight[weight > 0])
+    found = clf.set_params(n_jobs=2).fit(X, y, weight)
+    assert_allclose(found.exit_proba(X), expected.exit_proba(X), rtol=0, atol=1e-9)
+
+
 def test_a_function_of_the_main_script_is_a_pooling_for_workers():
     X, y, _ = make_data()
     clf = E2CMClassifier(ToyExtractor(), pooling=lambda x: x[:, :3], n_jobs=2)

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .._utils._arrays import as_floats
+from .._utils._arrays import SampleRows, as_floats
 from ._outputs import checked_output, state_and_output
 from ._protocol import Extractor, has, through
 from ._tolerance import EXACT, LENIENT, MixedSamples, Precision, Tolerance
@@ -49,7 +49,7 @@ def verify(extractor: Extractor, X: NDArray[Any]) -> None:
         check_independence(extractor, some_samples(X))
 
 
-def some_samples(X: NDArray[Any]) -> NDArray[Any]:
+def some_samples(X: SampleRows) -> NDArray[Any]:
     """Return samples from everywhere in X, so that they come from many batches."""
     which = np.linspace(0, len(X) - 1, min(len(X), _MOST_SAMPLES)).round()
     return X[np.unique(which.astype(np.intp))]

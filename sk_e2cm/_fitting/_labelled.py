@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 
 from .._multi_exit._full_pass import FullPass, Shape
-from .._utils._arrays import Floats, largest
+from .._utils._arrays import Floats, SampleRows, largest
 from .._utils._hashing import row_hashes
 from ._kept import Samples
 from ._statistics import N_FOLDS, RunningStatistics, Statistics, folds_by_hash
@@ -120,7 +120,7 @@ class LabelledStatistics:
         source: Source,
         labels: NDArray[Any],
         columns: BaseEstimator,
-        X: NDArray[Any],
+        X: SampleRows,
     ) -> LabelledStatistics:
         """Return those of no samples yet, of which X are some to come."""
         running = RunningStatistics(full_pass.stage_names, second=source.products)
@@ -130,7 +130,7 @@ class LabelledStatistics:
     def add(
         self,
         full_pass: FullPass,
-        X: NDArray[Any],
+        X: SampleRows,
         y: NDArray[Any],
         weight: Floats,
         n_folds: int = N_FOLDS,

@@ -13,7 +13,7 @@ from ._kept import CHUNK, SampleFeatures, chunks
 from ._scores import Scorer, log_proba
 from ._statistics import Statistics
 
-# So many arrays as large as its scores are made of a block, those of a user's classifier
+# So many arrays as large as its scores are made of a block, those of classifiers
 # included.
 _COPIES = 16
 

@@ -20,6 +20,7 @@ from sklearn.utils.parallel import Parallel, delayed
 
 from .._extractors import fingerprint_of
 from .._multi_exit._full_pass import Batch, FullPass
+from .._utils._arrays import SampleRows
 from .._utils._hashing import content_hash
 from ._kept import Samples
 from ._statistics import RunningStatistics, Statistics
@@ -61,7 +62,7 @@ def _unpacked(shipped: _Shipped) -> FullPass:
 
 def run(
     full_pass: FullPass,
-    X: NDArray[Any],
+    X: SampleRows,
     samples: Samples,
     into: Summed,
     n_jobs: int | None,
@@ -73,7 +74,7 @@ def run(
     full_pass : FullPass
         What is run.
 
-    X : ndarray of shape (n_samples, ...)
+    X : ndarray or SomeRows, of shape (n_samples, ...)
         Samples.
 
     samples : Samples
@@ -120,7 +121,7 @@ def run(
 
 def collect_statistics(
     full_pass: FullPass,
-    X: NDArray[Any],
+    X: SampleRows,
     samples: Samples,
     *,
     second: bool = False,
@@ -140,7 +141,7 @@ def collect_statistics(
 
 def add(
     full_pass: FullPass,
-    X: NDArray[Any],
+    X: SampleRows,
     samples: Samples,
     into: Summed,
 ) -> None:

@@ -21,7 +21,14 @@ from .._extractors import (
     state_and_output,
     verify,
 )
-from .._utils._arrays import Features, Floats, as_floats, resolution, to_numpy
+from .._utils._arrays import (
+    Features,
+    Floats,
+    SampleRows,
+    as_floats,
+    resolution,
+    to_numpy,
+)
 from .._utils._hashing import content_hash
 from .._utils._memory import halving
 from ._heads import check_width
@@ -196,7 +203,7 @@ class FullPass:
         """The exits, and the last stage."""
         return self.extractor.stage_names
 
-    def verify(self, X: NDArray[Any]) -> None:
+    def verify(self, X: SampleRows) -> None:
         """Check with some of these samples that samples may leave.
 
         Raises
@@ -207,13 +214,14 @@ class FullPass:
         samples = some_samples(X)
 
         def check(n_samples: int) -> None:
-            whole = n_samples == len(samples)
             some = samples[:n_samples]
+            # Extractors of users take arrays.
+            whole = n_samples == len(samples) and isinstance(X, np.ndarray)
             self._verify(self.extractor, X if whole else some, some, self.key)
 
         halving(check, len(samples), device_of(self.extractor))
 
-    def __call__(self, X: NDArray[Any]) -> Iterator[Batch]:
+    def __call__(self, X: SampleRows) -> Iterator[Batch]:
         axes = channel_axes_of(self.extractor, X.shape[1:])
         widths: list[int] = []
         for batch in self._batches(X, axes):
@@ -227,7 +235,7 @@ class FullPass:
                 _draw_progress(batch.rows.stop, len(X))
 
     def _batches(
-        self, X: NDArray[Any], channel_axes: Sequence[int | None]
+        self, X: SampleRows, channel_axes: Sequence[int | None]
     ) -> Iterator[Batch]:
         """Run batch by batch, and smaller ones if the memory does not hold them."""
         start, size = 0, self.batch_size
@@ -241,7 +249,7 @@ class FullPass:
 
     def _batch(
         self,
-        X: NDArray[Any],
+        X: SampleRows,
         start: int,
         channel_axes: Sequence[int | None],
         n_samples: int,

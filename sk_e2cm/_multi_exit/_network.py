@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from .._extractors import Extractor, device_of, on_device, picklable, through
-from .._utils._arrays import Floats, to_tensor
+from .._utils._arrays import Floats, SampleRows, to_tensor
 from .._utils._memory import halving
 from ._costs import Costs
 from ._full_pass import Batch, check_finite, counted
@@ -127,7 +127,7 @@ class MultiExitNetwork:
 
     def in_seconds(
         self,
-        X: NDArray[Any],
+        X: SampleRows,
         batch_size: int,
         device: Device = None,
         *,

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from .._extractors import Extractor, device_of, layouts_of
-from .._utils._arrays import Floats
+from .._utils._arrays import Floats, SampleRows
 from .._utils._memory import halving
 from .._utils._warnings import warn
 from ._costs import Costs
@@ -170,7 +170,7 @@ def _micro(seconds: float, spread: float) -> str:
 def measure_seconds(
     extractor: Extractor,
     heads: Sequence[Head],
-    X: NDArray[Any],
+    X: SampleRows,
     batch_size: int,
     *,
     since: float | None = None,
@@ -187,7 +187,7 @@ def measure_seconds(
     heads : sequence of Head
         One for each stage, on its device.
 
-    X : ndarray of shape (n_samples, ...)
+    X : ndarray or SomeRows, of shape (n_samples, ...)
         Real samples.
 
     batch_size : int

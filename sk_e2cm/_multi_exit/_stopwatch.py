@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .._extractors import Extractor, device_of, has, state_and_output, through
+from .._utils._arrays import SampleRows
 from ._heads import Head, takes_arrays
 from ._loop import LazyLoop, StepsOnHost
 from ._thresholds import stays
@@ -69,7 +70,7 @@ class Stopwatch:
     heads : sequence of Head
         One for each, on its device.
 
-    X : ndarray of shape (n_samples, ...)
+    X : ndarray or SomeRows, of shape (n_samples, ...)
         Samples; repeated if they are fewer than a batch.
 
     batch_size : int
@@ -80,7 +81,7 @@ class Stopwatch:
         self,
         extractor: Extractor,
         heads: Sequence[Head],
-        X: NDArray[Any],
+        X: SampleRows,
         batch_size: int,
     ) -> None:
         self.extractor = extractor

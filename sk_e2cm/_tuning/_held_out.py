@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.utils import gen_batches
 
 from .._fitting._cross_fitting import CrossFit
 from .._streams import batches_of, is_stream
@@ -24,26 +23,33 @@ from ._soft import Distinct, SoftTargets, distinct_samples, soft_targets
 # Probabilities of this many samples, stages and classes are held at once.
 _MOST_PROBABILITIES = 2**24
 
+# And so many bytes of samples, where others between them do not count.
+_COPIED_BYTES = 2**23
+
 
 @dataclass(frozen=True)
 class Data:
     """Samples, their labels if they have any, and their weights.
 
-    Of a stream neither: they come with the samples.
+    Samples without weight do not count. Of a loader there are neither labels nor
+    weights: they come with the samples.
     """
 
     X: Any
     y: Any
-    weight: Floats
+    weight: Any
 
-    def take(self, rows: NDArray[Any]) -> Data:
-        """Select samples, by a mask or by their rows."""
-        if rows.dtype == bool:
-            if rows.all():
-                return self  # X may be larger than memory
-            rows = np.flatnonzero(rows)
-        y = None if self.y is None else self.y[rows]
-        return Data(_safe_indexing(self.X, rows), y, self.weight[rows])
+    def among(self, which: NDArray[np.bool_]) -> Data:
+        """Select samples: X, which may be larger than memory, stays as it is."""
+        return replace(self, weight=np.where(which, self.weight, 0.0))
+
+    def take(self, rows: NDArray[np.intp]) -> Data:
+        """Return samples by their rows, in rising order; neighbours are not copied."""
+        which: Any = rows
+        if len(rows) and rows[-1] - rows[0] == len(rows) - 1:
+            which = slice(rows[0], rows[-1] + 1)
+        y = None if self.y is None else self.y[which]
+        return Data(_safe_indexing(self.X, which), y, self.weight[which])
 
 
 @dataclass(frozen=True)
@@ -124,6 +130,8 @@ class HeldOutPredictions:
 def predict_held_out(estimator: Any, data: Data) -> HeldOutPredictions:
     """Predict with every stage of a fitted estimator, in one pass of the network."""
     found = [_predict_part(estimator, part) for part in _parts(estimator, data)]
+    if not found:
+        raise ValueError("sample_weight is zero for every sample.")
     of_each, codes, weight, hashes = zip(*found, strict=True)
     return HeldOutPredictions(
         estimator,
@@ -136,19 +144,24 @@ def predict_held_out(estimator: Any, data: Data) -> HeldOutPredictions:
 
 
 def _parts(estimator: Any, data: Data) -> Iterator[Data]:
-    """Yield samples, so many that their probabilities fit into memory."""
+    """Yield samples that count, as many as fit into memory with what is predicted."""
     network = estimator.network_
     size = _MOST_PROBABILITIES // ((network.n_exits + 1) * len(network.labels))
+    if is_stream(data.X):
+        streamed = data.X, data.y, data.weight
+        for batch in batches_of(*streamed, batch_size=estimator.batch_size):
+            if batch.counts:
+                weight = check_weight(batch.sample_weight, len(batch.X))
+                yield Data(batch.X, batch.y, weight).take(np.flatnonzero(weight))
+        return
+    rows = np.flatnonzero(data.weight)
+    if 0 < len(rows) < len(data.weight):
+        n_bytes = np.asarray(data.take(rows[:1]).X).nbytes
+        size = min(size, _COPIED_BYTES // max(n_bytes, 1))
     # Whole batches, which `memory` knows again.
     size = max(size // estimator.batch_size, 1) * estimator.batch_size
-    if is_stream(data.X):
-        for batch in batches_of(data.X, batch_size=estimator.batch_size):
-            weight = check_weight(batch.sample_weight, len(batch.X))
-            yield Data(batch.X, batch.y, weight).take(weight > 0)
-        return
-    for rows in gen_batches(len(data.weight), size):
-        y = None if data.y is None else data.y[rows]
-        yield Data(_safe_indexing(data.X, rows), y, data.weight[rows])
+    for start in range(0, len(rows), size):
+        yield data.take(rows[start : start + size])
 
 
 def _predict_part(
@@ -169,20 +182,22 @@ def cross_predict(
 ) -> HeldOutPredictions:
     """Fit to all samples; predict each fold with exits fitted without it.
 
-    Where the features of all samples do not fit into scikit-learn's
-    ``working_memory``, only some are predicted.
+    `folds` are those of the samples that count. Where their features do not fit into
+    scikit-learn's ``working_memory``, only some are predicted.
     """
     cross_fit = estimator._cross_fit(data.X, data.y, data.weight, folds)
     return _of_cross_fit(estimator, data.X, cross_fit)
 
 
-def cross_predict_stream(estimator: Any, X: Any, n_folds: int) -> HeldOutPredictions:
+def cross_predict_stream(
+    estimator: Any, data: Data, n_folds: int
+) -> HeldOutPredictions:
     """Fit to a stream; predict each fold with exits fitted without it.
 
     Of as many samples as are kept; their folds follow from their content.
     """
-    cross_fit = estimator._fit_stream(X, n_folds=n_folds)
-    return _of_cross_fit(estimator, X, cross_fit)
+    cross_fit = estimator._fit_stream(data.X, data.y, data.weight, n_folds=n_folds)
+    return _of_cross_fit(estimator, data.X, cross_fit)
 
 
 def _of_cross_fit(

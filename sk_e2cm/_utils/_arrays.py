@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,67 @@ _FLOATS_OF_NUMPY = (torch.float16, torch.float32, torch.float64)
 
 # Probabilities of half precision, or rounded to two digits, are off by less.
 _FAR_FROM_ONE = 0.02
+
+# Samples of so many bytes are looked at together.
+_PART_BYTES = 2**22
+
+
+class SomeRows:
+    """Some rows of an array, copied no sooner than they are asked for.
+
+    The array may be larger than memory.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_samples, ...)
+        The array.
+
+    rows : ndarray of shape (n_rows,)
+        Which of its rows these are.
+    """
+
+    def __init__(self, X: NDArray[Any], rows: NDArray[np.intp]) -> None:
+        self.X = X
+        self.rows = rows
+        self.shape = len(rows), *X.shape[1:]
+        self.dtype = X.dtype
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, which: slice | NDArray[np.intp]) -> NDArray[Any]:
+        some: NDArray[Any] = self.X[self.rows[which]]
+        return some
+
+
+SampleRows = NDArray[Any] | SomeRows
+
+
+def take_rows(X: NDArray[Any], which: NDArray[np.bool_] | slice) -> SampleRows:
+    """Select rows by a mask or a slice; nothing is copied yet."""
+    if isinstance(which, slice):
+        return X[which]
+    return SomeRows(X, np.flatnonzero(which))
+
+
+def parts_of(X: SampleRows) -> Iterator[NDArray[Any]]:
+    """Yield all rows, some at a time: what is computed of all may fill the memory."""
+    size = max(_PART_BYTES // max(X[:1].nbytes, 1), 1)
+    for start in range(0, len(X), size):
+        yield X[start : start + size]
+
+
+def is_lazy(X: Any) -> bool:
+    """Tell arrays whose numbers lie elsewhere, as zarr's, from those in memory.
+
+    Those in memory, as tensors too, can be handed on by ``__dlpack__``, or are tables
+    or sparse. What has one axis only is no array of samples.
+    """
+    if hasattr(X, "__dlpack__") or hasattr(X, "columns") or issparse(X):
+        return False
+    shape = getattr(X, "shape", None)
+    is_array = hasattr(X, "dtype") and hasattr(X, "__getitem__")
+    return is_array and isinstance(shape, tuple) and len(shape) > 1
 
 
 def affordable(n_bytes_each: float, *, fewest: int) -> int:
@@ -241,6 +303,6 @@ def matmul(a: Floats, b: Floats) -> Floats:
     return (torch.from_numpy(a) @ torch.from_numpy(b)).numpy()
 
 
-def largest(X: NDArray[Any]) -> float:
+def largest(X: SampleRows) -> float:
     """Return the largest absolute value."""
-    return max(float(X.max()), -float(X.min()))
+    return max(max(float(part.max()), -float(part.min())) for part in parts_of(X))

@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ._arrays import to_numpy
+from ._arrays import SampleRows, parts_of, to_numpy
 from ._code import class_content, function_content, installed_name
 
 
@@ -161,7 +161,7 @@ def _place_in_a_set(element: Any) -> str:
     return place
 
 
-def row_hashes(X: NDArray[Any]) -> NDArray[np.uint64]:
+def row_hashes(X: SampleRows) -> NDArray[np.uint64]:
     """Return 64 bits for each row that depend on its content alone.
 
     Rows that compare equal have equal hashes, whatever their byte order and layout in
@@ -171,7 +171,8 @@ def row_hashes(X: NDArray[Any]) -> NDArray[np.uint64]:
     zero = native.type(0) if X.dtype.kind in "fc" else None
     digests = b"".join(
         hashlib.blake2b(_canonical(row, native, zero), digest_size=8).digest()
-        for row in X
+        for part in parts_of(X)
+        for row in part
     )
     return np.frombuffer(digests, dtype=np.uint64)
 

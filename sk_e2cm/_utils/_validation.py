@@ -10,12 +10,12 @@ from typing import Any, TypeGuard
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator
-from sklearn.utils import check_array, check_X_y, column_or_1d
+from sklearn.utils import assert_all_finite, check_array, check_X_y, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import has_fit_parameter
 from torch.utils.data import DataLoader, Dataset
 
-from ._arrays import as_numbers, to_array
+from ._arrays import as_numbers, is_lazy, parts_of, to_array
 from ._compat import HasMethods as _HasMethods
 from ._compat import Interval as _Interval
 from ._compat import _check_sample_weight
@@ -53,7 +53,7 @@ def as_array(X: Any) -> NDArray[Any]:
     Raises
     ------
     TypeError
-        If X is a source of batches, or several inputs.
+        If X is a source of batches, is not in memory, or is several inputs.
 
     ValueError
         If the samples differ in shape, or are no numbers.
@@ -62,6 +62,11 @@ def as_array(X: Any) -> NDArray[Any]:
         raise TypeError(
             f"X must be an array or a tensor of all samples, got a {type(X).__name__}. "
             "Stack its samples; a numpy.memmap need not fit into memory."
+        )
+    if is_lazy(X):
+        raise TypeError(
+            f"X must be an array in memory here, got one of {type(X).__module__}. "
+            "Read some of its samples, such as X[:1000]."
         )
     if isinstance(X, Mapping):
         raise TypeError(
@@ -225,16 +230,35 @@ def check_samples(
     several = isinstance(X, tuple)
     X = as_array(X)
     if y is None and not needs_y:
-        X = check_array(X, allow_nd=True, estimator=estimator, input_name="X")
+        X = check_numbers(estimator, X)
     else:
         y = None if y is None else as_labels(y, warn=True)
         if several and y is not None and len(X) != len(y):
             raise ValueError(
                 f"X is a tuple of {len(X)} samples, but y has {len(y)} labels. {WRAP}"
             )
-        X, y = check_X_y(X, y, allow_nd=True, estimator=estimator)
+        X, y = check_X_y(
+            X, y, allow_nd=True, ensure_all_finite=False, estimator=estimator
+        )
+        _refuse_not_finite(estimator, X)
         check_classification_targets(y)
     return X, y, check_weight(sample_weight, len(X))
+
+
+def check_numbers(estimator: BaseEstimator, X: NDArray[Any]) -> NDArray[Any]:
+    """Return samples that are finite."""
+    X = check_array(
+        X, allow_nd=True, ensure_all_finite=False, estimator=estimator, input_name="X"
+    )
+    _refuse_not_finite(estimator, X)
+    return X
+
+
+def _refuse_not_finite(estimator: BaseEstimator, X: NDArray[Any]) -> None:
+    """Refuse NaN and infinity; of all X at once scikit-learn may make a mask."""
+    name = type(estimator).__name__
+    for part in parts_of(X):
+        assert_all_finite(part, estimator_name=name, input_name="X")
 
 
 def with_weight(sample_weight: NDArray[np.float64]) -> NDArray[np.bool_] | slice:

@@ -369,18 +369,38 @@ def test_what_is_right_of_clusters_is_what_the_last_stage_says(data):
 # Data
 
 
-@pytest.mark.parametrize(
-    "rows", [np.array([5, 2]), np.isin(np.arange(240), [2, 5])], ids=["rows", "mask"]
-)
+@pytest.mark.parametrize("rows", [[2, 5], [2, 3, 4], [0], []], ids=str)
 def test_samples_are_selected_with_their_labels_and_weights(data, rows):
+    rows = np.array(rows, dtype=int)
     taken = data.take(rows)
     assert_array_equal(taken.X, data.X[rows])
     assert_array_equal(taken.y, data.y[rows])
     assert_array_equal(taken.weight, data.weight[rows])
     assert Data(data.X, None, data.weight).take(rows).y is None
+    is_copy = len(rows) < 1 or rows[-1] - rows[0] >= len(rows)
+    assert np.shares_memory(taken.X, data.X) != is_copy
+
+
+@pytest.mark.parametrize("most", [1, 20_000, 2**24])
+def test_samples_that_are_not_among_those_selected_are_not_predicted(
+    fitted, data, most, monkeypatch
+):
+    monkeypatch.setattr("sk_e2cm._tuning._held_out._COPIED_BYTES", most)
+    rows = np.flatnonzero(data.y == 1)
+    found = predict_held_out(fitted, data.among(data.y == 1))
+    expected = predict_held_out(fitted, data.take(rows))
+    assert_array_equal(found.weight, data.weight[rows])
+    assert_array_equal(found.hashes, expected.hashes)
+    assert_array_equal(found.predictions.label, expected.predictions.label)
+    assert data.among(data.y == 1).X is data.X
+
+
+def test_samples_without_weight_alone_are_refused(fitted, data):
+    with pytest.raises(ValueError, match="zero for every sample"):
+        predict_held_out(fitted, data.among(data.y == 9))
 
 
 def test_predictions_for_one_class_make_a_problem(fitted, data):
-    found = predict_held_out(fitted, data.take(data.y == 1))
+    found = predict_held_out(fitted, data.among(data.y == 1))
     assert isinstance(found, HeldOutPredictions)
     assert found.problem(found.losses("balanced_accuracy")).loss.max() == 1

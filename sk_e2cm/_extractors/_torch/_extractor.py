@@ -11,7 +11,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
-from ..._utils._arrays import to_numpy
+from ..._utils._arrays import parts_of, to_numpy
 from ..._utils._hashing import content_hash
 from .._independence import some_samples
 from .._protocol import Extractor, check_device
@@ -365,10 +365,13 @@ class TorchExtractor(Extractor):
             If there are token ids that the network does not know, or if it draws random
             numbers, keeps something between batches, or mixes the samples of a batch.
         """
-        if (
-            self._network.dtype is torch.int64
-        ):  # all of X, so that samples are numbered as in X
-            self._facts.refuse_unknown_ids(self._network.batch(X))
+        if self._network.dtype is torch.int64:
+            # All of X, so that samples are numbered as in X.
+            n_before = 0
+            for part in parts_of(X):
+                batch = self._network.batch(part)
+                self._facts.refuse_unknown_ids(batch, n_before, len(X))
+                n_before += len(part)
         samples = some_samples(X)
         self.begin(samples)
         self._runner.verify(samples)

@@ -81,8 +81,12 @@ class Facts:
             self.all_axes[shape] = found
         return self.all_axes[shape]
 
-    def refuse_unknown_ids(self, batch: Tensor) -> None:
+    def refuse_unknown_ids(
+        self, batch: Tensor, n_before: int = 0, n_samples: int | None = None
+    ) -> None:
         """Refuse token ids that the network does not know.
+
+        The batch is a part of `n_samples`, after `n_before` others; by default all.
 
         Raises
         ------
@@ -94,4 +98,4 @@ class Facts:
         shape = batch.shape[1:]
         if shape not in self._ids:
             self._ids[shape] = KnownIds(self._module, batch[:1])
-        self._ids[shape].check(batch)
+        self._ids[shape].check(batch, n_before, n_samples or len(batch))

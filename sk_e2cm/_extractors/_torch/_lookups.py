@@ -58,8 +58,10 @@ class KnownIds:
         self._is_id = self._limits < _UNLIMITED
         self._least = int(self._limits.min()) if self._limits.numel() else _UNLIMITED
 
-    def check(self, batch: Tensor) -> None:
+    def check(self, batch: Tensor, n_before: int, n_samples: int) -> None:
         """Refuse ids that the network does not know.
+
+        The batch is a part of `n_samples`, after `n_before` others.
 
         Raises
         ------
@@ -74,9 +76,9 @@ class KnownIds:
             number = int(batch[(row, *place)])
             size = int(self._limits[tuple(place)])
             raise ValueError(
-                f"X has the token id {number} in sample number {row} of {len(batch)}, "
-                f"but the network's vocabulary has {size} ids, 0 to {size - 1}. Was X "
-                "made by the tokenizer of this network?"
+                f"X has the token id {number} in sample number {n_before + row} of "
+                f"{n_samples}, but the network's vocabulary has {size} ids, 0 to "
+                f"{size - 1}. Was X made by the tokenizer of this network?"
             )
 
 
