@@ -22,7 +22,7 @@ from ._fitting._statistics import N_FOLDS, Statistics, n_distinct_of
 from ._fitting._workers import collect_statistics
 from ._multi_exit._thresholds import check_thresholds
 from ._partial_fit import PartialFitMixin
-from ._streams import batches_of, is_stream
+from ._streams import is_stream
 from ._utils._arrays import Floats, largest, take_rows
 from ._utils._compat import StrOptions, _fit_context
 from ._utils._hashing import row_hashes
@@ -151,8 +151,8 @@ class E2CMClassifier(
         told from others by its code, not by what that calls.
 
     verbose : int, default=0
-        Whether passes over all stages (`fit`, `exit_proba`, `score` with `memory`)
-        draw a progress bar.
+        Whether fits, predictions and passes over all stages draw a progress bar, with
+        samples per second and the time left: tqdm's where that is installed.
 
     Attributes
     ----------
@@ -350,12 +350,12 @@ class E2CMClassifier(
 
     @_fit_context(prefer_skip_nested_validation=False)
     def _fit_stream(
-        self, X: Any, y: Any, sample_weight: Any, n_folds: int = N_FOLDS
+        self, X: Any, y: Any, sample_weight: Any, n_folds: int | None = None
     ) -> CrossFit:
         """Fit to a stream; `CrossFit` is of the samples that are kept."""
-        batches = batches_of(X, y, sample_weight, batch_size=self.batch_size)
-        seen = self._collected(batches, n_folds=n_folds)
-        return self._fit_seen(seen, in_parts=False)
+        check_head(self.head)
+        seen = self._collected(X, y, sample_weight, n_folds=n_folds or N_FOLDS)
+        return self._fit_seen(seen, in_parts=False, own_folds=n_folds is None)
 
     # Estimators that users pass are to be validated too.
     @_fit_context(prefer_skip_nested_validation=False)
@@ -402,6 +402,7 @@ class E2CMClassifier(
             second=spec.needs_products,
             everything=spec.needs_everything,
             n_jobs=self.n_jobs,
+            verbose=self.verbose,
         )
         return self._fit_exits(
             statistics.set_apart(alone),

@@ -18,6 +18,7 @@ from sklearn.base import (
 from sklearn.cluster import KMeans
 
 from ._base import BaseE2CM, Fit, columns_of
+from ._collecting import CollectingMixin
 from ._extractors import Extractor
 from ._fitting._clusters import (
     ClusterFeatures,
@@ -29,17 +30,13 @@ from ._fitting._clusters import (
 )
 from ._fitting._cross_fitting import CrossFit, fit_class_means
 from ._fitting._exits import fit_exits
-from ._fitting._kept import Kept, KeptFeatures, Samples
+from ._fitting._kept import Kept, Samples
 from ._fitting._means import ClassMeans
-from ._fitting._statistics import check_batch, folds_by_hash, sum_kept
+from ._fitting._statistics import folds_by_hash, sum_kept
 from ._fitting._workers import run
 from ._multi_exit._thresholds import check_thresholds
 from ._streams import (
-    N_LOOKED_AT,
-    batches_of,
-    check_alike,
     is_stream,
-    with_enough_first,
 )
 from ._utils._arrays import Features, Floats, SampleRows, largest, take_rows
 from ._utils._compat import _fit_context
@@ -54,7 +51,7 @@ from ._utils._validation import (
 
 
 class E2CMClusterer(
-    ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseE2CM
+    ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, CollectingMixin
 ):
     """Early exits for clustering: no labels, and no change to the network.
 
@@ -125,7 +122,7 @@ class E2CMClusterer(
         `exit_proba` and the scorers of `sk_e2cm.metrics`, never by predictions.
 
     verbose : int, default=0
-        Whether passes over all stages draw a progress bar.
+        As for `E2CMClassifier`.
 
     random_state : int, RandomState instance or None, default=None
         Draws the first centers of k-means. Ignored if `clusterer` is given.
@@ -237,6 +234,8 @@ class E2CMClusterer(
         "clusterer": [HasMethods(["fit", "predict"]), None],
         "random_state": ["random_state"],
     }
+
+    _takes_labels = False
 
     def __init__(
         self,
@@ -352,34 +351,10 @@ class E2CMClusterer(
     ) -> CrossFit:
         """Fit to as many samples of a stream as are kept."""
         since = time.perf_counter()
-        self._check_carry()
         clusterer = self._cloned_clusterer()
-        running, some, size = KeptFeatures(), None, 0.0
-        batches = batches_of(X, None, sample_weight, batch_size=self.batch_size)
-        for batch in with_enough_first(batches, N_LOOKED_AT):
-            if not batch.counts:
-                continue
-            with batch.named():
-                valid, _, weight = check_samples(
-                    self, batch.X, None, batch.sample_weight
-                )
-                if some is None:
-                    extractor = self._checked_extractor(batch.X)
-                    seen, some = columns_of(batch.X), valid[: self.batch_size].copy()
-                    full_pass = self._full_pass(extractor, self.pooling)
-                    full_pass.verify(valid)
-                check_alike(valid, some)
-                valid, weight = valid[weight > 0], weight[weight > 0]
-                nothing = np.zeros(len(valid), dtype=np.intp)
-                samples = Samples(row_hashes(valid), nothing, nothing, weight)
-                for of_pass in full_pass(valid):
-                    check_batch(full_pass.stage_names, of_pass)
-                    running.add(of_pass, samples.take(of_pass.rows))
-                size = max(size, largest(valid))
-        if some is None:
-            raise ValueError("sample_weight is zero for every sample.")
+        seen = self._collected(X, None, sample_weight)
         # Whatever order they came in.
-        kept = running.finish().by_hash()
+        kept = seen.running.kept.finish().by_hash()
         *of_exits, last = kept.features
         if self.clusterer is None:
             check_n_clusters(self.n_clusters, len(last))
@@ -396,10 +371,10 @@ class E2CMClusterer(
             weight,
             folds,
             labels=None,
-            extractor=extractor,
-            some=some,
-            numbers=(some.dtype, size),
-            seen=seen,
+            extractor=self._checked_extractor(seen.some),
+            some=seen.some,
+            numbers=(seen.some.dtype, seen.largest),
+            seen=seen.columns,
             since=since,
         )
 
@@ -527,7 +502,7 @@ class E2CMClusterer(
         nothing = np.zeros(len(X), dtype=np.intp)
         samples = Samples(hashes, nothing, nothing, sample_weight)
         found = ClusterFeatures(extractor.stage_names, everything=self.carry > 0)
-        run(full_pass, X, samples, found, self.n_jobs)
+        run(full_pass, X, samples, found, self.n_jobs, self.verbose)
         kept = found.exits.finish()
         (last,) = found.last.finish().features
         return self._found(clusterer, last, sample_weight, kept.rounding[-1]), kept
@@ -579,13 +554,11 @@ class E2CMClusterer(
         ndarray of shape (n_samples, n_clusters)
             Euclidean distances to `cluster_centers_`.
         """
-        X = self._check_X(X)
-        means = ClassMeans(self.cluster_centers_)
-        distances = np.empty((len(X), len(self.cluster_centers_)))
-        network = self.network_
-        for batch in self._full_pass(network.extractor, network.pooling)(X):
-            distances[batch.rows] = means.distances(batch.features[-1])
-        return distances
+        found = [
+            ClassMeans(self.cluster_centers_).distances(batch.features[-1])
+            for batch, _ in self._features_of(X)
+        ]
+        return np.concatenate(found)
 
     @property
     def n_iter_(self) -> int:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from os import PathLike, fspath
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.utils import check_consistent_length
+from sklearn.utils import check_consistent_length, gen_batches
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, check_memory, validate_data
 
@@ -20,14 +20,21 @@ from ._extractors import (
     has,
     on_device,
 )
-from ._multi_exit._full_pass import FullPass
+from ._multi_exit._full_pass import Batch, FullPass
 from ._multi_exit._network import Exits, MultiExitNetwork
 from ._multi_exit._pooling import PoolingSpec
 from ._multi_exit._seconds import Seconds
 from ._multi_exit._thresholds import first_exit
-from ._streams import as_one, batches_of, check_in_order, in_large_parts
+from ._streams import (
+    as_one,
+    batches_of,
+    check_in_order,
+    in_large_parts,
+    n_samples_of,
+)
 from ._utils._arrays import Floats, SampleRows, largest, parts_of
 from ._utils._compat import validate_parameter_constraints
+from ._utils._progress import shown
 from ._utils._validation import (
     WRAP,
     as_array,
@@ -37,6 +44,11 @@ from ._utils._validation import (
     labels_like,
 )
 from ._utils._warnings import warn
+
+T = TypeVar("T")
+
+# So many batches are predicted together: who stays of one joins those of others.
+_PART_BATCHES = 64
 
 # What is so many times as large is on another scale.
 _OTHER_SCALE = 10
@@ -127,8 +139,11 @@ class EarlyExitMixin:
             Samples that have exited keep their label; the others get the label
             that is most probable at this stage. The last equals ``predict(X)``.
         """
-        for proba in self._staged(X):
-            yield self.network_.labels[proba.argmax(axis=1)]
+        found = [
+            network.labels[proba.argmax(axis=2)]
+            for proba, network in self._staged_parts(X)
+        ]
+        yield from np.concatenate(found, axis=1)
 
     def exit_proba(self, X: ArrayLike) -> Floats:
         """Return the probabilities of all stages, without early exits.
@@ -145,12 +160,9 @@ class EarlyExitMixin:
         ndarray of shape (n_samples, n_exits + 1, n_classes)
             Probabilities of the classes at every stage.
         """
-        found = []
-        for part, network in self._parts(X):
-            proba = np.empty((len(part), network.n_exits + 1, len(network.labels)))
-            for batch in self._full_pass(network.extractor, network.pooling)(part):
-                proba[batch.rows] = network.proba_of_features(batch)
-            found.append(proba)
+        found = [
+            network.proba_of_features(batch) for batch, network in self._features_of(X)
+        ]
         return np.concatenate(found)
 
     def cost(self, X: ArrayLike) -> float:
@@ -290,16 +302,39 @@ class EarlyExitMixin:
             "measure_seconds(X), which needs no fit."
         )
 
-    def _parts(self, X: Any) -> Iterator[tuple[NDArray[Any], MultiExitNetwork]]:
-        """Yield valid samples, some at a time if they come in batches.
+    def _valid_parts(self, X: Any) -> Iterator[tuple[NDArray[Any], MultiExitNetwork]]:
+        """Yield valid samples, many at a time.
 
         And with them the network on the device asked for.
         """
         check_in_order(X)
-        for batch in in_large_parts(batches_of(X, batch_size=self.batch_size)):
-            valid = self._check_X(batch.X)
+        for given in in_large_parts(batches_of(X, batch_size=self.batch_size)):
+            valid = self._check_X(given.X)
             self._warn_of_other_conditions(self.network_)
-            yield valid, self.network_.to(self.device)
+            network = self.network_.to(self.device)
+            for rows in gen_batches(len(valid), _PART_BATCHES * self.batch_size):
+                yield valid[rows], network
+
+    def _parts(self, X: Any) -> Iterator[tuple[NDArray[Any], MultiExitNetwork]]:
+        """Yield the same, and draw how far predictions are."""
+        return self._drawn(self._valid_parts(X), X, lambda part: len(part[0]))
+
+    def _features_of(self, X: Any) -> Iterator[tuple[Batch, MultiExitNetwork]]:
+        """Yield what every stage makes of samples, batch by batch."""
+        batches = (
+            (batch, network)
+            for part, network in self._valid_parts(X)
+            for batch in self._full_pass(network.extractor, network.pooling)(part)
+        )
+        return self._drawn(batches, X, lambda each: each[0].n_samples)
+
+    def _drawn(
+        self, items: Iterator[T], X: Any, n_of: Callable[[T], int]
+    ) -> Iterator[T]:
+        check_is_fitted(self, "network_")
+        self._check_params_read()
+        total, verbose = n_samples_of(X), self.verbose
+        return shown(items, total, verbose=verbose, what="predict", n_of=n_of)
 
     def _exits(self, X: ArrayLike) -> Exits:
         """Return the stage and the column of the label of each sample."""
@@ -310,14 +345,11 @@ class EarlyExitMixin:
         ]
         return Exits(*map(np.concatenate, zip(*found, strict=True)))
 
-    def _staged(self, X: ArrayLike) -> Floats:
-        """Return the probabilities known after each stage, along the first axis."""
-        size = self.batch_size
-        found = [
-            network.staged_proba(part, self.threshold, batch_size=size)
-            for part, network in self._parts(X)
-        ]
-        return np.concatenate(found, axis=1)
+    def _staged_parts(self, X: ArrayLike) -> Iterator[tuple[Floats, MultiExitNetwork]]:
+        """Yield the probabilities known after each stage, along the first axis."""
+        for part, network in self._parts(X):
+            size = self.batch_size
+            yield network.staged_proba(part, self.threshold, batch_size=size), network
 
     def _early_and_full(
         self, X: ArrayLike
@@ -327,12 +359,11 @@ class EarlyExitMixin:
         As `exit_proba`, it computes every stage and uses `memory`.
         """
         found = []
-        for part, network in self._parts(X):
-            for batch in self._full_pass(network.extractor, network.pooling)(part):
-                proba = network.proba_of_features(batch)
-                stage = first_exit(proba, self.threshold)
-                labels = network.labels_at(proba, stage), network.labels_at(proba, -1)
-                found.append((stage, *labels))
+        for batch, network in self._features_of(X):
+            proba = network.proba_of_features(batch)
+            stage = first_exit(proba, self.threshold)
+            labels = network.labels_at(proba, stage), network.labels_at(proba, -1)
+            found.append((stage, *labels))
         stage, early, full = as_one(found)
         return stage, early, full
 
@@ -349,7 +380,6 @@ class EarlyExitMixin:
             pooling=pooling,
             batch_size=self.batch_size,
             memory=memory,
-            verbose=self.verbose,
         )
 
     def _check_params_read(self) -> None:
@@ -461,7 +491,8 @@ class EarlyExitClassifierMixin(EarlyExitMixin):
         ndarray of shape (n_samples, n_classes)
             See `staged_predict`. The last equals ``predict_proba(X)``.
         """
-        yield from self._staged(X)
+        found = [proba for proba, _ in self._staged_parts(X)]
+        yield from np.concatenate(found, axis=1)
 
     def score(
         self,

@@ -3,38 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from sklearn.base import clone
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
-from ._base import BaseE2CM, columns_of
-from ._extractors import fingerprint_of
+from ._collecting import CollectingMixin
 from ._fitting._classifiers import check_head
 from ._fitting._cross_fitting import CrossFit
-from ._fitting._labelled import LabelledStatistics, Source
+from ._fitting._labelled import LabelledStatistics
 from ._fitting._means import OF_SECOND_ORDER
-from ._fitting._statistics import N_FOLDS
-from ._multi_exit._full_pass import FullPass
 from ._multi_exit._thresholds import check_thresholds
-from ._streams import (
-    N_LOOKED_AT,
-    SampleBatch,
-    batches_of,
-    check_alike,
-    with_enough_first,
-)
-from ._utils._arrays import Floats, SampleRows, take_rows
 from ._utils._compat import _fit_context
 from ._utils._validation import (
     as_labels,
     check_classes,
-    check_samples,
-    labels_like,
 )
 
 _NO_STATISTICS = (
@@ -63,7 +50,7 @@ class FinishedAttribute:
         return vars(estimator)[self.name]
 
 
-class PartialFitMixin(BaseE2CM):
+class PartialFitMixin(CollectingMixin):
     """Adds `partial_fit` and `merge` to a classifier."""
 
     statistics_: LabelledStatistics
@@ -233,77 +220,8 @@ class PartialFitMixin(BaseE2CM):
         if classes is not None:
             known.append(np.unique(as_labels(classes, "classes")))
         labels = np.unique(np.concatenate(known))
-        batches = batches_of(X, y, sample_weight, batch_size=self.batch_size)
-        return self._collected(batches, before, labels)
-
-    def _collected(
-        self,
-        batches: Iterator[SampleBatch],
-        before: LabelledStatistics | None = None,
-        labels: NDArray[Any] | None = None,
-        n_folds: int = N_FOLDS,
-    ) -> LabelledStatistics:
-        """Return the statistics of batches, whose labels are named here or not."""
-        self._check_carry()
         check_head(self.head)
-        seen, full_pass = None, None
-        for batch in with_enough_first(batches, N_LOOKED_AT):
-            if not batch.counts:
-                continue
-            with batch.named():
-                X, y, weight = self._valid(batch, before)
-                if seen is None or full_pass is None:
-                    full_pass, seen = self._of_none(batch.X, X, y, before, labels)
-                check_alike(X, seen.some)
-                if labels is None:
-                    seen.name(np.unique(y))
-                else:
-                    y = labels_like(y, labels)
-                seen.add(full_pass, X, y, weight, n_folds)
-        if seen is None:
-            raise ValueError("sample_weight is zero for every sample.")
-        return seen
-
-    def _valid(
-        self, batch: SampleBatch, before: LabelledStatistics | None
-    ) -> tuple[SampleRows, NDArray[Any], Floats]:
-        """Return samples, labels and weights of those that count."""
-        X, y, weight = check_samples(
-            self, batch.X, batch.y, batch.sample_weight, needs_y=True
-        )
-        if before is not None:
-            validate_data(self, batch.X, reset=False, skip_check_array=True)
-        used = weight > 0
-        if used.all():
-            return X, y, weight
-        return take_rows(X, used), y[used], weight[used]
-
-    def _of_none(
-        self,
-        given: Any,
-        X: SampleRows,
-        y: NDArray[Any],
-        before: LabelledStatistics | None,
-        labels: NDArray[Any] | None,
-    ) -> tuple[FullPass, LabelledStatistics]:
-        """Return the pass over samples like these, and statistics of none yet."""
-        extractor = self._checked_extractor(given)
-        full_pass = self._full_pass(extractor, self.pooling)
-        source = Source(
-            fingerprint_of(extractor),
-            self.pooling,
-            X.shape[1:],
-            self.metric in OF_SECOND_ORDER,
-        )
-        if before is None:
-            full_pass.verify(X)
-            columns = columns_of(given)
-        else:
-            before.source.check_same(source)
-            columns = before.columns
-        first = np.unique(y) if labels is None else labels
-        seen = LabelledStatistics.of_none(full_pass, source, first, columns, X)
-        return full_pass, seen
+        return self._collected(X, y, sample_weight, before=before, labels=labels)
 
     def _set_seen(self, seen: LabelledStatistics) -> None:
         """Set statistics; exits that were finished before are finished no more."""
@@ -318,7 +236,13 @@ class PartialFitMixin(BaseE2CM):
         """Fit the exits to what was seen by partial fits."""
         self._fit_seen(self.statistics_, in_parts=True)
 
-    def _fit_seen(self, seen: LabelledStatistics, *, in_parts: bool) -> CrossFit:
+    def _fit_seen(
+        self, seen: LabelledStatistics, *, in_parts: bool, own_folds: bool = True
+    ) -> CrossFit:
+        """Fit the exits to what was seen.
+
+        In their own folds, if that is allowed, where exits see the features themselves.
+        """
         since = time.perf_counter()
         extractor = self._checked_extractor(seen.some)
         found = seen.finish()
@@ -336,7 +260,9 @@ class PartialFitMixin(BaseE2CM):
         statistics, parts = found.statistics, check_head(self.head)
         spec, too_few = self._head_spec(statistics.n_distinct, n_classes, parts)
         if spec.needs_everything:
-            folds = self._folds(statistics.hashes, statistics.codes, spec)
+            folds = statistics.folds
+            if own_folds:
+                folds = self._folds(statistics.hashes, statistics.codes, spec)
             n_kept = len(np.unique(statistics.hashes))
             statistics = replace(statistics, sums=[], folds=folds, n_distinct=n_kept)
         return self._fit_exits(

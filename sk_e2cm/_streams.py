@@ -88,6 +88,20 @@ def brings_labels(X: Any) -> bool:
     return isinstance(X, (Dataset, DataLoader))
 
 
+def n_samples_of(X: Any) -> int | None:
+    """Return how many samples there are, None if nobody knows."""
+    counted: Any = X
+    if isinstance(X, DataLoader):
+        if X.batch_sampler is None:  # the items are batches
+            return None
+        counted = X.sampler
+    try:
+        return int(X.shape[0]) if hasattr(X, "shape") else len(counted)
+    # Who has no length has none of these, and nested tensors have no shape either.
+    except (IndexError, RuntimeError, TypeError, ValueError):
+        return None
+
+
 def batches_of(
     X: Any, y: Any = None, sample_weight: Any = None, *, batch_size: int
 ) -> Iterator[SampleBatch]:

@@ -135,6 +135,9 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
         Draws the random candidates, a `cv` given as a float or without labels, and
         the samples set aside for `confidence` or `risk`.
 
+    verbose : int, default=0
+        Whether the fit draws progress bars; predictions as `estimator` does.
+
     Attributes
     ----------
     estimator_ : E2CMClassifier or E2CMClusterer
@@ -239,6 +242,7 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
         ],
         "refit": ["boolean"],
         "random_state": ["random_state"],
+        "verbose": ["verbose"],
     }
 
     def __init__(
@@ -254,6 +258,7 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
         cv: Any = 5,
         refit: bool = True,
         random_state: Any = None,
+        verbose: int = 0,
     ) -> None:
         self.estimator = estimator
         self.max_cost = max_cost
@@ -265,6 +270,7 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
         self.cv = cv
         self.refit = refit
         self.random_state = random_state
+        self.verbose = verbose
 
     @_fit_context(prefer_skip_nested_validation=False)
     def fit(
@@ -357,7 +363,8 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
             goal = held_out.problem(targets.spoilt(predictions.label), n_groups)
         exits = held_out.exits
         among = goal if exits is None else goal.of_exits(exits)
-        points = search(among, starts(among, predictions, held_out.codes), rng)
+        further = starts(among, predictions, held_out.codes)
+        points = search(among, further, rng, verbose=self.verbose)
         points = beyond_luck(among, points, held_out.distinct)
         if exits is not None:
             points = points.among(exits, goal.n_exits)
@@ -419,14 +426,21 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
         # Of a data frame the estimator wants to know the columns.
         return Data(X if hasattr(X, "columns") else array, y, weight)
 
+    def _own_estimator(self) -> Any:
+        """Return a copy that is as verbose as this."""
+        prefit = isinstance(self.cv, str)
+        estimator = copy(self.estimator) if prefit else clone(self.estimator)
+        estimator.verbose = self.verbose or estimator.verbose
+        return estimator
+
     def _split(
         self, data: Data, rng: np.random.RandomState
     ) -> tuple[Any, Data, NDArray[np.intp]]:
         """Return an estimator, labelled data, and the fold that holds out each."""
         if isinstance(self.cv, str):
             folds = np.zeros(len(data.weight), dtype=np.intp)
-            return copy(self.estimator), data, folds
-        estimator = clone(self.estimator)
+            return self._own_estimator(), data, folds
+        estimator = self._own_estimator()
         if data.y is None and not is_clusterer(estimator):
             y, head_classes = estimator._own_labels(data.X, data.weight)
             estimator.set_params(head_classes=head_classes)
@@ -471,14 +485,14 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
                     "by batch. Stack a part that the thresholds have not seen."
                 )
         if isinstance(self.cv, str):
-            return predict_held_out(copy(self.estimator), data), nobody
+            return predict_held_out(self._own_estimator(), data), nobody
         if not isinstance(self.cv, Integral) or not self.refit:
             raise ValueError(
                 "Of what comes batch by batch folds follow from the content of the "
                 "samples: use refit=True and a number of folds, or 'prefit', as cv=; "
                 f"got cv={self.cv!r} and refit={self.refit}."
             )
-        estimator = clone(self.estimator)
+        estimator = self._own_estimator()
         return cross_predict_stream(estimator, data, int(self.cv)), nobody
 
     def _set_best(
@@ -507,7 +521,9 @@ class TunedExitsCV(DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
             "best_threshold_": threshold.copy(),
             "drop_upper_": test and test.upper(best),
             # Copies, so that who changes one changes no other.
-            "estimator_": estimator.set_params(threshold=threshold.copy()),
+            "estimator_": estimator.set_params(
+                threshold=threshold.copy(), verbose=self.estimator.verbose
+            ),
         }
         # At once: an interrupt leaves the old or the new.
         self.__dict__ = vars(self) | fitted

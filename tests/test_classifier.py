@@ -1,7 +1,9 @@
 """What E2CMClassifier promises once it is fitted."""
 
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
+import joblib
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from sklearn.base import clone
 from sklearn.datasets import load_iris
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import NearestCentroid
+from torch.utils.data import TensorDataset
 
 from sk_e2cm import E2CMClassifier, TorchExtractor
 from sk_e2cm.testing import CountingExtractor, ToyExtractor
@@ -258,24 +261,35 @@ def test_past_the_working_memory_the_means_are_still_those_of_all_samples(digits
     np.testing.assert_allclose(whole.temperature_, subset.temperature_, rtol=0.3)
 
 
-def test_verbose_says_how_far_the_pass_is(extractor, digits, capsys):
-    X, y = digits
-    E2CMClassifier(extractor, verbose=1, batch_size=100).fit(X[:250], y[:250])
-    assert "250 of 250 samples" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("run", ["fit", "exit_proba"])
-def test_verbose_draws_a_bar(clf, digits, capsys, run):
+@pytest.mark.parametrize("run", ["fit", "exit_proba", "predict", "fit a stream"])
+def test_verbose_draws_how_far_it_is(clf, digits, capsys, monkeypatch, run):
+    monkeypatch.setitem(sys.modules, "tqdm.auto", None)
     X, y = (a[:250] for a in digits)
-    runs = {"fit": lambda: clf.fit(X, y), "exit_proba": lambda: clf.exit_proba(X)}
+    tensors = TensorDataset(torch.from_numpy(X), torch.from_numpy(y))
+    runs = {
+        "fit": lambda: clf.fit(X, y),
+        "fit a stream": lambda: clf.fit(tensors),
+        "exit_proba": lambda: clf.exit_proba(X),
+        "predict": lambda: clf.predict(X),
+    }
     clf.set_params(batch_size=100)
     runs[run]()
-    assert capsys.readouterr().out == ""
+    assert capsys.readouterr().err == ""
     clf.set_params(verbose=1)
     runs[run]()
-    drawn = capsys.readouterr().out
-    assert [bar.split()[2] for bar in drawn.split("\r")[1:]] == ["100", "200", "250"]
-    assert drawn.endswith(f"{'#' * 30} 250 of 250 samples\n")
+    drawn = capsys.readouterr().err
+    assert "250 of 250 samples" in drawn
+    # Predictions are of many batches at once.
+    assert drawn.count("\r") == (1 if run == "predict" else 3)
+    assert drawn.count("\n") == 1
+
+
+def test_verbose_workers_draw_how_far_they_are(digits, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tqdm.auto", None)
+    X, y = (a[:250] for a in digits)
+    with joblib.parallel_config("threading"):
+        E2CMClassifier(ToyExtractor(), batch_size=50, n_jobs=2, verbose=1).fit(X, y)
+    assert "250 of 250 samples" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("disguise", ["negative zeros", "byte order", "layout"])

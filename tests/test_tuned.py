@@ -1,13 +1,14 @@
 """Thresholds that are chosen: the cheapest, or the most accurate, that are allowed."""
 
 import pickle
+import sys
 
 import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
-from sklearn.datasets import make_classification
+from sklearn.datasets import load_iris, make_classification
 from sklearn.exceptions import NotFittedError
 from torch import nn
 
@@ -491,3 +492,23 @@ def test_without_labels_a_network_of_one_answer_is_said_to_be_one():
     X = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
     with pytest.raises(ValueError, match="they are 2 for every sample"):
         search.fit(X)
+
+
+@pytest.mark.parametrize("cv", [3, "prefit"])
+def test_verbose_draws_passes_and_the_search_and_is_not_passed_on(
+    cv, capsys, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "tqdm.auto", None)
+    X, y = load_iris(return_X_y=True)
+    clf = E2CMClassifier(ToyExtractor()).fit(X, y)
+    quiet = TunedExitsCV(clf, max_drop=0.1, cv=cv).fit(X, y)
+    assert capsys.readouterr().err == ""
+    search = TunedExitsCV(clf, max_drop=0.1, cv=cv, verbose=1).fit(X, y)
+    drawn = capsys.readouterr().err
+    assert "150 of 150 samples" in drawn
+    assert "thresholds: " in drawn
+    assert drawn.count("\n") == 2
+    np.testing.assert_array_equal(search.best_threshold_, quiet.best_threshold_)
+    assert search.estimator_.verbose == 0
+    search.predict(X)
+    assert capsys.readouterr().err == ""

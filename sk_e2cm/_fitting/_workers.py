@@ -9,6 +9,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from itertools import pairwise
+from operator import attrgetter
 from typing import Any, Protocol
 
 import joblib
@@ -22,6 +23,7 @@ from .._extractors import fingerprint_of
 from .._multi_exit._full_pass import Batch, FullPass
 from .._utils._arrays import SampleRows
 from .._utils._hashing import content_hash
+from .._utils._progress import shown
 from ._kept import Samples
 from ._statistics import RunningStatistics, Statistics
 
@@ -66,6 +68,7 @@ def run(
     samples: Samples,
     into: Summed,
     n_jobs: int | None,
+    verbose: int = 0,
 ) -> None:
     """Add all samples to what has seen none yet.
 
@@ -86,6 +89,9 @@ def run(
     n_jobs : int or None
         Of joblib: None is 1, unless `joblib.parallel_config` says more.
 
+    verbose : int, default=0
+        Whether to draw a progress bar.
+
     Raises
     ------
     RuntimeError
@@ -95,16 +101,17 @@ def run(
         If a worker lacks a package.
     """
     n_workers = joblib.effective_n_jobs(n_jobs)
+    drawn = partial(shown, total=len(X), verbose=verbose, what="fit")
     if n_workers == 1:
-        add(full_pass, X, samples, into)
+        for batch in drawn(full_pass(X), n_of=attrgetter("n_samples")):
+            into.add(batch, samples.take(batch.rows))
         return
     shipped, n_classes = _shipped(full_pass), int(samples.codes.max()) + 1
-    tasks = (
-        (shipped, X[rows], samples.take(rows), into)
-        for rows in _split(len(X), full_pass.batch_size, n_workers)
-    )
+    parts = [*_split(len(X), full_pass.batch_size, n_workers)]
+    tasks = ((shipped, X[rows], samples.take(rows), into) for rows in parts)
+    found = zip(parts, _found(tasks, n_jobs), strict=True)
     try:
-        for part in _found(tasks, n_jobs):
+        for _, part in drawn(found, n_of=lambda each: each[0].stop - each[0].start):
             into.merge(part, np.arange(n_classes))
     except BrokenProcessPool as error:
         raise RuntimeError(
@@ -127,36 +134,27 @@ def collect_statistics(
     second: bool = False,
     everything: bool = False,
     n_jobs: int | None = None,
+    verbose: int = 0,
 ) -> Statistics:
     """Run the network once; sum over all samples and keep the features of some.
 
-    `second` and `everything` are those of `RunningStatistics`.
+    `second` and `everything` are those of `RunningStatistics`, the others of `run`.
     """
     running = RunningStatistics(
         full_pass.stage_names, second=second, everything=everything
     )
-    run(full_pass, X, samples, running, n_jobs)
+    run(full_pass, X, samples, running, n_jobs, verbose)
     return running.finish()
 
 
-def add(
-    full_pass: FullPass,
-    X: SampleRows,
-    samples: Samples,
-    into: Summed,
-) -> None:
-    """Run the network over samples, and add them."""
-    for batch in full_pass(X):
-        into.add(batch, samples.take(batch.rows))
-
-
-def _found(tasks: Iterable[_Task], n_jobs: int | None) -> Iterable[Summed]:
+def _found(tasks: Iterable[_Task], n_jobs: int | None) -> Iterator[Summed]:
     backend, _ = get_active_backend()
     if hasattr(backend, "client"):  # joblib's for Dask.
         return _found_by_dask(backend, tasks)
-    parallel = Parallel(n_jobs=n_jobs)
-    found: list[Summed] = parallel(delayed(_part)(task) for task in tasks)
-    return found
+    # Other backends wait for all parts, and hold them.
+    way = "generator" if backend.supports_return_generator else "list"
+    parallel = Parallel(n_jobs=n_jobs, return_as=way)
+    return iter(parallel(delayed(_part)(task) for task in tasks))
 
 
 def _found_by_dask(backend: Any, tasks: Iterable[_Task]) -> Iterator[Summed]:
@@ -204,7 +202,8 @@ def _part_under(config: dict[str, Any], task: _Task) -> Summed:
 def _part(task: _Task) -> Summed:
     shipped, X, samples, like = task
     found: Summed = like.of_none()
-    add(_unpacked(shipped), X, samples, found)
+    for batch in _unpacked(shipped)(X):
+        found.add(batch, samples.take(batch.rows))
     return found
 
 

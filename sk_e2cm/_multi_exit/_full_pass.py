@@ -69,6 +69,11 @@ class Batch(NamedTuple):
     shapes: list[Shape]
     rounding: list[Floats]
 
+    @property
+    def n_samples(self) -> int:
+        """How many they are."""
+        return len(self.features[0])
+
 
 def staged_features(
     extractor: Extractor,
@@ -172,9 +177,6 @@ class FullPass:
     memory : joblib.Memory
         Features are stored by the content of the batch, of the extractor and of
         the pooling.
-
-    verbose : int, default=0
-        Whether to draw a progress bar.
     """
 
     def __init__(
@@ -184,12 +186,10 @@ class FullPass:
         pooling: PoolingSpec,
         batch_size: int,
         memory: joblib.Memory,
-        verbose: int = 0,
     ) -> None:
         self.extractor = extractor
         self.pooling = pooling
         self.batch_size = batch_size
-        self.verbose = verbose
         self.compute = memory.cache(staged_features, ignore=["extractor", "pooling"])
         self._verify = memory.cache(_verified, ignore=["extractor", "X"])
         # Made once: weights are many, and an extractor may count its calls.
@@ -231,8 +231,6 @@ class FullPass:
             ):
                 check_width(name, features.shape[1], width)
             yield batch
-            if self.verbose:
-                _draw_progress(batch.rows.stop, len(X))
 
     def _batches(
         self, X: SampleRows, channel_axes: Sequence[int | None]
@@ -259,9 +257,3 @@ class FullPass:
             self.extractor, X[rows], self.pooling, channel_axes, self.key
         )
         return Batch(rows, *found)
-
-
-def _draw_progress(done: int, total: int) -> None:
-    bar = "#" * (30 * done // total)
-    end = "\n" if done == total else ""
-    print(f"\r[sk_e2cm] {bar:-<30} {done} of {total} samples", end=end, flush=True)

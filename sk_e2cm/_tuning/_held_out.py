@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -11,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._fitting._cross_fitting import CrossFit
-from .._streams import batches_of, is_stream
+from .._streams import batches_of, is_stream, n_samples_of
 from .._utils._arrays import Floats
 from .._utils._compat import _safe_indexing
 from .._utils._hashing import row_hashes
+from .._utils._progress import shown
 from .._utils._validation import check_weight, codes_of
 from ._predictions import StagePredictions
 from ._problem import ThresholdProblem, class_weights, sample_losses
@@ -129,7 +131,18 @@ class HeldOutPredictions:
 
 def predict_held_out(estimator: Any, data: Data) -> HeldOutPredictions:
     """Predict with every stage of a fitted estimator, in one pass of the network."""
-    found = [_predict_part(estimator, part) for part in _parts(estimator, data)]
+    quiet = copy(estimator)
+    quiet.verbose = 0
+    found = [
+        _predict_part(quiet, part)
+        for part in shown(
+            _parts(estimator, data),
+            n_samples_of(data.X),
+            verbose=estimator.verbose,
+            what="held out",
+            n_of=lambda part: len(part.weight),
+        )
+    ]
     if not found:
         raise ValueError("sample_weight is zero for every sample.")
     of_each, codes, weight, hashes = zip(*found, strict=True)

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._utils._arrays import Floats
+from .._utils._progress import shown
 from ._predictions import StagePredictions
 from ._problem import ThresholdProblem
 
@@ -121,7 +122,10 @@ def used_exits(problem: ThresholdProblem, points: Points) -> NDArray[np.intp]:
 
 
 def search(
-    problem: ThresholdProblem, starts: Sequence[Floats], rng: np.random.RandomState
+    problem: ThresholdProblem,
+    starts: Sequence[Floats],
+    rng: np.random.RandomState,
+    verbose: int = 0,
 ) -> Points:
     """Return the best thresholds found for every cost: the Pareto set.
 
@@ -138,6 +142,9 @@ def search(
 
     rng : RandomState
         Draws the random ones.
+
+    verbose : int, default=0
+        Whether to draw a progress bar.
     """
     single = problem.in_groups(1)
     if problem.n_exits == 0:
@@ -147,10 +154,10 @@ def search(
         shared(single),
         evaluate(single, draws(single, N_DRAWS, rng)),
     )
-    found = _improve(single, found)
+    found = _improve(single, found, verbose)
     if problem.n_groups > 1:
         found = pareto(found.in_groups(problem.n_groups), evaluate(problem, starts))
-        found = _improve(problem, found)
+        found = _improve(problem, found, verbose)
     return found
 
 
@@ -307,10 +314,17 @@ def _sweep_once(problem: ThresholdProblem, thresholds: Floats, worth: Floats) ->
     return thresholds
 
 
-def _improve(problem: ThresholdProblem, found: Points) -> Points:
+def _improve(problem: ThresholdProblem, found: Points, verbose: int) -> Points:
     """Sweep at every price, join what neighbouring prices give, vary the best."""
     ends: list[Floats] = []
-    for price in _PRICES:
+    for price in shown(
+        _PRICES.tolist(),
+        len(_PRICES),
+        verbose=verbose,
+        what="thresholds",
+        unit="prices",
+        n_of=lambda _: 1,
+    ):
         starts = [found.best(price), *ends[-1:]]
         swept = evaluate(problem, [sweep(problem, each, price) for each in starts])
         ends.append(swept.best(price))

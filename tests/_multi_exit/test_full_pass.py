@@ -134,28 +134,6 @@ def test_a_second_pass_computes_nothing(tmp_path):
         assert_array_equal(a, b)
 
 
-def bar(done, total):
-    return f"[sk_e2cm] {'#' * (30 * done // total):-<30} {done} of {total} samples"
-
-
-@pytest.mark.parametrize("as_memory", [lambda _: None, lambda path: path])
-def test_a_verbose_pass_draws_a_bar_over_itself(tmp_path, capsys, as_memory):
-    memory = joblib.Memory(as_memory(tmp_path), verbose=0)
-    full_pass = FullPass(
-        ToyExtractor(), pooling="auto", batch_size=4, memory=memory, verbose=1
-    )
-    for _ in range(2):
-        assert len([*full_pass(make_output(10, 6))]) == 3
-        drawn = "".join("\r" + bar(done, 10) for done in (4, 8, 10))
-        assert capsys.readouterr().out == drawn + "\n"
-
-
-def test_a_pass_is_silent_unless_told_otherwise(capsys):
-    run_full(ToyExtractor(), make_output(10, 6), batch_size=4)
-    said = capsys.readouterr()
-    assert said.out == said.err == ""
-
-
 def test_without_a_cache_every_pass_computes_everything():
     extractor = CountingExtractor(ToyExtractor())
     for _ in range(2):
