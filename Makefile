@@ -10,8 +10,8 @@ PY := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo demo-imagenet demo-text demo-clusters test test-all fuzz check docs \
-	networks bench-accuracy bench-clusters bench-speed bench-peers clean
+.PHONY: help demo demo-imagenet demo-text demo-pictures demo-clusters test test-all fuzz check docs \
+	networks bench-accuracy bench-clusters bench-speed bench-scale bench-peers clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -24,6 +24,9 @@ demo-imagenet: $(VENV)/.setup-examples ## EfficientNet-Lite0 with ImageNet weigh
 
 demo-text: $(VENV)/.setup-text ## A language model on news, padding masked or not, some 10 minutes
 	$(PY) examples/text.py
+
+demo-pictures: $(VENV)/.setup-examples ## Pictures on disk that are larger than memory, two minutes
+	$(PY) examples/larger_than_memory.py
 
 demo-clusters: $(VENV)/.setup-examples ## Deep clustering of MNIST without labels, some 10 minutes
 	$(PY) examples/deep_clusters.py
@@ -60,6 +63,9 @@ bench-speed: $(VENV)/.setup-examples ## Seconds against the plain network, an ho
 	test -f build/mobilenet_v3_small.pt || \
 		$(PY) examples/train_mobilenet.py --data npz:fashion_mnist
 	PYTHONPATH=examples $(PY) -m benchmarks.speed
+
+bench-scale: $(VENV)/.setup-scale ## Time and memory against the size of the data, an hour, resumed
+	OMP_NUM_THREADS=1 $(PY) -m benchmarks.scale
 
 bench-peers: $(VENV)/.setup-peers ## Exits of other papers on the same networks, many hours, resumed
 	OMP_NUM_THREADS=1 PYTHONPATH=examples $(PY) -m benchmarks.peers
