@@ -11,13 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import gen_batches
 from sklearn.utils.validation import check_is_fitted, check_memory, validate_data
 
-from ._extractors import (
-    Extractor,
-    check_columns,
-    check_device,
-    device_of,
-    on_device,
-)
+from ._extractors import Extractor, check_columns, check_device, device_of, on_device
 from ._multi_exit._full_pass import Batch, FullPass
 from ._multi_exit._network import MultiExitNetwork
 from ._multi_exit._pooling import PoolingSpec

@@ -9,13 +9,7 @@ from sklearn.base import clone
 from sklearn.metrics import adjusted_rand_score
 from sklearn.mixture import GaussianMixture
 from sklearn.model_selection import GridSearchCV, KFold, PredefinedSplit
-from torch.utils.data import (
-    DataLoader,
-    Dataset,
-    IterableDataset,
-    Subset,
-    TensorDataset,
-)
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
 from sk_e2cm import E2CMClassifier, E2CMClusterer, TorchExtractor, TunedExitsCV
 from sk_e2cm._fitting._statistics import folds_by_hash

@@ -31,13 +31,7 @@ from ._cross_fitting import (
 )
 from ._kept import JoinedFeatures, chunks
 from ._scores import Combination, Scorer, combination_weights, log_proba
-from ._statistics import (
-    MOST_FEATURES,
-    N_FOLDS,
-    Statistics,
-    folds_by_hash,
-    sum_over,
-)
+from ._statistics import MOST_FEATURES, N_FOLDS, Statistics, folds_by_hash, sum_over
 from ._unseen import CombinedScores, ScoresWithoutFold, scores_of
 
 # So that samples which the exit before is sure of keep some weight.

@@ -15,12 +15,7 @@ from numpy.typing import NDArray
 from scipy.linalg import LinAlgError
 
 from .._utils._arrays import Floats, matmul
-from ._covariance import (
-    Shrinkage,
-    intensity_of,
-    whiten,
-    with_variance_of_constants,
-)
+from ._covariance import Shrinkage, intensity_of, whiten, with_variance_of_constants
 from ._kept import SampleFeatures, chunks, moments
 from ._sums import ClassSums
 

@@ -10,14 +10,7 @@ from numpy.testing import assert_array_equal
 
 from sk_e2cm._multi_exit._network import MultiExitNetwork
 
-from .networks import (
-    EXTRACTORS,
-    LABELS,
-    N_CLASSES,
-    Movable,
-    answers,
-    make_network,
-)
+from .networks import EXTRACTORS, LABELS, N_CLASSES, Movable, answers, make_network
 
 
 def assert_same_answers(one, other):

@@ -12,12 +12,7 @@ from sk_e2cm._multi_exit._pooling import make_pooling
 from sk_e2cm.testing import ToyExtractor
 
 from .. import outputs
-from ..outputs import (
-    average_by_loops,
-    cells_by_loops,
-    make_output,
-    reduce_by_loops,
-)
+from ..outputs import average_by_loops, cells_by_loops, make_output, reduce_by_loops
 
 N_MIXTURES = 32
 N_PAIRS = N_MIXTURES * (N_MIXTURES + 1) // 2

@@ -6,12 +6,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from sk_e2cm._tuning._beyond_luck import (
-    beyond_luck,
-    gains,
-    shrunk,
-    some_closed,
-)
+from sk_e2cm._tuning._beyond_luck import beyond_luck, gains, shrunk, some_closed
 from sk_e2cm._tuning._search import Points, concatenate, pareto, shared
 from sk_e2cm._tuning._soft import Distinct
 

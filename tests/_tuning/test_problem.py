@@ -9,10 +9,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sk_e2cm._multi_exit._costs import Costs
 from sk_e2cm._multi_exit._thresholds import first_exit
 from sk_e2cm._tuning._predictions import StagePredictions
-from sk_e2cm._tuning._problem import (
-    ThresholdProblem,
-    sample_losses,
-)
+from sk_e2cm._tuning._problem import ThresholdProblem, sample_losses
 
 INF = np.inf
 THRESHOLDS = {

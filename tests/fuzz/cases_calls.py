@@ -10,12 +10,7 @@ from numpy.random import Generator
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.naive_bayes import GaussianNB
 
-from sk_e2cm import (
-    E2CMClassifier,
-    E2CMClusterer,
-    Extractor,
-    TunedExitsCV,
-)
+from sk_e2cm import E2CMClassifier, E2CMClusterer, Extractor, TunedExitsCV
 from sk_e2cm.testing import ToyExtractor
 
 from .calls import (

@@ -12,20 +12,10 @@ from scipy.special import expit, softmax
 from sklearn.metrics import balanced_accuracy_score
 from torch import nn
 
-from sk_e2cm import (
-    E2CMClassifier,
-    TorchExtractor,
-    TunedExitsCV,
-)
+from sk_e2cm import E2CMClassifier, TorchExtractor, TunedExitsCV
 from sk_e2cm.testing import ToyExtractor
 
-from .calls import (
-    careful,
-    classifier_for,
-    cut,
-    demand_answer,
-    fit,
-)
+from .calls import careful, classifier_for, cut, demand_answer, fit
 from .data import Samples, make_rows, make_samples
 from .networks import make_network
 from .references import check_lazy, demand_close, demand_equal, exempt

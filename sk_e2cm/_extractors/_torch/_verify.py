@@ -11,14 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from .._tolerance import (
-    IN_DOUBLE,
-    LENIENT,
-    STRICT,
-    MixedSamples,
-    Precision,
-    Tolerance,
-)
+from .._tolerance import IN_DOUBLE, LENIENT, STRICT, MixedSamples, Precision, Tolerance
 from ._cut import Stage
 from ._double import InDouble, in_double
 from ._rows import KeepRules, Rows, classify

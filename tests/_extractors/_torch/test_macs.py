@@ -10,14 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from sk_e2cm import TorchExtractor
 
 from .helpers import assert_right
-from .networks import (
-    Branching,
-    Plain,
-    SkipAcross,
-    chain,
-    conv_chain,
-    token_network,
-)
+from .networks import Branching, Plain, SkipAcross, chain, conv_chain, token_network
 
 
 class Products(nn.Module):

@@ -5,13 +5,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from sk_e2cm import TorchExtractor
-from sk_e2cm._extractors._torch._rows import (
-    Constant,
-    Count,
-    Each,
-    Rows,
-    classify,
-)
+from sk_e2cm._extractors._torch._rows import Constant, Count, Each, Rows, classify
 
 from .helpers import assert_close, assert_right, uncut
 from .networks import (

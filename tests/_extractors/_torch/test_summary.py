@@ -9,13 +9,7 @@ from torch import nn
 
 from sk_e2cm import TorchExtractor
 
-from .networks import (
-    Plain,
-    ReturnsWhatTheyAre,
-    chain,
-    conv_chain,
-    token_network,
-)
+from .networks import Plain, ReturnsWhatTheyAre, chain, conv_chain, token_network
 
 LINE = re.compile(r"(\S+) +(\w+) +(\(.*\)|no tensor) +([\d,]+) +(\d\.\d{3})")
 

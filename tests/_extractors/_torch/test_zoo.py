@@ -11,14 +11,7 @@ from sk_e2cm import TorchExtractor
 from sk_e2cm._extractors._torch._trace import Trace
 
 from .helpers import assert_right, halving
-from .zoo import (
-    ENTRIES,
-    TABLE,
-    counted,
-    deviations,
-    evenly_cut,
-    network,
-)
+from .zoo import ENTRIES, TABLE, counted, deviations, evenly_cut, network
 
 BY_NAME = {entry.name: entry for entry in ENTRIES}
 QUANTIZED = BY_NAME["MLP, quantised"]
