@@ -122,7 +122,8 @@ class E2CMClassifier(
     n_jobs : int or None, default=None
         Workers of joblib among which `fit` splits its pass over an array. None is 1,
         unless `joblib.parallel_config` says more: with "dask" the workers may be those
-        of a cluster. Results are the same to rounding.
+        of a cluster. Results are the same to rounding. What comes batch by batch is run
+        by one process; its loader may have workers of its own.
 
     memory : str, path, joblib.Memory or None, default=None
         Where to cache the features of every stage, so that a search over thresholds

@@ -82,9 +82,7 @@ class E2CMClusterer(
         Where to run. None is where the extractor's weights are.
 
     n_jobs : int or None, default=None
-        Workers of joblib among which `fit` splits its pass over an array. None is 1,
-        unless `joblib.parallel_config` says more: with "dask" the workers may be those
-        of a cluster. Results are the same to rounding.
+        As for `E2CMClassifier`.
 
     memory : str, path, joblib.Memory or None, default=None
         Where to cache the features of every stage. Used by `fit`, `transform`,

@@ -182,7 +182,7 @@ def test_what_are_no_probabilities_is_refused(use, proba):
     "kind", [lambda p: p.astype(np.float16), lambda p: np.round(p, 2), torch.from_numpy]
 )
 def test_probabilities_may_be_rounded(use, kind):
-    use(kind(PROBA))
+    assert use(kind(PROBA)) is not None
 
 
 @pytest.mark.parametrize("use", list(OF_PROBA.values())[1:], ids=list(OF_PROBA)[1:])

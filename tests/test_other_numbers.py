@@ -63,7 +63,8 @@ def test_other_types_of_the_same_size_are_taken_without_a_word(fitted, given):
     clf = fit(fitted)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        clf.predict(given)
+        labels = clf.predict(given)
+    assert len(labels) == len(given)
 
 
 @pytest.mark.parametrize(

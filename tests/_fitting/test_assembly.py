@@ -359,4 +359,5 @@ def test_a_stage_whose_channels_nobody_knows_is_named(pooling):
 
 @pytest.mark.parametrize("pooling", ["none", np.asarray])
 def test_nothing_is_guessed_where_channels_do_not_matter(pooling):
-    build_of_maps((None, None), pooling)
+    network = build_of_maps((None, None), pooling)
+    assert network.pooling is pooling
