@@ -208,7 +208,9 @@ class E2CMClassifier(
     scales s_k, the calibration, the intensity of "ledoit_wolf" and a classifier given
     as `final` are fitted on a uniform subset of the samples; class means and
     covariances always on all of them. With `carry` or another `head` the features of
-    all samples are kept: where they exceed it, in a temporary file.
+    all samples are kept: where they exceed it, in a temporary file. Where the scores of
+    thousands of classes would exceed it, exits are calibrated on a uniform subset of
+    the samples held out, a thousand at least.
 
     With `carry`, exits are fitted one after the other. A sample counts in the class
     means, class shares and covariance of an exit as the square root of 1.05 - p, where
