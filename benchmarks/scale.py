@@ -20,9 +20,17 @@ N_ROUNDS = 3
 N_SAMPLES = [1_000, 10_000, 60_000, 200_000, 600_000]
 N_CLASSES = [10, 100, 1_000, 5_000]
 WIDTHS = [64, 256, 1_024, 4_096]
+# Working memory in MiB, or an array of all images.
+KEPT = ["all", "1024", "256", "64"]
 WORKERS = ["one", "one, two threads", "two of loky", "two of Dask"]
 # So many rounds of what takes long.
-ONCE = {("samples", "200000"), ("samples", "600000"), ("machines", "")}
+ONCE = {
+    ("samples", "200000"),
+    ("samples", "600000"),
+    ("tuning", "60000"),
+    ("machines", ""),
+    *(("kept", memory) for memory in KEPT),
+}
 
 
 def jobs() -> list[tuple[str, str]]:
@@ -31,6 +39,8 @@ def jobs() -> list[tuple[str, str]]:
         *(("classes", str(k)) for k in N_CLASSES),
         *(("width", str(d)) for d in WIDTHS),
         *(("workers", kind) for kind in WORKERS),
+        ("tuning", "60000"),
+        *(("kept", memory) for memory in KEPT),
         ("machines", ""),
     ]
 

@@ -22,13 +22,14 @@ import sklearn
 import torch
 from sklearn.base import clone
 from sklearn.neighbors import NearestCentroid
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from examples import datasets
 from sk_e2cm import E2CMClassifier, TorchExtractor, TunedExitsCV
 from sk_e2cm.metrics import calibration_error
 from sk_e2cm.testing import ToyExtractor
 
+from .peers_subjects import load_subject
 from .resnet20 import BLOCKS, load_trained
 from .train_resnet20 import split
 
@@ -40,6 +41,7 @@ KEPT = 128
 N_CLASS_SAMPLES, N_CLASS_FEATURES = 20_000, 128
 N_WIDE_SAMPLES = 10_000
 N_SHARED = 20_000
+BUDGETS = [0.15, 0.3, 0.5]
 
 
 class Noisy(IterableDataset):
@@ -171,6 +173,35 @@ def half(part: str, path: str) -> Measured:
     return {}
 
 
+def kept(working_memory: str) -> Measured:
+    """Fit to as many images of CIFAR-10 as are kept, and predict within budgets."""
+    subject = load_subject("cifar10")
+    images, (tune, test) = subject.train, (subject.tune, subject.test)
+    X, y = torch.from_numpy(images.X), torch.from_numpy(images.y)
+    found: Measured = {}
+    for name, params in (("default", {}), ("carry=1", {"carry": 1})):
+        clf = E2CMClassifier(subject.extractor, **params)
+        if working_memory == "all":
+            clf.fit(images.X, images.y)
+        else:
+            with sklearn.config_context(working_memory=int(working_memory)):
+                clf.fit(TensorDataset(X, y))
+        for budget in BUDGETS:
+            search = TunedExitsCV(clf, max_cost=budget, cv="prefit", random_state=0)
+            search.fit(tune.X, tune.y)
+            found[f"{name} at {budget}"] = search.score(test.X, test.y)
+    return found
+
+
+def tuning(_: str) -> Measured:
+    """Fit and tune by cross-validation on the images of Fashion-MNIST."""
+    data = datasets.load("npz:fashion_mnist")
+    before = megabytes("VmRSS")
+    search = TunedExitsCV(E2CMClassifier(resnet()), max_drop=0.01, random_state=0)
+    seconds = timed(lambda: search.fit(data.X_train, data.y_train))
+    return {"seconds": seconds, "MB": megabytes("VmHWM") - before}
+
+
 def machines() -> Measured:
     """Merge what two other processes have seen, and compare with one fit to all."""
     data = datasets.load("npz:fashion_mnist")
@@ -225,7 +256,10 @@ def call(*arguments: str) -> Measured:
     return measured
 
 
-JOBS = {job.__name__: job for job in (samples, classes, width, workers, half, machines)}
+JOBS = {
+    job.__name__: job
+    for job in (samples, classes, width, tuning, workers, kept, half, machines)
+}
 
 if __name__ == "__main__":
     name, *given = sys.argv[1:]

@@ -33,8 +33,9 @@ from ._tuning._held_out import (
 )
 from ._tuning._problem import ThresholdProblem
 from ._tuning._risk import RiskControl, promised
-from ._tuning._search import Points, evaluate, search, starts
+from ._tuning._search import Points, evaluate, search
 from ._tuning._soft import SoftTargets
+from ._tuning._starts import starts
 from ._utils._validation import check_samples
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from sk_e2cm._tuning._search import _RANGES, class_based_thresholds
+from sk_e2cm._tuning._starts import _RANGES, class_based_thresholds
 
 # Their quantiles are plain numbers.
 CONFIDENCE = np.linspace(0.0, 1.0, 101)[:, None].repeat(3, axis=1).T
