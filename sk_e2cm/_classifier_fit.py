@@ -22,14 +22,8 @@ from ._partial_fit import PartialFitMixin
 from ._utils._arrays import Floats, largest, take_rows
 from ._utils._compat import _fit_context
 from ._utils._hashing import row_hashes
-from ._utils._validation import (
-    as_array,
-    as_labels,
-    check_classes,
-    check_numbers,
-    check_samples,
-    with_weight,
-)
+from ._utils._labels import as_labels, check_classes
+from ._utils._validation import as_array, check_numbers, check_samples, with_weight
 
 
 class ClassifierFitMixin(PartialFitMixin):

@@ -23,8 +23,9 @@ from ._streams import (
     with_enough_first,
 )
 from ._utils._arrays import Floats, SampleRows, take_rows
+from ._utils._labels import labels_like
 from ._utils._progress import shown
-from ._utils._validation import check_samples, labels_like
+from ._utils._validation import check_samples
 
 
 class CollectingMixin(BaseE2CM):

@@ -19,7 +19,8 @@ from ._multi_exit._thresholds import first_exit
 from ._streams import as_one, batches_of, in_large_parts
 from ._utils._arrays import Floats, SampleRows
 from ._utils._compat import validate_parameter_constraints
-from ._utils._validation import check_weight, labels_like
+from ._utils._labels import labels_like
+from ._utils._validation import check_weight
 from ._utils._warnings import warn
 
 

@@ -19,7 +19,7 @@ from ._fitting._labelled import LabelledStatistics
 from ._fitting._means import OF_SECOND_ORDER
 from ._multi_exit._thresholds import check_thresholds
 from ._utils._compat import _fit_context
-from ._utils._validation import as_labels, check_classes
+from ._utils._labels import as_labels, check_classes
 
 _NO_STATISTICS = (
     "fit keeps no statistics, which would be many times as large as the exits, and "

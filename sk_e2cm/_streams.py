@@ -21,7 +21,8 @@ from torch.utils.data import (
 )
 
 from ._utils._arrays import SampleRows, is_lazy
-from ._utils._validation import as_labels, check_weight
+from ._utils._labels import as_labels
+from ._utils._validation import check_weight
 
 # Samples that are looked at together before the network is trusted.
 N_LOOKED_AT = 64

@@ -15,7 +15,7 @@ from ._delegation import with_exits
 from ._early_exit import accuracy
 from ._utils._arrays import as_numbers, to_array
 from ._utils._compat import check_matplotlib_support
-from ._utils._validation import as_labels, codes_of, labels_like, labels_of
+from ._utils._labels import as_labels, codes_of, labels_like, labels_of
 from .metrics import accuracy_cost_curve, first_exit
 
 __all__ = ["ExitDisplay", "TradeoffDisplay"]

@@ -20,7 +20,8 @@ from ._tuning._candidates import Results, cheapest, most_accurate
 from ._tuning._problem import ThresholdProblem
 from ._tuning._search import evaluate, shared
 from ._utils._arrays import as_numbers, as_proba
-from ._utils._validation import as_labels, check_weight, codes_of, labels_of
+from ._utils._labels import as_labels, codes_of, labels_of
+from ._utils._validation import check_weight
 
 __all__ = [
     "accuracy_cost_curve",

@@ -16,7 +16,8 @@ from sklearn.utils import gen_batches
 from .._multi_exit._estimator_logits import ClustererLogits, predict_names
 from .._multi_exit._full_pass import Batch
 from .._utils._arrays import Features, Floats
-from .._utils._validation import as_labels, weight_params
+from .._utils._labels import as_labels
+from .._utils._validation import weight_params
 from ._cross_fitting import FittedHead
 from ._kept import KeptFeatures, Samples
 from ._statistics import Statistics, check_batch, in_one_fold

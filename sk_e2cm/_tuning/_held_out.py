@@ -16,8 +16,9 @@ from .._streams import batches_of, is_stream, n_samples_of
 from .._utils._arrays import Floats
 from .._utils._compat import _safe_indexing
 from .._utils._hashing import row_hashes
+from .._utils._labels import codes_of
 from .._utils._progress import shown
-from .._utils._validation import check_weight, codes_of
+from .._utils._validation import check_weight
 from ._predictions import StagePredictions
 from ._problem import ThresholdProblem, class_weights, sample_losses
 from ._soft import Distinct, SoftTargets, distinct_samples, soft_targets
