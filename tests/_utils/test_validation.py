@@ -1,4 +1,4 @@
-"""Labels as codes, and arrays that need no further checks."""
+"""Arrays that need no further checks."""
 
 import numpy as np
 import pytest
