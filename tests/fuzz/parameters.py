@@ -186,6 +186,7 @@ RIGHT: dict[str, dict[str, list[Any]]] = {
             ShuffleSplit(1, test_size=0.4, random_state=0),
         ],
         "refit": [True],
+        "verbose": [0, 1, False],
         "random_state": [0, np.random.RandomState(1)],
     },
 }
