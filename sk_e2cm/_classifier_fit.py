@@ -39,7 +39,7 @@ class ClassifierFitMixin(PartialFitMixin):
         """Fit to a stream; `CrossFit` is of the samples that are kept."""
         check_head(self.head)
         seen = self._collected(X, y, sample_weight, n_folds=n_folds or N_FOLDS)
-        return self._fit_seen(seen, in_parts=False, own_folds=n_folds is None)
+        return self._fit_seen(seen, in_parts=False, n_folds=n_folds)
 
     # Estimators that users pass are to be validated too.
     @_fit_context(prefer_skip_nested_validation=False)

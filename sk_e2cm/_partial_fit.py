@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from sklearn.base import clone
 from sklearn.utils.validation import check_is_fitted
 
@@ -17,6 +17,7 @@ from ._fitting._classifiers import check_head
 from ._fitting._cross_fitting import CrossFit
 from ._fitting._labelled import LabelledStatistics
 from ._fitting._means import OF_SECOND_ORDER
+from ._fitting._statistics import Statistics, in_one_fold
 from ._multi_exit._thresholds import check_thresholds
 from ._utils._compat import _fit_context
 from ._utils._labels import as_labels, check_classes
@@ -234,11 +235,11 @@ class PartialFitMixin(CollectingMixin):
         self._fit_seen(self.statistics_, in_parts=True)
 
     def _fit_seen(
-        self, seen: LabelledStatistics, *, in_parts: bool, own_folds: bool = True
+        self, seen: LabelledStatistics, *, in_parts: bool, n_folds: int | None = None
     ) -> CrossFit:
         """Fit the exits to what was seen.
 
-        In their own folds, if that is allowed, where exits see the features themselves.
+        `n_folds` says how many folds it was seen in, if somebody has asked for them.
         """
         since = time.perf_counter()
         extractor = self._checked_extractor(seen.some)
@@ -255,12 +256,22 @@ class PartialFitMixin(CollectingMixin):
         n_exits = len(extractor.stage_names) - 1
         check_thresholds(self.threshold, n_exits, n_classes)
         statistics, parts = found.statistics, check_head(self.head)
+        if n_folds is not None:
+            # Nothing else would say where such a class is.
+            whole = in_one_fold(statistics.folds, statistics.codes)
+            statistics = replace(
+                statistics, folds=np.where(whole, -1, statistics.folds)
+            )
         spec, too_few = self._head_spec(statistics.n_distinct, n_classes, parts)
         if spec.needs_everything:
-            folds = statistics.folds
-            if own_folds:
-                folds = self._folds(statistics.hashes, statistics.codes, spec)
+            # Exits that carry, and classifiers, see kept features only.
             n_kept = len(np.unique(statistics.hashes))
+            spec, too_few = self._head_spec(n_kept, n_classes, parts)
+        if spec.needs_everything:
+            self._check_all_kept(statistics, found.labels)
+            folds = statistics.folds
+            if n_folds is None:
+                folds = self._folds(statistics.hashes, statistics.codes, spec)
             statistics = replace(statistics, sums=[], folds=folds, n_distinct=n_kept)
         return self._fit_exits(
             statistics.set_apart(alone),
@@ -274,6 +285,18 @@ class PartialFitMixin(CollectingMixin):
             in_parts=in_parts,
             since=since,
         )
+
+    def _check_all_kept(self, statistics: Statistics, labels: NDArray[Any]) -> None:
+        """Refuse classes of which no features are kept."""
+        lacking = np.setdiff1d(np.arange(len(labels)), statistics.codes)
+        if len(lacking):
+            raise ValueError(
+                f"The features of {len(statistics.kept)} samples fit into "
+                "scikit-learn's working_memory, and none of them belong to the classes "
+                f"{labels[lacking][:5].tolist()}. Give it more, by "
+                "sklearn.set_config(working_memory=...), or fit without carry= and "
+                "head=, which see kept features only."
+            )
 
     def _check_without_features(self) -> None:
         """Refuse what cannot follow from sums alone."""

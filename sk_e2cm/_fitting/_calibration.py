@@ -93,7 +93,10 @@ def fit_calibration(
 
 
 def expected_logits(
-    logits: Floats, codes: NDArray[np.intp], n_samples: float
+    logits: Floats,
+    codes: NDArray[np.intp],
+    n_samples: float,
+    counts: Floats | None = None,
 ) -> Floats:
     """Return the mean of each sample's logits under its smooth target.
 
@@ -115,13 +118,16 @@ def expected_logits(
     n_samples : float
         How many there are.
 
+    counts : ndarray of shape (n_classes,), default=None
+        How many classes each column stands for; by default one.
+
     Returns
     -------
     ndarray of shape (..., n_samples)
     """
     smooth = 1.0 / (n_samples + 1.0)
     own = logits[..., np.arange(len(codes)), codes]
-    beforehand = np.maximum(logits, RULED_OUT).mean(axis=-1)
+    beforehand = np.average(np.maximum(logits, RULED_OUT), axis=-1, weights=counts)
     return (1.0 - smooth) * own + smooth * beforehand
 
 

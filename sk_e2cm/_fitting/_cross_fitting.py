@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, lru_cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -189,7 +189,7 @@ def means_of(
     """Return a function from a fold to the class means without it (None: of all)."""
     if inputs.sums is None:
         raise ValueError("Class means need sums over the samples.")
-    return fit_means(
+    without = fit_means(
         spec.metric,
         inputs.sums,
         inputs.features,
@@ -199,6 +199,8 @@ def means_of(
         n_samples=statistics.n_distinct,
         rounding=inputs.rounding,
     )
+    # Who scores many samples asks for one fold after the other, each several times.
+    return lru_cache(maxsize=1)(without)
 
 
 def head_of(
@@ -216,48 +218,65 @@ def head_of(
     `calibration` is found by default.
     """
     calibration = calibration or calibrate(statistics, spec, unseen)
+    halves = cache(partial(_calibrated_on_halves, statistics, spec, unseen))
+    dirichlet = spec.calibration == "dirichlet"
     return FittedHead(
         kind,
         fold(scorer, calibration, inputs.features),
-        partial(_out_of_fold, statistics, spec, unseen, calibration),
+        partial(_by_other_half, statistics, unseen, halves, calibration)
+        if dirichlet
+        else partial(_calibrated, unseen, calibration),
         carried=inputs.carried,
         means=means,
         temperature=1 / calibration.inverse_temperature,
     )
 
 
-def _out_of_fold(
-    statistics: Statistics,
-    spec: HeadSpec,
-    unseen: UnseenScores,
-    calibration: Calibration,
-) -> Iterator[Block]:
+def _calibrated(unseen: UnseenScores, calibration: Calibration) -> Iterator[Block]:
     """Yield probabilities of the samples held out, block by block.
 
-    From scores by what has not seen them, and from a Dirichlet calibration that has
-    not either.
+    A temperature is one number fitted to all of them: no single one matters to it.
     """
-    if spec.calibration != "dirichlet":
-        # A temperature is one number fitted on all held-out samples; no single sample
-        # matters to it.
-        for places, scores in unseen:
-            yield places, softmax(calibration(scores), axis=1)
-        return
-    # The upper bits alone are independent of the remainders that may have made folds.
-    hashes = statistics.hashes[statistics.held_out]
-    parts = folds_by_hash(hashes >> np.uint64(32), 2)
-    without = [calibration] * 2
-    first = parts[unseen.blocks[0]]
-    for part in np.unique(parts):
-        outside = np.flatnonzero(first != part)
-        if len(outside):
-            without[part] = calibrate(statistics, spec, unseen, outside)
+    for places, scores in unseen:
+        yield places, softmax(calibration(scores), axis=1)
+
+
+def _by_other_half(
+    statistics: Statistics,
+    unseen: UnseenScores,
+    halves: Callable[[], list[Calibration | None]],
+    calibration: Calibration,
+) -> Iterator[Block]:
+    """Yield the same by calibrations that have not seen the sample either.
+
+    Where all samples are in one half, it is that of all.
+    """
+    in_half = _halves_of(statistics)
     for places, scores in unseen:
         proba = np.empty_like(scores)
-        for part in np.unique(parts[places]):
-            inside = parts[places] == part
-            proba[inside] = softmax(without[part](scores[inside]), axis=1)
+        for half, other in enumerate(halves()):
+            inside = in_half[places] == half
+            proba[inside] = softmax((other or calibration)(scores[inside]), axis=1)
         yield places, proba
+
+
+def _calibrated_on_halves(
+    statistics: Statistics, spec: HeadSpec, unseen: UnseenScores
+) -> list[Calibration | None]:
+    """Return, for each half of the samples held out, the calibration on the other."""
+    in_half = _halves_of(statistics)[unseen.blocks[0]]
+    outside = [np.flatnonzero(in_half != half) for half in range(2)]
+    return [
+        calibrate(statistics, spec, unseen, rows) if len(rows) else None
+        for rows in outside
+    ]
+
+
+def _halves_of(statistics: Statistics) -> NDArray[np.intp]:
+    """Return in which half each sample held out is."""
+    # The upper bits alone are independent of the remainders that may have made folds.
+    hashes = statistics.hashes[statistics.held_out]
+    return folds_by_hash(hashes >> np.uint64(32), 2)
 
 
 def calibrate(

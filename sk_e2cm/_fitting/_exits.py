@@ -159,10 +159,11 @@ def _fit_remembering(
     )
     proba = np.empty(len(folds))
     others = np.flatnonzero(statistics.folds < 0)
+    others = others[folds[others].argsort(kind="stable")]
     for rows, scores in chain(
         ((statistics.held_out[places], scores) for places, scores in unseen),
         (
-            (some, scores_of(without, inputs.features, folds, some))
+            (some, scores_of(without, inputs.features, folds, some, n_classes))
             for some in chunks(others)
         ),
     ):

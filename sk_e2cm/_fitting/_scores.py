@@ -110,7 +110,7 @@ def combination_weights(
     step = -(-len(codes) // _MOST_WEIGHED)
     stacked = np.stack([part[::step] for part in scores])
     codes, weight = codes[::step], sample_weight[::step] / sample_weight[::step].sum()
-    target = expected_logits(stacked, codes, n_samples)
+    target = expected_logits(stacked, codes, n_samples, counts)
     log_counts = 0.0 if counts is None else np.log(counts)
 
     def loss(weights: Floats) -> tuple[float, Floats]:

@@ -56,7 +56,7 @@ class UnseenScores(ABC):
     Parameters
     ----------
     blocks : list of ndarray
-        See `held_out_blocks`. What is calibrated on some samples takes the first.
+        See `held_out_blocks`. Calibrations are fitted to the first block.
     """
 
     def __init__(self, blocks: list[NDArray[np.intp]]) -> None:
@@ -101,6 +101,7 @@ class ScoresWithoutFold(UnseenScores):
         self._features = features
         self._folds = statistics.folds
         self._held_out = statistics.held_out
+        self._n_classes = n_classes
         # Those of all stages are kept until thresholds are chosen.
         n_bytes_each = 8 * n_classes * len(statistics.stage_names)
         most = affordable(n_bytes_each / _REMEMBERED, fewest=CHUNK)
@@ -112,7 +113,9 @@ class ScoresWithoutFold(UnseenScores):
         if block in self._remembered:
             return self._remembered[block]
         rows = self._held_out[self.blocks[block]]
-        found = scores_of(self._without, self._features, self._folds, rows)
+        found = scores_of(
+            self._without, self._features, self._folds, rows, self._n_classes
+        )
         if self._remembers:
             self._remembered[block] = found
         return found
@@ -146,6 +149,7 @@ def scores_of(
     features: SampleFeatures,
     folds: NDArray[np.intp],
     rows: NDArray[np.intp],
+    n_classes: int,
 ) -> Floats:
     """Return scores of samples by what is fitted without their fold.
 
@@ -163,17 +167,16 @@ def scores_of(
     rows : ndarray of shape (n_rows,)
         Whose scores are wanted.
 
+    n_classes : int
+        Number of classes.
+
     Returns
     -------
     ndarray of shape (n_rows, n_classes)
     """
-    order = folds[rows].argsort(kind="stable")
-    found = []
-    for fold in np.unique(folds[rows]):
-        scorer = without(int(fold))
-        of_fold = rows[order][folds[rows][order] == fold]
-        found += [scorer.scores(features[some]) for some in chunks(of_fold)]
-    sorted_ = np.concatenate(found)
-    scores = np.empty_like(sorted_)
-    scores[order] = sorted_
+    scores = np.empty((len(rows), n_classes))
+    of_rows = folds[rows]
+    for fold in np.unique(of_rows).tolist():
+        for some in chunks(np.flatnonzero(of_rows == fold)):
+            scores[some] = without(fold).scores(features[rows[some]])
     return scores

@@ -260,7 +260,14 @@ def picklable(module: nn.Module) -> nn.Module:
     return with_tensors(module, _Stored, others)
 
 
-_CHANNELS_LAST = torch.channels_last
+def _is_dense(tensor: Tensor) -> bool:
+    """Tell a tensor that fills its memory, whatever the order of its axes."""
+    expected = 1
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size != 1 and stride != expected:
+            return False
+        expected *= size
+    return tensor.numel() > 0
 
 
 class _StoredModule:
@@ -292,12 +299,13 @@ class _Stored:
             return tensor.__reduce_ex__(2)
         is_parameter = isinstance(self.tensor, nn.Parameter)
         kind = Tensor if type(self.tensor) is nn.Parameter else type(self.tensor)
-        is_4d = tensor.dim() == 4 and not tensor.is_contiguous()
-        channels_last = is_4d and tensor.is_contiguous(memory_format=_CHANNELS_LAST)
+        # Of one channel there are two ways to say channels-last, and convolutions add
+        # up in another order for each.
+        stride = tensor.stride() if _is_dense(tensor) else None
         # Bytes, since NumPy has no bfloat16.
         flat = tensor.clone(memory_format=torch.contiguous_format).reshape(-1)
         data = flat.view(torch.uint8).numpy() if len(flat) else np.empty(0, np.uint8)
-        layout = (tensor.dtype, tensor.shape, channels_last, is_parameter)
+        layout = (tensor.dtype, tensor.shape, stride, is_parameter)
         return _restore, (data, *layout, kind)
 
 
@@ -305,15 +313,15 @@ def _restore(
     data: NDArray[np.uint8],
     dtype: torch.dtype,
     shape: torch.Size,
-    channels_last: bool,
+    stride: Sequence[int] | None,
     is_parameter: bool,
     kind: type[Tensor] = Tensor,
 ) -> Tensor:
     tensor = torch.empty(shape, dtype=dtype)
     if len(data):
         tensor = torch.from_numpy(np.array(data)).view(dtype).reshape(shape)
-    if channels_last:
-        tensor = tensor.contiguous(memory_format=_CHANNELS_LAST)
+    if stride is not None:
+        tensor = torch.empty_strided(shape, stride, dtype=dtype).copy_(tensor)
     if kind is not Tensor:
         tensor = tensor.as_subclass(kind)
     return nn.Parameter(tensor, requires_grad=False) if is_parameter else tensor

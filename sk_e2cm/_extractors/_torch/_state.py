@@ -32,6 +32,12 @@ _DEPTH = 5
 _PLAIN = (str, bytes, int, float, complex, NoneType)
 
 
+_DRAWS = (
+    "{} draws random numbers, although the network is in eval mode: its outputs are "
+    "random. Functions such as torch.nn.functional.dropout need training=self.training."
+)
+
+
 class StatefulNetwork(ValueError):
     """The network draws random numbers, or keeps something between batches."""
 
@@ -68,8 +74,8 @@ def refuse_state(network: nn.Module, X: Tensor, output: str = "") -> None:
         With the name of the module.
     """
     with random_state_kept():
-        reverse = _WatchedCopy(network, output).run(X.flip(0))
-        used = _WatchedCopy(network, output)
+        fresh, used = _WatchedCopy(network, output), _WatchedCopy(network, output)
+        reverse = fresh.run(X.flip(0))
         calls, states = [], []
         for _ in range(3):
             calls.append(used.run(X))
@@ -77,6 +83,9 @@ def refuse_state(network: nn.Module, X: Tensor, output: str = "") -> None:
         calls += [used.run(X.flip(0)), reverse]
     for run in calls:
         _refuse_draws(run)
+    # Other threads, such as a server's, may draw from these during some of the runs.
+    if all(fresh.others_drawn + used.others_drawn):
+        raise StatefulNetwork(_DRAWS.format("The network"))
     for before, after in pairwise(states):
         _refuse_changes(before, after)
     for first, second in ((0, 1), (1, 2), (3, 4)):
@@ -86,11 +95,7 @@ def refuse_state(network: nn.Module, X: Tensor, output: str = "") -> None:
 def _refuse_draws(calls: Sequence[_Call]) -> None:
     for call in calls:
         if call.drew is not None:
-            raise StatefulNetwork(
-                f"{_named(call.drew)} draws random numbers, although the network is in "
-                "eval mode: its outputs are random. Functions such as "
-                "torch.nn.functional.dropout need training=self.training."
-            )
+            raise StatefulNetwork(_DRAWS.format(_named(call.drew)))
 
 
 def _refuse_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
@@ -130,6 +135,7 @@ class _WatchedCopy:
     def __init__(self, network: nn.Module, output: str) -> None:
         self.network = frozen_copy(network)
         self.output = output
+        self.others_drawn: list[bool] = []
         for name, module in self.network.named_modules():
             if name and not isinstance(module, torch.jit.ScriptModule):
                 module.register_forward_pre_hook(partial(self._enter, name))
@@ -142,8 +148,7 @@ class _WatchedCopy:
         self._random, others = _random_state(), _other_random_states()
         self._drew: str | None = None
         output = self.network(X.clone())
-        if _other_random_states() != others:
-            self._drew = self._drew or ""
+        self.others_drawn.append(_other_random_states() != others)
         self._leave("", self.network, X, output)
         names = [call.module for call in self._calls]
         end = names.index(self.output) + 1 if self.output in names else len(names)

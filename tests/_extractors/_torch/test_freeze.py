@@ -454,3 +454,24 @@ def test_hooks_that_are_methods_of_the_network_are_a_part_of_it():
 def test_weights_without_values_are_refused():
     with pytest.raises(ValueError, match=r"'0\.weight' is on the device 'meta'"):
         TorchExtractor(chain().to("meta"), ["0"])
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.randn(16, 1, 3, 3).as_strided((16, 1, 3, 3), (9, 1, 3, 1)),
+        torch.randn(4, 3, 2, 2).contiguous(memory_format=torch.channels_last),
+        torch.randn(5, 4).T,
+        torch.randn(1, 3).expand(4, 3),
+        torch.empty(0, 3),
+        torch.tensor(2.0),
+    ],
+    ids=["one channel", "channels-last", "transposed", "expanded", "empty", "number"],
+)
+def test_pickled_weights_lie_in_memory_as_they_did(tensor):
+    module = nn.Module()
+    module.register_buffer("weight", tensor)
+    found = pickle.loads(pickle.dumps(picklable(module))).weight
+    assert torch.equal(found, tensor)
+    if tensor.numel() == len(tensor.untyped_storage()) // 4:
+        assert found.stride() == tensor.stride()

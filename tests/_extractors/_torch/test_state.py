@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from sk_e2cm import TorchExtractor
+from sk_e2cm._extractors._torch import _state
 from sk_e2cm._extractors._torch._state import refuse_state
 
 from .networks import Function, Layers
@@ -128,6 +129,15 @@ def test_what_is_filled_once_is_a_cache(act):
 def test_a_module_that_draws_random_numbers_is_refused(name):
     with pytest.raises(ValueError, match=r"draws random numbers"):
         refuse_state(Within(Function(DRAWS[name])), torch.randn(3, 4))
+
+
+@pytest.mark.parametrize("n_runs", [1, 4])
+def test_threads_that_draw_beside_some_of_the_runs_do_not_matter(n_runs, monkeypatch):
+    # Before and after each of five runs.
+    states = iter([*range(2 * n_runs), *[99] * (10 - 2 * n_runs)])
+    monkeypatch.setattr(_state, "_other_random_states", lambda: next(states))
+    assert refuse_state(Within(nn.ReLU()), torch.randn(3, 4)) is None
+    assert [*states] == []
 
 
 def test_the_module_that_draws_is_named():
