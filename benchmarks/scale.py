@@ -49,6 +49,11 @@ def run(only: list[str]) -> None:
     """Run what is not yet in the table of runs, and add it there."""
     runs = read_table(RUNS)
     done = {(each["job"], each["of"], each["round"]) for each in runs}
+    for round_ in range(N_ROUNDS):
+        # They are compared with one another.
+        of_round = {("workers", kind, str(round_)) for kind in WORKERS}
+        if not of_round <= done:
+            done -= of_round
     with TemporaryDirectory() as folder:
         for round_ in range(N_ROUNDS):
             for name, of in jobs():

@@ -57,7 +57,6 @@ def main(arguments=None) -> None:
     clf.fit(loaders["train"])
     search = TunedExitsCV(clf, max_drop=0.01, cv="prefit").fit(loaders["tune"])
 
-    answers = {}
     for name, threshold in (("nobody leaves", np.inf), ("early exits", None)):
         fitted = search.estimator_
         if threshold is not None:
@@ -65,7 +64,6 @@ def main(arguments=None) -> None:
         started = time.perf_counter()
         labels = fitted.predict(loaders["test"])
         seconds = time.perf_counter() - started
-        answers[name] = labels
         right = (labels == loaders["test"].dataset.targets).mean()
         print(f"{name:14} accuracy {right:.4f}, {seconds:.0f} s, decoding included")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
@@ -76,6 +74,7 @@ def main(arguments=None) -> None:
 def write_pictures(spec: str, n_samples: int, folder: Path) -> None:
     """Write pictures for the fit, and half as many to tune and to test."""
     if folder.exists():
+        print(f"Pictures are those in {folder}.")
         return
     data = datasets.load(spec)
     half = n_samples // 2

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 from sklearn.base import ClassifierMixin
 
 from ._base import BaseE2CM
-from ._classifier_fit import ClassifierFitMixin
+from ._classifier_fit import ClassifierFit
 from ._early_exit import EarlyExitClassifierMixin
 from ._extractors import Extractor
 from ._streams import is_stream
@@ -18,7 +18,7 @@ from ._utils._validation import HasMethods
 
 
 class E2CMClassifier(
-    ClassifierFitMixin, EarlyExitClassifierMixin, ClassifierMixin, BaseE2CM
+    ClassifierFit, EarlyExitClassifierMixin, ClassifierMixin, BaseE2CM
 ):
     """Early exits by class means at every stage of a frozen network.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -18,15 +19,16 @@ from ._fitting._last_stage import choose_last_head, head_labels, own_answers
 from ._fitting._statistics import N_FOLDS, Statistics, n_distinct_of
 from ._fitting._workers import collect_statistics
 from ._multi_exit._thresholds import check_thresholds
-from ._partial_fit import PartialFitMixin
+from ._partial_fit import PartialFitE2CM
 from ._utils._arrays import Floats, largest, take_rows
 from ._utils._compat import _fit_context
 from ._utils._hashing import row_hashes
 from ._utils._labels import as_labels, check_classes
+from ._utils._progress import shown
 from ._utils._validation import as_array, check_numbers, check_samples, with_weight
 
 
-class ClassifierFitMixin(PartialFitMixin):
+class ClassifierFit(PartialFitE2CM):
     """Fits class means at every stage, and the head of the last one."""
 
     final: Any
@@ -156,9 +158,14 @@ class ClassifierFitMixin(PartialFitMixin):
             )
         extractor = self._checked_extractor(X)
         valid_X = check_numbers(self, as_array(X))
-        full_pass = self._full_pass(extractor, self.pooling)
-        outputs = [batch.features[-1] for batch in full_pass(valid_X)]
-        answers, width = own_answers(np.concatenate(outputs))
+        batches = shown(
+            self._full_pass(extractor, self.pooling)(valid_X),
+            len(valid_X),
+            verbose=self.verbose,
+            what="answers",
+            n_of=attrgetter("n_samples"),
+        )
+        answers, width = own_answers(batch.features[-1] for batch in batches)
         names = head_labels(self._named_head(), width)
         found = np.unique(answers[weight > 0])
         if len(found) == 1:

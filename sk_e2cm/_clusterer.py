@@ -11,16 +11,16 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, ClusterMixin, TransformerMixin
 
 from ._base import BaseE2CM
-from ._clusterer_fit import ClustererFitMixin
+from ._clusterer_fit import ClustererFit
 from ._extractors import Extractor
 from ._fitting._means import ClassMeans
-from ._streams import is_stream
+from ._streams import check_in_order, is_stream
 from ._utils._arrays import Floats
 from ._utils._validation import HasMethods, Interval
 
 
 class E2CMClusterer(
-    ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, ClustererFitMixin
+    ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, ClustererFit
 ):
     """Early exits for clustering: no labels, and no change to the network.
 
@@ -304,6 +304,8 @@ class E2CMClusterer(
         ndarray of shape (n_samples,)
             `labels_`.
         """
+        if is_stream(X):
+            check_in_order(X)
         self.fit(X, sample_weight=sample_weight)
         if self.labels_ is None:
             _, _, labels = self._early_and_full(X)
@@ -325,10 +327,9 @@ class E2CMClusterer(
         ndarray of shape (n_samples, n_clusters)
             Euclidean distances to `cluster_centers_`.
         """
-        found = [
-            ClassMeans(self.cluster_centers_).distances(batch.features[-1])
-            for batch, _ in self._features_of(X)
-        ]
+        features = self._features_of(X)
+        means = ClassMeans(self.cluster_centers_)
+        found = [means.distances(batch.features[-1]) for batch, _ in features]
         return np.concatenate(found)
 
     @property

@@ -11,7 +11,7 @@ from sklearn.base import clone
 from sklearn.cluster import KMeans
 
 from ._base import Fit, columns_of
-from ._collecting import CollectingMixin
+from ._collecting import CollectingE2CM
 from ._extractors import Extractor
 from ._fitting._clusters import (
     ClusterFeatures,
@@ -33,7 +33,7 @@ from ._utils._hashing import row_hashes
 from ._utils._validation import check_n_clusters, check_samples, with_weight
 
 
-class ClustererFitMixin(CollectingMixin):
+class ClustererFit(CollectingE2CM):
     """Finds clusters of the last stage, and fits centroids at every exit to them."""
 
     n_clusters: int

@@ -24,12 +24,12 @@ from ._streams import (
 )
 from ._utils._arrays import Floats, SampleRows, take_rows
 from ._utils._labels import labels_like
-from ._utils._progress import shown
+from ._utils._progress import drawing
 from ._utils._validation import check_samples
 
 
-class CollectingMixin(BaseE2CM):
-    """Adds up what exits follow from, over a stream of samples."""
+class CollectingE2CM(BaseE2CM):
+    """Collects the statistics that exits are fitted to, batch by batch."""
 
     # Whether samples have labels. Those of clusters are all in class 0.
     _takes_labels = True
@@ -51,26 +51,22 @@ class CollectingMixin(BaseE2CM):
         self._check_carry()
         seen, full_pass = None, None
         batches = batches_of(X, y, sample_weight, batch_size=self.batch_size)
-        for batch in shown(
-            with_enough_first(batches, N_LOOKED_AT),
-            n_samples_of(X),
-            verbose=self.verbose,
-            what="fit",
-            n_of=lambda batch: len(batch.X),
-        ):
-            if not batch.counts:
-                continue
-            with batch.named():
-                valid_X, valid_y, weight = self._valid(batch, before)
-                if seen is None or full_pass is None:
-                    first = np.unique(valid_y) if labels is None else labels
-                    full_pass, seen = self._of_none(batch.X, valid_X, before, first)
-                check_alike(valid_X, seen.some)
-                if labels is None:
-                    seen.name(np.unique(valid_y))
-                else:
-                    valid_y = labels_like(valid_y, labels)
-                seen.add(full_pass, valid_X, valid_y, weight, n_folds)
+        with drawing(n_samples_of(X), verbose=self.verbose, what="fit") as done:
+            for batch in with_enough_first(batches, N_LOOKED_AT):
+                if not batch.counts:
+                    done(len(batch.X))
+                    continue
+                with batch.named():
+                    valid_X, valid_y, weight = self._valid(batch, before)
+                    if seen is None or full_pass is None:
+                        first = np.unique(valid_y) if labels is None else labels
+                        full_pass, seen = self._of_none(batch.X, valid_X, before, first)
+                    check_alike(valid_X, seen.some)
+                    valid_y = labels_like(valid_y, seen.labels)
+                    if labels is None:
+                        seen.name(np.unique(valid_y))
+                    seen.add(full_pass, valid_X, valid_y, weight, n_folds, done)
+                    done(len(batch.X) - len(valid_X))
         if seen is None:
             raise ValueError("sample_weight is zero for every sample.")
         return seen

@@ -16,7 +16,7 @@ from ._inputs import InputsMixin
 from ._multi_exit._network import Exits, MultiExitNetwork
 from ._multi_exit._seconds import Seconds
 from ._multi_exit._thresholds import first_exit
-from ._streams import as_one, batches_of, in_large_parts
+from ._streams import as_one
 from ._utils._arrays import Floats, SampleRows
 from ._utils._compat import validate_parameter_constraints
 from ._utils._labels import labels_like
@@ -326,10 +326,9 @@ class EarlyExitClassifierMixin(EarlyExitMixin):
         float
             Accuracy.
         """
-        batches = batches_of(X, y, sample_weight, batch_size=self.batch_size)
         found = [
-            (batch.y, self._labels(batch.X), batch.sample_weight)
-            for batch in in_large_parts(batches)
+            (batch.y, own._labels(batch.X), batch.sample_weight)
+            for own, batch in self._scored_parts(X, y, sample_weight)
         ]
         return accuracy(*as_one(found))
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from copy import copy
 from os import PathLike, fspath
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -16,7 +17,14 @@ from ._multi_exit._full_pass import Batch, FullPass
 from ._multi_exit._network import MultiExitNetwork
 from ._multi_exit._pooling import PoolingSpec
 from ._multi_exit._seconds import Seconds
-from ._streams import batches_of, check_in_order, in_large_parts, n_samples_of
+from ._streams import (
+    SampleBatch,
+    batches_of,
+    check_in_order,
+    in_large_parts,
+    is_stream,
+    n_samples_of,
+)
 from ._utils._arrays import largest, parts_of
 from ._utils._compat import validate_parameter_constraints
 from ._utils._progress import shown
@@ -25,7 +33,8 @@ from ._utils._warnings import warn
 
 T = TypeVar("T")
 
-# So many batches are predicted together: who stays of one joins those of others.
+# So many batches are predicted together: samples of several that take no exit are
+# joined.
 _PART_BATCHES = 64
 
 # What is so many times as large is on another scale.
@@ -91,7 +100,7 @@ class InputsMixin:
                 yield valid[rows], network
 
     def _parts(self, X: Any) -> Iterator[tuple[NDArray[Any], MultiExitNetwork]]:
-        """Yield the same, and draw how far predictions are."""
+        """Yield the same, and draw a bar of how many have been predicted."""
         return self._drawn(self._valid_parts(X), X, lambda part: len(part[0]))
 
     def _features_of(self, X: Any) -> Iterator[tuple[Batch, MultiExitNetwork]]:
@@ -102,6 +111,22 @@ class InputsMixin:
             for batch in self._full_pass(network.extractor, network.pooling)(part)
         )
         return self._drawn(batches, X, lambda each: each[0].n_samples)
+
+    def _scored_parts(
+        self, X: Any, y: Any, sample_weight: Any
+    ) -> Iterator[tuple[Self, SampleBatch]]:
+        """Yield samples with labels and weights, and what predicts them.
+
+        That draws how far it is, unless there are other parts to come.
+        """
+        given = batches_of(X, y, sample_weight, batch_size=self.batch_size)
+        if not is_stream(X):
+            yield self, next(given)
+            return
+        quiet = copy(self)
+        quiet.verbose = 0
+        for batch in self._drawn(in_large_parts(given), X, lambda b: len(b.X)):
+            yield quiet, batch
 
     def _drawn(
         self, items: Iterator[T], X: Any, n_of: Callable[[T], int]

@@ -12,10 +12,10 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import clone
 from sklearn.utils.validation import check_is_fitted
 
-from ._collecting import CollectingMixin
+from ._collecting import CollectingE2CM
 from ._fitting._classifiers import check_head
-from ._fitting._cross_fitting import CrossFit
-from ._fitting._labelled import LabelledStatistics
+from ._fitting._cross_fitting import CrossFit, HeadSpec
+from ._fitting._labelled import Finished, LabelledStatistics
 from ._fitting._means import OF_SECOND_ORDER
 from ._fitting._statistics import Statistics, in_one_fold
 from ._multi_exit._thresholds import check_thresholds
@@ -48,7 +48,7 @@ class FinishedAttribute:
         return vars(estimator)[self.name]
 
 
-class PartialFitMixin(CollectingMixin):
+class PartialFitE2CM(CollectingE2CM):
     """Adds `partial_fit` and `merge` to a classifier."""
 
     statistics_: LabelledStatistics
@@ -255,24 +255,7 @@ class PartialFitMixin(CollectingMixin):
         n_classes = len(found.labels)
         n_exits = len(extractor.stage_names) - 1
         check_thresholds(self.threshold, n_exits, n_classes)
-        statistics, parts = found.statistics, check_head(self.head)
-        if n_folds is not None:
-            # Nothing else would say where such a class is.
-            whole = in_one_fold(statistics.folds, statistics.codes)
-            statistics = replace(
-                statistics, folds=np.where(whole, -1, statistics.folds)
-            )
-        spec, too_few = self._head_spec(statistics.n_distinct, n_classes, parts)
-        if spec.needs_everything:
-            # Exits that carry, and classifiers, see kept features only.
-            n_kept = len(np.unique(statistics.hashes))
-            spec, too_few = self._head_spec(n_kept, n_classes, parts)
-        if spec.needs_everything:
-            self._check_all_kept(statistics, found.labels)
-            folds = statistics.folds
-            if n_folds is None:
-                folds = self._folds(statistics.hashes, statistics.codes, spec)
-            statistics = replace(statistics, sums=[], folds=folds, n_distinct=n_kept)
+        statistics, spec, too_few = self._prepared(found, n_folds)
         return self._fit_exits(
             statistics.set_apart(alone),
             found.labels,
@@ -285,6 +268,29 @@ class PartialFitMixin(CollectingMixin):
             in_parts=in_parts,
             since=since,
         )
+
+    def _prepared(
+        self, found: Finished, n_folds: int | None
+    ) -> tuple[Statistics, HeadSpec, str | None]:
+        """Return what exits are fitted to, how, and why in another way than asked."""
+        statistics, parts = found.statistics, check_head(self.head)
+        folds, n_classes = statistics.folds, len(found.labels)
+        if n_folds is not None:
+            # Without its only fold nothing would say where a class is.
+            folds = np.where(in_one_fold(folds, statistics.codes), -1, folds)
+        spec, too_few = self._head_spec(statistics.n_distinct, n_classes, parts)
+        n_distinct = statistics.n_distinct
+        if spec.needs_everything:
+            # Exits that carry, and classifiers, see kept features only.
+            n_distinct = len(np.unique(statistics.hashes))
+            spec, too_few = self._head_spec(n_distinct, n_classes, parts)
+        if not spec.needs_everything:
+            return replace(statistics, folds=folds), spec, too_few
+        self._check_all_kept(statistics, found.labels)
+        if n_folds is None:
+            folds = self._folds(statistics.hashes, statistics.codes, spec)
+        kept = replace(statistics, sums=[], folds=folds, n_distinct=n_distinct)
+        return kept, spec, too_few
 
     def _check_all_kept(self, statistics: Statistics, labels: NDArray[Any]) -> None:
         """Refuse classes of which no features are kept."""

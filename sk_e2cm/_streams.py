@@ -28,7 +28,7 @@ from ._utils._validation import check_weight
 N_LOOKED_AT = 64
 
 # Samples of so many bytes are predicted, or read, at once.
-_PART_BYTES = 2**26
+_READ_BYTES = 2**26
 
 _IN_RANDOM_ORDER = RandomSampler, SubsetRandomSampler, WeightedRandomSampler
 
@@ -47,19 +47,19 @@ class SampleBatch(NamedTuple):
     sample_weight : array-like of shape (n_samples,), default=None
         Their weights.
 
-    number : int, default=None
-        From 0, if there are others.
+    numbers : tuple of (int, int), default=None
+        Of the first and the last batch that are joined here; None if X is all there is.
     """
 
     X: Any
     y: Any = None
     sample_weight: Any = None
-    number: int | None = None
+    numbers: tuple[int, int] | None = None
 
     @property
     def counts(self) -> bool:
         """Whether there may be any weight, of a batch among others."""
-        if self.number is None or self.sample_weight is None:
+        if self.numbers is None or self.sample_weight is None:
             return True
         return bool(np.any(self.sample_weight))
 
@@ -69,9 +69,11 @@ class SampleBatch(NamedTuple):
         try:
             yield
         except (TypeError, ValueError) as error:
-            if self.number is None:
+            if self.numbers is None:
                 raise
-            raise type(error)(f"Batch {self.number}: {error}") from error
+            first, last = self.numbers
+            which = f"Batch {first}" if first == last else f"Batches {first} to {last}"
+            raise type(error)(f"{which}: {error}") from error
 
 
 def is_stream(X: Any) -> bool:
@@ -93,12 +95,11 @@ def n_samples_of(X: Any) -> int | None:
     """Return how many samples there are, None if nobody knows."""
     counted: Any = X
     if isinstance(X, DataLoader):
-        if X.batch_sampler is None:  # the items are batches
-            return None
-        counted = X.sampler
+        # Of batches that the loader does not make itself it knows no size.
+        counted = None if X.batch_size is None else X.sampler
     try:
         return int(X.shape[0]) if hasattr(X, "shape") else len(counted)
-    # Who has no length has none of these, and nested tensors have no shape either.
+    # Numbers have none of these, nested tensors no shape, and some datasets no length.
     except (IndexError, RuntimeError, TypeError, ValueError):
         return None
 
@@ -151,7 +152,7 @@ def _read(X: Any, y: Any, sample_weight: Any, batch_size: int) -> Iterator[Sampl
     if sample_weight is not None:
         sample_weight = check_weight(sample_weight, int(n_samples))
     n_bytes = batch_size * math.prod(X.shape[1:]) * np.dtype(X.dtype).itemsize
-    n_read = batch_size * max(_PART_BYTES // max(n_bytes, 1), 1)
+    n_read = batch_size * max(_READ_BYTES // max(n_bytes, 1), 1)
     number = 0
     # Of no samples one batch, so that others say what is wrong.
     for first in range(0, max(int(n_samples), 1), n_read):
@@ -162,7 +163,7 @@ def _read(X: Any, y: Any, sample_weight: Any, batch_size: int) -> Iterator[Sampl
                 samples[rows],
                 None if y is None else y[of_all],
                 None if sample_weight is None else sample_weight[of_all],
-                number,
+                (number, number),
             )
             number += 1
 
@@ -190,7 +191,9 @@ def check_in_order(X: Any) -> None:
     ValueError
         If it is.
     """
-    if isinstance(getattr(X, "sampler", None), _IN_RANDOM_ORDER):
+    samplers = [getattr(X, name, None) for name in ("sampler", "batch_sampler")]
+    samplers.append(getattr(samplers[1], "sampler", None))
+    if any(isinstance(sampler, _IN_RANDOM_ORDER) for sampler in samplers):
         raise ValueError(
             "The loader is shuffled, and predictions would come in an order that "
             "nobody knows. Use one with shuffle=False."
@@ -207,7 +210,7 @@ def _as_batch(given: Any, number: int) -> SampleBatch:
             f"got a {inside}."
         )
     X, y, weight = [*map(_as_numpy, parts), None, None][:3]
-    return SampleBatch(X, y, weight, number)
+    return SampleBatch(X, y, weight, (number, number))
 
 
 def _as_numpy(values: Any) -> Any:
@@ -222,9 +225,11 @@ def with_enough_first(
 ) -> Iterator[SampleBatch]:
     """Join the first batches, where they are small, to one of so many samples."""
     first: list[SampleBatch] = []
+    n_joined = 0
     for batch in batches:
         first.append(batch)
-        if sum(len(each.X) for each in first) >= n_samples:
+        n_joined += len(batch.X)
+        if n_joined >= n_samples:
             break
     if first:
         yield _joined(first)
@@ -232,23 +237,36 @@ def with_enough_first(
 
 
 def in_large_parts(batches: Iterator[SampleBatch]) -> Iterator[SampleBatch]:
-    """Join batches: those who stay of several can be computed together."""
+    """Join batches: samples that stay in the network are then computed together."""
     parts: list[SampleBatch] = []
+    n_bytes = 0
     for batch in batches:
-        if batch.number is None:
+        if batch.numbers is None:
             yield batch
             continue
         parts.append(batch)
-        if sum(part.X.nbytes for part in parts) >= _PART_BYTES:
+        n_bytes += batch.X.nbytes
+        if n_bytes >= _READ_BYTES:
             yield _joined(parts)
-            parts = []
+            parts, n_bytes = [], 0
     if parts:
         yield _joined(parts)
 
 
 def _joined(batches: Sequence[SampleBatch]) -> SampleBatch:
+    if len(batches) == 1:
+        return batches[0]
+    first, last = batches[0], batches[-1]
+    for batch in batches:
+        with batch.named():
+            check_alike(batch.X, first.X)
+            if [part is None for part in batch[:3]] != [p is None for p in first[:3]]:
+                raise ValueError(
+                    "Labels and weights come with all batches, or with none."
+                )
     X, y, weight = as_one([batch[:3] for batch in batches])
-    return SampleBatch(X, y, weight, batches[0].number)
+    numbers = first.numbers and last.numbers and (first.numbers[0], last.numbers[1])
+    return SampleBatch(X, y, weight, numbers)
 
 
 def as_one(found: Sequence[tuple[Any, ...]]) -> tuple[Any, ...]:

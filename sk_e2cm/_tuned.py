@@ -15,7 +15,7 @@ from sklearn.utils import Tags, check_random_state, get_tags
 from ._delegation import DelegatesToEstimator
 from ._multi_exit._thresholds import is_closed
 from ._streams import brings_labels, is_stream
-from ._tuned_fit import TunedFitMixin
+from ._tuned_fit import TunedFit
 from ._tuning._choice import choose
 from ._tuning._clock import is_slower
 from ._tuning._confidence import DropTest
@@ -33,9 +33,7 @@ _BY_TIME = (
 )
 
 
-class TunedExitsCV(
-    TunedFitMixin, DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator
-):
+class TunedExitsCV(TunedFit, DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
     """Choose when samples exit early: the thresholds, by cross-validation.
 
     One pass of the network over the data gives what every exit says of every sample,

@@ -48,7 +48,7 @@ class Found(NamedTuple):
     points: Points
 
 
-class TunedFitMixin:
+class TunedFit:
     """Holds samples out, and searches thresholds for a `TunedExitsCV`."""
 
     estimator: Any
@@ -149,10 +149,9 @@ class TunedFitMixin:
         self, data: Data, rng: np.random.RandomState
     ) -> tuple[Any, Data, NDArray[np.intp]]:
         """Return an estimator, labelled data, and the fold that holds out each."""
-        if isinstance(self.cv, str):
-            folds = np.zeros(len(data.weight), dtype=np.intp)
-            return self._own_estimator(), data, folds
         estimator = self._own_estimator()
+        if isinstance(self.cv, str):
+            return estimator, data, np.zeros(len(data.weight), dtype=np.intp)
         if data.y is None and not is_clusterer(estimator):
             y, head_classes = estimator._own_labels(data.X, data.weight)
             estimator.set_params(head_classes=head_classes)
@@ -196,13 +195,13 @@ class TunedFitMixin:
                     f"{name}= sets samples aside, and does not take what comes batch "
                     "by batch. Stack a part that the thresholds have not seen."
                 )
+        estimator = self._own_estimator()
         if isinstance(self.cv, str):
-            return predict_held_out(self._own_estimator(), data), nobody
+            return predict_held_out(estimator, data), nobody
         if not isinstance(self.cv, Integral) or not self.refit:
             raise ValueError(
                 "Of what comes batch by batch folds follow from the content of the "
                 "samples: use refit=True and a number of folds, or 'prefit', as cv=; "
                 f"got cv={self.cv!r} and refit={self.refit}."
             )
-        estimator = self._own_estimator()
         return cross_predict_stream(estimator, data, int(self.cv)), nobody

@@ -15,7 +15,7 @@ from sklearn.utils import check_consistent_length
 from ._delegation import with_exits
 from ._early_exit import accuracy
 from ._multi_exit._thresholds import check_thresholds, first_exit
-from ._streams import as_one, batches_of, in_large_parts
+from ._streams import as_one
 from ._tuning._candidates import Results, cheapest, most_accurate
 from ._tuning._problem import ThresholdProblem
 from ._tuning._search import evaluate, shared
@@ -89,11 +89,10 @@ def accuracy_cost_scorer(
             "The numbers of clusters are no labels, and so have no accuracy: use "
             "agreement_cost_scorer."
         )
-    found = []
-    batches = batches_of(X, y, sample_weight, batch_size=inside.batch_size)
-    for batch in in_large_parts(batches):
-        of_batch = _early_and_full(inside, batch.X)
-        found.append((*of_batch, batch.y, batch.sample_weight))
+    found = [
+        (*_early_and_full(own, batch.X), batch.y, batch.sample_weight)
+        for own, batch in inside._scored_parts(X, y, sample_weight)
+    ]
     labels, full_labels, cost, y, weight = as_one(found)
     weight = check_weight(weight, len(labels))
     return {

@@ -1,10 +1,14 @@
-"""A network for scikit-learn's digits, and the digits."""
+"""What several tests use: scikit-learn's digits, a network for them, plain bars."""
+
+import sys
 
 import numpy as np
 import pytest
 import torch
 from sklearn.datasets import load_digits
 from torch import nn
+
+from sk_e2cm._utils import _progress
 
 from .networks import DigitsNetwork
 
@@ -29,3 +33,11 @@ def network(digits):
         nn.functional.cross_entropy(network(X), y).backward()
         optimizer.step()
     return network.eval()
+
+
+@pytest.fixture
+def plain_bars(monkeypatch):
+    """Draw progress without tqdm, at every step and on a wide terminal."""
+    monkeypatch.setitem(sys.modules, "tqdm.auto", None)
+    monkeypatch.setattr(_progress, "_PAUSE", -1.0)
+    monkeypatch.setenv("COLUMNS", "200")

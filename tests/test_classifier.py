@@ -1,6 +1,5 @@
 """What E2CMClassifier promises once it is fitted."""
 
-import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import joblib
@@ -262,8 +261,8 @@ def test_past_the_working_memory_the_means_are_still_those_of_all_samples(digits
 
 
 @pytest.mark.parametrize("run", ["fit", "exit_proba", "predict", "fit a stream"])
-def test_verbose_draws_how_far_it_is(clf, digits, capsys, monkeypatch, run):
-    monkeypatch.setitem(sys.modules, "tqdm.auto", None)
+@pytest.mark.usefixtures("plain_bars")
+def test_verbose_draws_how_far_it_is(clf, digits, capsys, run):
     X, y = (a[:250] for a in digits)
     tensors = TensorDataset(torch.from_numpy(X), torch.from_numpy(y))
     runs = {
@@ -284,8 +283,8 @@ def test_verbose_draws_how_far_it_is(clf, digits, capsys, monkeypatch, run):
     assert drawn.count("\n") == 1
 
 
-def test_verbose_workers_draw_how_far_they_are(digits, capsys, monkeypatch):
-    monkeypatch.setitem(sys.modules, "tqdm.auto", None)
+@pytest.mark.usefixtures("plain_bars")
+def test_verbose_workers_draw_how_far_they_are(digits, capsys):
     X, y = (a[:250] for a in digits)
     with joblib.parallel_config("threading"):
         E2CMClassifier(ToyExtractor(), batch_size=50, n_jobs=2, verbose=1).fit(X, y)

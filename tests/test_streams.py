@@ -160,7 +160,7 @@ METHODS = ["predict", "predict_proba", "predict_exit", "exit_proba"]
 def test_predictions_for_batches_are_those_for_all(
     method, kind, part_bytes, data, fitted, monkeypatch
 ):
-    monkeypatch.setattr("sk_e2cm._streams._PART_BYTES", part_bytes)
+    monkeypatch.setattr("sk_e2cm._streams._READ_BYTES", part_bytes)
     X, y, weight = data
     streams = {
         "(X,)": loader_of(X),
@@ -224,7 +224,9 @@ def test_labels_beside_a_loader_are_refused(data, fitted):
 
 
 def test_a_loader_without_labels_is_refused(data, fitted):
-    check_refused(fitted, loader_of(data[0]), ValueError, "Batch 0: .*requires y")
+    check_refused(
+        fitted, loader_of(data[0]), ValueError, "Batches 0 to 1: .*requires y"
+    )
 
 
 def test_a_shuffled_loader_has_no_predictions(data, fitted):

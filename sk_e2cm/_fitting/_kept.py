@@ -119,7 +119,7 @@ class KeptFeatures:
             self.shapes, self.rounding = batch.shapes, batch.rounding
             n_bytes_each = sum(of_stage[:1].nbytes for of_stage in batch.features)
             self._most = affordable(n_bytes_each, fewest=_FEWEST_KEPT)
-        self.rounding = largest(self.rounding, batch.rounding)
+        self.rounding = larger_of_each(self.rounding, batch.rounding)
         self._add(_Piece([*batch.features], samples, rows))
 
     def merge(self, other: KeptFeatures, codes: NDArray[np.intp]) -> None:
@@ -134,7 +134,7 @@ class KeptFeatures:
             self.shapes, self.rounding = other.shapes, other.rounding
             self._most = other._most
         if other.shapes:
-            self.rounding = largest(self.rounding, other.rounding)
+            self.rounding = larger_of_each(self.rounding, other.rounding)
         bounds = [last for last in (self._last, other._last) if last is not None]
         if other._last is not None:
             self._last = min(bounds)
@@ -259,7 +259,7 @@ def _no_later(samples: Samples, last: tuple[bool, int]) -> NDArray[np.bool_]:
     return np.where(rest == is_rest, same, ~rest)
 
 
-def largest(one: Sequence[Floats], other: Sequence[Floats]) -> list[Floats]:
+def larger_of_each(one: Sequence[Floats], other: Sequence[Floats]) -> list[Floats]:
     """Return the larger of each two numbers, stage by stage."""
     return [np.maximum(*each) for each in zip(one, other, strict=True)]
 

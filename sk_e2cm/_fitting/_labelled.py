@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -134,8 +135,9 @@ class LabelledStatistics:
         y: NDArray[Any],
         weight: Floats,
         n_folds: int = N_FOLDS,
+        done: Callable[[int], Any] = lambda n: None,
     ) -> None:
-        """Run the network over samples, and add them.
+        """Run the network over samples, and add them; tell how many are done.
 
         Raises
         ------
@@ -147,6 +149,7 @@ class LabelledStatistics:
         samples = Samples(hashes, folds_by_hash(hashes, n_folds), codes, weight)
         for batch in full_pass(X):
             self.running.add(batch, samples.take(batch.rows))
+            done(batch.n_samples)
         self.largest = max(self.largest, largest(X))
 
     def name(self, classes: NDArray[Any]) -> None:

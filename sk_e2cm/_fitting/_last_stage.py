@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache, partial
 from typing import Any
 
@@ -109,15 +109,20 @@ def _by_network(
         yield places, predict_proba(logits, features[held_out[places]])
 
 
-def own_answers(features: Features) -> tuple[NDArray[np.intp], int]:
-    """Return which column the network's own head answers, and how many it has."""
-    width = _n_columns(features)
-    logits = NetworkLogits(np.arange(width), _is_normalized(features))
-    found = [
-        predict_proba(logits, features[rows]).argmax(axis=1)
-        for rows in chunks(np.arange(len(features)))
-    ]
-    return np.concatenate(found), width
+def own_answers(outputs: Iterable[Features]) -> tuple[NDArray[np.intp], int]:
+    """Return which column the network's own head answers, and how many it has.
+
+    `outputs` come batch by batch. Whether they are probabilities all of them tell.
+    """
+    answers: dict[bool, list[NDArray[np.intp]]] = {False: [], True: []}
+    normalized, width = True, 0
+    for features in outputs:
+        width = _n_columns(features)
+        normalized = normalized and _is_normalized(features)
+        for are_proba, found in answers.items():
+            logits = NetworkLogits(np.arange(width), are_proba)
+            found.append(predict_proba(logits, features).argmax(axis=1))
+    return np.concatenate(answers[normalized]), width
 
 
 def head_labels(head_classes: ArrayLike | None, width: int) -> NDArray[Any]:

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.utils import check_consistent_length
 
 from .._fitting._cross_fitting import CrossFit
-from .._streams import batches_of, is_stream, n_samples_of
+from .._streams import batches_of, in_large_parts, is_stream, n_samples_of
 from .._utils._arrays import Floats
 from .._utils._compat import _safe_indexing
 from .._utils._hashing import row_hashes
@@ -132,18 +133,22 @@ class HeldOutPredictions:
 
 def predict_held_out(estimator: Any, data: Data) -> HeldOutPredictions:
     """Predict with every stage of a fitted estimator, in one pass of the network."""
+    network = estimator.network_
+    n_numbers = (network.n_exits + 1) * len(network.labels)
+    parts = _parts(data, _MOST_PROBABILITIES // n_numbers, estimator.batch_size)
+    total = n_samples_of(data.X)
+    if not is_stream(data.X):
+        total = int(np.count_nonzero(data.weight))
     quiet = copy(estimator)
     quiet.verbose = 0
-    found = [
-        _predict_part(quiet, part)
-        for part in shown(
-            _parts(estimator, data),
-            n_samples_of(data.X),
-            verbose=estimator.verbose,
-            what="held out",
-            n_of=lambda part: len(part.weight),
-        )
-    ]
+    drawn = shown(
+        parts,
+        total,
+        verbose=estimator.verbose,
+        what="held out",
+        n_of=lambda part: len(part.weight),
+    )
+    found = [_predict_part(quiet, part) for part in drawn]
     if not found:
         raise ValueError("sample_weight is zero for every sample.")
     of_each, codes, weight, hashes = zip(*found, strict=True)
@@ -157,23 +162,27 @@ def predict_held_out(estimator: Any, data: Data) -> HeldOutPredictions:
     )
 
 
-def _parts(estimator: Any, data: Data) -> Iterator[Data]:
-    """Yield samples that count, as many as fit into memory with what is predicted."""
-    network = estimator.network_
-    size = _MOST_PROBABILITIES // ((network.n_exits + 1) * len(network.labels))
-    if is_stream(data.X):
-        streamed = data.X, data.y, data.weight
-        for batch in batches_of(*streamed, batch_size=estimator.batch_size):
-            if batch.counts:
-                weight = check_weight(batch.sample_weight, len(batch.X))
-                yield Data(batch.X, batch.y, weight).take(np.flatnonzero(weight))
+def _parts(data: Data, size: int, batch_size: int) -> Iterator[Data]:
+    """Yield samples that count, so many or fewer at once, in whole batches."""
+    if not is_stream(data.X):
+        yield from _counting(data, size, batch_size)
         return
+    batches = batches_of(data.X, data.y, data.weight, batch_size=batch_size)
+    for batch in in_large_parts(batch for batch in batches if batch.counts):
+        with batch.named():
+            check_consistent_length(batch.X, batch.y)
+            weight = check_weight(batch.sample_weight, len(batch.X))
+        yield from _counting(Data(batch.X, batch.y, weight), size, batch_size)
+
+
+def _counting(data: Data, size: int, batch_size: int) -> Iterator[Data]:
+    """Yield those of some samples that count."""
     rows = np.flatnonzero(data.weight)
     if 0 < len(rows) < len(data.weight):
         n_bytes = np.asarray(data.take(rows[:1]).X).nbytes
         size = min(size, _COPIED_BYTES // max(n_bytes, 1))
     # Whole batches, which `memory` knows again.
-    size = max(size // estimator.batch_size, 1) * estimator.batch_size
+    size = max(size // batch_size, 1) * batch_size
     for start in range(0, len(rows), size):
         yield data.take(rows[start : start + size])
 
@@ -225,30 +234,28 @@ def _of_cross_fit(
     n_classes = len(estimator.network_.labels)
     predictions = StagePredictions.from_blocks(stages, codes, n_classes)
 
-    def refit(exits: NDArray[np.intp]) -> HeldOutPredictions:
-        again = cross_fit.refit and cross_fit.refit(exits.tolist())
-        return _of_cross_fit(estimator, X, again or cross_fit, exits)
-
-    return HeldOutPredictions(
-        estimator,
-        predictions,
-        codes,
-        cross_fit.weight,
-        cross_fit.hashes,
-        X,
-        exits,
-        refit if cross_fit.refit else None,
+    found = HeldOutPredictions(
+        estimator, predictions, codes, cross_fit.weight, cross_fit.hashes, X, exits
     )
+    fit_again = cross_fit.refit
+    if fit_again is None:
+        return found
+
+    def refit(exits: NDArray[np.intp]) -> HeldOutPredictions:
+        return _of_cross_fit(estimator, X, fit_again(exits.tolist()), exits)
+
+    return replace(found, refit=refit)
 
 
 def fit_predict_held_out(estimator: Any, train: Data, data: Data) -> HeldOutPredictions:
     """Fit to some samples, and predict others."""
-    cross_fit = estimator._cross_fit(train.X, train.y, train.weight)
+    fit_again = estimator._cross_fit(train.X, train.y, train.weight).refit
+    predicted = predict_held_out(estimator, data)
+    if fit_again is None:
+        return predicted
 
     def refit(exits: NDArray[np.intp]) -> HeldOutPredictions:
-        if cross_fit.refit:
-            cross_fit.refit(exits.tolist())
+        fit_again(exits.tolist())
         return replace(predict_held_out(estimator, data), exits=exits)
 
-    predicted = predict_held_out(estimator, data)
-    return replace(predicted, refit=refit if cross_fit.refit else None)
+    return replace(predicted, refit=refit)

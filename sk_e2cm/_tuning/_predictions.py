@@ -10,14 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._fitting._calibration import RULED_OUT
+from .._fitting._unseen import Block
 from .._utils._arrays import Floats
 
 # The probabilities of so many classes are kept of a sample, beside those that stages
 # answer. Of the others, of which there are none for most users, it is their mean.
 _MOST_CLASSES = 32
-
-# Places of samples, and their probabilities, shape (n_places, n_classes).
-Blocks = Iterable[tuple[NDArray[np.intp], Floats]]
 
 
 def log_of(proba: Floats) -> Floats:
@@ -64,7 +62,7 @@ class StagePredictions:
     @classmethod
     def from_blocks(
         cls,
-        stages: Sequence[Callable[[], Blocks]],
+        stages: Sequence[Callable[[], Iterable[Block]]],
         codes: NDArray[np.intp],
         n_classes: int,
     ) -> Self:
@@ -113,7 +111,7 @@ class StagePredictions:
         _, n_stages, n_classes = proba.shape
         everybody = np.arange(len(codes))
 
-        def of_stage(stage: int) -> Callable[[], Blocks]:
+        def of_stage(stage: int) -> Callable[[], Iterable[Block]]:
             return lambda: [(everybody, proba[:, stage])]
 
         return cls.from_blocks([*map(of_stage, range(n_stages))], codes, n_classes)
@@ -155,7 +153,7 @@ class StagePredictions:
         return found
 
 
-def columns_of(classes: NDArray[np.intp], codes: NDArray[np.intp]) -> NDArray[np.intp]:
+def places_of(classes: NDArray[np.intp], codes: NDArray[np.intp]) -> NDArray[np.intp]:
     """Return in which column of its classes that of each sample is.
 
     Parameters

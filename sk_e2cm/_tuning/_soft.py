@@ -19,7 +19,7 @@ from scipy.special import softmax
 
 from .._fitting._scores import combination_weights
 from .._utils._arrays import Floats
-from ._predictions import StagePredictions, columns_of
+from ._predictions import StagePredictions, places_of
 
 # Labels and probabilities are compared in cells of so many samples that an exit and the
 # last stage answer differently. In small cells chance hides what the probabilities are
@@ -100,7 +100,7 @@ class SoftTargets:
         of_class = self.proba * self.class_weight[self.classes]
         # The weights are 1 on average, and so those of all other classes.
         others = 1.0 - self.proba.sum(axis=1)
-        right = [of_class[np.arange(len(of_class)), c] for c in self._columns(label)]
+        right = [of_class[np.arange(len(of_class)), c] for c in self._places(label)]
         return of_class.sum(axis=1) + others - np.array(right)
 
     def spoilt(self, label: NDArray[np.intp]) -> Floats:
@@ -114,15 +114,15 @@ class SoftTargets:
     def likely(self, label: NDArray[np.intp]) -> Floats:
         """Return how likely these labels are, of shape (n_stages, n_samples)."""
         everybody = np.arange(len(self.proba))
-        return np.array([self.proba[everybody, c] for c in self._columns(label)])
+        return np.array([self.proba[everybody, c] for c in self._places(label)])
 
     def take(self, rows: NDArray[np.intp]) -> SoftTargets:
         """Select samples."""
         of_samples = self.codes[rows], self.classes[rows], self.proba[rows]
         return SoftTargets(*of_samples, self.class_weight, self.share)
 
-    def _columns(self, label: NDArray[np.intp]) -> Iterator[NDArray[np.intp]]:
-        return (columns_of(self.classes, of_stage) for of_stage in label)
+    def _places(self, label: NDArray[np.intp]) -> Iterator[NDArray[np.intp]]:
+        return (places_of(self.classes, of_stage) for of_stage in label)
 
 
 def soft_targets(
@@ -167,9 +167,9 @@ def together(
     """
     scores = [predictions.exits_log_proba, predictions.last_log_proba]
     some = [of_part[rows] for of_part in scores]
-    columns = columns_of(predictions.classes[rows], codes[rows])
+    places = places_of(predictions.classes[rows], codes[rows])
     counts = predictions.counts
-    exponents = combination_weights(some, columns, weight, len(rows), counts)
+    exponents = combination_weights(some, places, weight, len(rows), counts)
     logits = np.tensordot(exponents, scores, axes=1) + np.log(counts)
     found: Floats = softmax(logits, axis=1)
     return found[:, : predictions.classes.shape[1]]

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import math
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
 T = TypeVar("T")
 
-_WIDTH = 30
+_WIDTH = 20
+
+# Seconds between two drawings: terminals are slow.
+_PAUSE = 0.1
 
 
 class Bar(Protocol):
@@ -23,7 +29,7 @@ class Bar(Protocol):
 
 
 class PlainBar:
-    """How much is done, how fast, and for how long it will go on.
+    """A line that says how much is done, how fast, and for how long it will go on.
 
     Parameters
     ----------
@@ -43,25 +49,67 @@ class PlainBar:
         self.unit = unit
         self.done = 0
         self._started = time.perf_counter()
+        self._drawn = -math.inf
 
     def update(self, n: int) -> None:
-        """Draw that so many more are done."""
+        """Draw that so many more are done, unless it was drawn just now."""
+        if not n:
+            return
         self.done += n
-        taken = max(time.perf_counter() - self._started, 1e-9)
-        text = f"{self.done} {self.unit}, {self.done / taken:.3g} {self.unit}/s"
-        if self.total:
-            filled = "#" * min(_WIDTH * self.done // self.total, _WIDTH)
-            left = taken / max(self.done, 1) * max(self.total - self.done, 0)
-            text = (
-                f"{filled:-<{_WIDTH}} {self.done} of {self.total} {self.unit}, "
-                f"{self.done / taken:.3g} {self.unit}/s, {left:.0f} s left"
-            )
-        # What an earlier, longer line has left is blanked out.
-        print(f"\r{self.what}: {text:<80}", end="", file=sys.stderr, flush=True)
+        now = time.perf_counter()
+        if now - self._drawn > _PAUSE or self.done == self.total:
+            self._drawn = now
+            # A longer line would be drawn below itself each time.
+            width = shutil.get_terminal_size().columns - 1
+            print(f"\r{self._text(now):<{width}.{width}}", end="", file=sys.stderr)
+            sys.stderr.flush()
 
     def close(self) -> None:
-        """End the line."""
-        print(file=sys.stderr)
+        """End the line, if there is any."""
+        if self._drawn > 0:
+            print(file=sys.stderr)
+
+    def _text(self, now: float) -> str:
+        taken = max(now - self._started, 1e-9)
+        speed = f"{self.done / taken:.3g} {self.unit}/s"
+        if not self.total:
+            return f"{self.what}: {self.done} {self.unit}, {speed}"
+        filled = "#" * min(_WIDTH * self.done // self.total, _WIDTH)
+        left = taken / max(self.done, 1) * max(self.total - self.done, 0)
+        return (
+            f"{self.what}: {filled:-<{_WIDTH}} {self.done} of {self.total} "
+            f"{self.unit}, {speed}, {left:.0f} s left"
+        )
+
+
+@contextmanager
+def drawing(
+    total: int | None, *, verbose: int, what: str, unit: str = "samples"
+) -> Iterator[Callable[[int], Any]]:
+    """Give a function that draws that so many more are done.
+
+    Parameters
+    ----------
+    total : int or None
+        How many there are; None if nobody knows.
+
+    verbose : int
+        0 to draw nothing.
+
+    what : str
+        That is being done.
+
+    unit : str, default="samples"
+        What is counted.
+    """
+    if not verbose:
+        yield lambda n: None
+        return
+    bar = _bar(total, f"[sk_e2cm] {what}", unit)
+    try:
+        yield bar.update
+    finally:
+        bar.close()
 
 
 def shown(
@@ -73,38 +121,14 @@ def shown(
     unit: str = "samples",
     n_of: Callable[[T], int],
 ) -> Iterator[T]:
-    """Yield items, and draw how far those are who use them.
+    """Yield items, and draw how many their user is done with; see `drawing`.
 
-    Parameters
-    ----------
-    items : iterable
-        Each is done when the next one is asked for.
-
-    total : int or None
-        How many there are, in the unit; None if nobody knows.
-
-    verbose : int
-        0 to draw nothing.
-
-    what : str
-        That is being done.
-
-    unit : str, default="samples"
-        What is counted.
-
-    n_of : callable
-        How many an item counts for.
+    `n_of` says how many an item counts for.
     """
-    if not verbose:
-        yield from items
-        return
-    bar = _bar(total, f"[sk_e2cm] {what}", unit)
-    try:
+    with drawing(total, verbose=verbose, what=what, unit=unit) as done:
         for item in items:
             yield item
-            bar.update(n_of(item))
-    finally:
-        bar.close()
+            done(n_of(item))
 
 
 def _bar(total: int | None, what: str, unit: str) -> Bar:

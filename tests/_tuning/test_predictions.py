@@ -6,7 +6,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from sk_e2cm._fitting._calibration import RULED_OUT
 from sk_e2cm._tuning import _predictions
-from sk_e2cm._tuning._predictions import StagePredictions, columns_of
+from sk_e2cm._tuning._predictions import StagePredictions, places_of
 
 
 def make_proba(n_stages=4, n=50, n_classes=3, seed=0):
@@ -105,6 +105,6 @@ def test_of_many_classes_those_are_kept_that_matter_and_the_mean_of_the_others()
     assert_array_equal(predictions.counts, [*[1] * n_kept, 300 - n_kept])
 
 
-def test_columns_are_where_a_class_stands():
+def test_places_are_where_a_class_stands():
     classes = np.array([[1, 4, 7], [0, 2, 9]])
-    assert_array_equal(columns_of(classes, np.array([7, 0])), [2, 0])
+    assert_array_equal(places_of(classes, np.array([7, 0])), [2, 0])

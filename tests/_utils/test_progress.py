@@ -1,16 +1,8 @@
 """Progress bars."""
 
-import sys
-
 import pytest
 
-from sk_e2cm._utils._progress import shown
-
-
-@pytest.fixture
-def plain(monkeypatch):
-    """Do without tqdm."""
-    monkeypatch.setitem(sys.modules, "tqdm.auto", None)
+from sk_e2cm._utils._progress import PlainBar, shown
 
 
 def run(total, verbose=1):
@@ -25,7 +17,7 @@ def test_nothing_is_drawn_unless_asked_for(capsys):
     assert said.out == said.err == ""
 
 
-@pytest.mark.usefixtures("plain")
+@pytest.mark.usefixtures("plain_bars")
 def test_without_tqdm_a_line_says_how_much_is_done_how_fast_and_how_long(capsys):
     run(10)
     said = capsys.readouterr().err
@@ -38,11 +30,11 @@ def test_without_tqdm_a_line_says_how_much_is_done_how_fast_and_how_long(capsys)
         assert "of 10 samples" in line
         assert "samples/s" in line
         assert "s left" in line
-    assert "-" * 18 in lines[0]
-    assert "#" * 30 in lines[2]
+    assert "#" * 8 + "-" * 12 in lines[0]
+    assert "#" * 20 in lines[2]
 
 
-@pytest.mark.usefixtures("plain")
+@pytest.mark.usefixtures("plain_bars")
 @pytest.mark.parametrize("total", [None, 0])
 def test_where_nobody_knows_the_total_the_line_says_what_is_done(capsys, total):
     run(total)
@@ -51,7 +43,7 @@ def test_where_nobody_knows_the_total_the_line_says_what_is_done(capsys, total):
     assert "left" not in last
 
 
-@pytest.mark.usefixtures("plain")
+@pytest.mark.usefixtures("plain_bars")
 def test_the_line_ends_where_an_error_ends_the_work(capsys):
     def items():
         yield "abc"
@@ -60,6 +52,29 @@ def test_the_line_ends_where_an_error_ends_the_work(capsys):
     with pytest.raises(ValueError):  # noqa: PT011
         [*shown(items(), 10, verbose=1, what="fit", n_of=len)]
     assert capsys.readouterr().err.endswith("\n")
+
+
+@pytest.mark.usefixtures("plain_bars")
+def test_the_line_is_narrower_than_the_terminal(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    run(10)
+    lines = capsys.readouterr().err.rstrip("\n").split("\r")[1:]
+    assert [len(line) for line in lines] == [39] * 3
+
+
+def test_it_draws_a_few_times_a_second_and_the_end(capsys):
+    bar = PlainBar(1000, "fit", "samples")
+    for _ in range(1000):
+        bar.update(1)
+    bar.close()
+    said = capsys.readouterr().err
+    assert said.count("\r") < 100
+    assert "1000 of 1000" in said
+
+
+def test_what_was_never_drawn_leaves_no_line(capsys):
+    PlainBar(10, "fit", "samples").close()
+    assert capsys.readouterr().err == ""
 
 
 def test_with_tqdm_it_draws(capsys):
