@@ -208,9 +208,10 @@ class E2CMClassifier(
     scales s_k, the calibration, the intensity of "ledoit_wolf" and a classifier given
     as `final` are fitted on a uniform subset of the samples; class means and
     covariances always on all of them. With `carry` or another `head` the features of
-    all samples are kept: where they exceed it, in a temporary file. Where the scores of
-    thousands of classes would exceed it, exits are calibrated on a uniform subset of
-    the samples held out, a thousand at least.
+    all samples are kept: where they exceed it, in a temporary file. Where sixteen times
+    the scores of all samples held out, 8 bytes for each class, exceed it, exits are
+    calibrated on a uniform subset of these, a thousand at least: at 1 GiB, of more than
+    8,400 samples of 1,000 classes.
 
     With `carry`, exits are fitted one after the other. A sample counts in the class
     means, class shares and covariance of an exit as the square root of 1.05 - p, where
@@ -299,8 +300,9 @@ class E2CMClassifier(
         ----------
         X : array-like of shape (n_samples, ...), DataLoader or Dataset
             Samples, each of the shape that the extractor takes; of torch's loaders and
-            datasets batches of (X, y) or (X, y, weight). Then only as many samples are
-            kept as for `partial_fit`.
+            datasets batches of (X, y) or (X, y, weight). Arrays of zarr, h5py and dask
+            are read in slices. Of these, and of loaders, only as many samples are kept
+            as for `partial_fit`.
 
         y : array-like of shape (n_samples,), default=None
             Labels. None where they come with X.

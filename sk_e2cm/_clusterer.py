@@ -96,8 +96,9 @@ class E2CMClusterer(
 
     Attributes
     ----------
-    labels_ : ndarray of shape (n_samples,)
-        The cluster of each sample of the fit, at the last stage.
+    labels_ : ndarray of shape (n_samples,) or None
+        The cluster of each sample of the fit, at the last stage. None if the samples
+        came batch by batch.
 
     cluster_centers_ : ndarray of shape (n_clusters, n_features)
         Centers of the clusters at the last stage: the clusterer's, or means of the
@@ -319,7 +320,7 @@ class E2CMClusterer(
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, ...)
+        X : array-like of shape (n_samples, ...), DataLoader or Dataset
             Samples of the shape that was fitted.
 
         Returns

@@ -49,7 +49,7 @@ class EarlyExitMixin(InputsMixin):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, ...)
+        X : array-like of shape (n_samples, ...), DataLoader or Dataset
             Samples of the shape that was fitted.
 
         Returns
@@ -65,7 +65,7 @@ class EarlyExitMixin(InputsMixin):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, ...)
+        X : array-like of shape (n_samples, ...), DataLoader or Dataset
             Samples of the shape that was fitted.
 
         Returns
@@ -80,7 +80,7 @@ class EarlyExitMixin(InputsMixin):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, ...)
+        X : array-like of shape (n_samples, ...), DataLoader or Dataset
             Samples of the shape that was fitted.
 
         Yields
@@ -102,7 +102,7 @@ class EarlyExitMixin(InputsMixin):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, ...)
+        X : array-like of shape (n_samples, ...), DataLoader or Dataset
             Samples of the shape that was fitted.
 
         Returns
@@ -120,7 +120,7 @@ class EarlyExitMixin(InputsMixin):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, ...)
+        X : array-like of shape (n_samples, ...), DataLoader or Dataset
             Samples of the shape that was fitted.
 
         Returns
@@ -270,7 +270,7 @@ class EarlyExitClassifierMixin(EarlyExitMixin):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, ...)
+        X : array-like of shape (n_samples, ...), DataLoader or Dataset
             Samples of the shape that was fitted.
 
         Returns
@@ -290,7 +290,7 @@ class EarlyExitClassifierMixin(EarlyExitMixin):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, ...)
+        X : array-like of shape (n_samples, ...), DataLoader or Dataset
             Samples of the shape that was fitted.
 
         Yields

@@ -99,7 +99,7 @@ def n_samples_of(X: Any) -> int | None:
         counted = None if X.batch_size is None else X.sampler
     try:
         return int(X.shape[0]) if hasattr(X, "shape") else len(counted)
-    # Numbers have none of these, nested tensors no shape, and some datasets no length.
+    # Numbers have neither shape nor length, nor have some datasets and tensors.
     except (IndexError, RuntimeError, TypeError, ValueError):
         return None
 

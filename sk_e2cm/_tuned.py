@@ -160,10 +160,11 @@ class TunedExitsCV(TunedFit, DelegatesToEstimator, MetaEstimatorMixin, BaseEstim
     for 0.95 and 0.01, and several times as many make good use of it.
 
     Memory: what the estimator's `fit` takes (features of up to scikit-learn's
-    ``working_memory``, and with whitening a covariance for each fold and stage), 8
-    bytes per sample, stage and class, and some hundred bytes per sample and exit. For
-    50,000 images, ten exits and ten classes the process peaked at 2.3 GiB, and at
-    3.3 GiB with whitening; torch and the images are in it.
+    ``working_memory``, and with whitening a covariance for each fold and stage), up to
+    a quarter of the working memory for scores, and some hundred bytes per sample and
+    exit. Probabilities are kept of all classes where these are few; of more than 32,
+    besides the labels that stages answer, of the most probable ones, and of the others
+    their mean.
 
     References
     ----------
@@ -244,7 +245,8 @@ class TunedExitsCV(TunedFit, DelegatesToEstimator, MetaEstimatorMixin, BaseEstim
             many are held out as the estimator keeps, or all with ``cv="prefit"``.
 
         y : array-like of shape (n_samples,), default=None
-            Labels. By default the answers of the full network are taken for right.
+            Labels. By default the answers of the full network are taken for right; of
+            what comes batch by batch only with ``cv="prefit"``.
             Ignored for a clusterer, which is measured by those always.
 
         sample_weight : array-like of shape (n_samples,), default=None
