@@ -169,7 +169,7 @@ class TunedFit:
             reserved = set_aside(size, folds, data.y, rng)
             if not isinstance(self.cv, str):
                 reserved = spare_whole_classes(reserved, data.y)
-        aside, data = data.among(reserved), data.among(~reserved)
+        aside, data = data.only(reserved), data.only(~reserved)
         if isinstance(self.cv, str):
             return predict_held_out(estimator, data), aside
         used = data.weight > 0
@@ -178,13 +178,13 @@ class TunedFit:
         check_folds(folds[used], y)
         if self.refit:
             return cross_predict(estimator, data, folds[used]), aside
-        train = data.among(folds < 0)
+        train = data.only(folds < 0)
         if not train.weight.any():
             raise ValueError(
                 "refit=False needs samples that are never held out: cv=0.2, say, or a "
                 "PredefinedSplit with -1 for them."
             )
-        return fit_predict_held_out(estimator, train, data.among(folds >= 0)), aside
+        return fit_predict_held_out(estimator, train, data.only(folds >= 0)), aside
 
     def _predict_stream(self, data: Data) -> tuple[HeldOutPredictions, Data]:
         """Predict the samples of a stream that are held out; none are set aside."""

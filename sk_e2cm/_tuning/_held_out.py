@@ -43,7 +43,7 @@ class Data:
     y: Any
     weight: Any
 
-    def among(self, which: NDArray[np.bool_]) -> Data:
+    def only(self, which: NDArray[np.bool_]) -> Data:
         """Select samples: X, which may be larger than memory, stays as it is."""
         return replace(self, weight=np.where(which, self.weight, 0.0))
 

@@ -387,20 +387,20 @@ def test_samples_that_are_not_among_those_selected_are_not_predicted(
 ):
     monkeypatch.setattr("sk_e2cm._tuning._held_out._COPIED_BYTES", most)
     rows = np.flatnonzero(data.y == 1)
-    found = predict_held_out(fitted, data.among(data.y == 1))
+    found = predict_held_out(fitted, data.only(data.y == 1))
     expected = predict_held_out(fitted, data.take(rows))
     assert_array_equal(found.weight, data.weight[rows])
     assert_array_equal(found.hashes, expected.hashes)
     assert_array_equal(found.predictions.label, expected.predictions.label)
-    assert data.among(data.y == 1).X is data.X
+    assert data.only(data.y == 1).X is data.X
 
 
 def test_samples_without_weight_alone_are_refused(fitted, data):
     with pytest.raises(ValueError, match="zero for every sample"):
-        predict_held_out(fitted, data.among(data.y == 9))
+        predict_held_out(fitted, data.only(data.y == 9))
 
 
 def test_predictions_for_one_class_make_a_problem(fitted, data):
-    found = predict_held_out(fitted, data.among(data.y == 1))
+    found = predict_held_out(fitted, data.only(data.y == 1))
     assert isinstance(found, HeldOutPredictions)
     assert found.problem(found.losses("balanced_accuracy")).loss.max() == 1
