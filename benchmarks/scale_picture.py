@@ -39,6 +39,6 @@ def draw(lines: Lines) -> None:
             memory.plot(*zip(*found, strict=True), "-o", ms=4)
         time.set(xscale="log", yscale="log", xlabel=label, ylabel="seconds")
         memory.set(xscale="log", xlabel=label, ylabel="peak memory, MB", ylim=(0, None))
-        if time.lines:
+        if len(time.lines) > 1:
             time.legend(fontsize="small")
     figure.savefig(PICTURE, dpi=120)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from sklearn.utils.validation import validate_data
 
 from ._base import BaseE2CM, columns_of
-from ._extractors import fingerprint_of
+from ._extractors import Extractor, fingerprint_of
 from ._fitting._labelled import LabelledStatistics, Source
 from ._fitting._means import OF_SECOND_ORDER
 from ._fitting._statistics import N_FOLDS
@@ -50,7 +50,13 @@ class CollectingE2CM(BaseE2CM):
         """
         self._check_carry()
         seen, full_pass = None, None
-        batches = batches_of(X, y, sample_weight, batch_size=self.batch_size)
+        batches = batches_of(
+            X,
+            y,
+            sample_weight,
+            batch_size=self.batch_size,
+            labelled=self._takes_labels,
+        )
         with drawing(n_samples_of(X), verbose=self.verbose, what="fit") as done:
             for batch in with_enough_first(batches, N_LOOKED_AT):
                 if not batch.counts:
@@ -97,10 +103,7 @@ class CollectingE2CM(BaseE2CM):
         """Return the pass over samples like these, and statistics of none yet."""
         extractor = self._checked_extractor(given)
         full_pass = self._full_pass(extractor, self.pooling)
-        # Clusters are known after the pass only, and sums over them with them.
-        products = self._takes_labels and self.metric in OF_SECOND_ORDER
-        key = fingerprint_of(extractor)
-        source = Source(key, self.pooling, X.shape[1:], products)
+        source = self._source(extractor, X)
         if before is None:
             full_pass.verify(X)
             columns = columns_of(given)
@@ -110,3 +113,9 @@ class CollectingE2CM(BaseE2CM):
         return full_pass, LabelledStatistics.of_none(
             full_pass, source, labels, columns, X
         )
+
+    def _source(self, extractor: Extractor, X: SampleRows) -> Source:
+        """Say where features of samples like these come from."""
+        # Clusters are known after the pass only, and sums over them with them.
+        products = self._takes_labels and self.metric in OF_SECOND_ORDER
+        return Source(fingerprint_of(extractor), self.pooling, X.shape[1:], products)

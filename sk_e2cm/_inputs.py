@@ -92,7 +92,9 @@ class InputsMixin:
         And with them the network on the device asked for.
         """
         check_in_order(X)
-        for given in in_large_parts(batches_of(X, batch_size=self.batch_size)):
+        size = self.batch_size
+        batches = batches_of(X, batch_size=size, labelled=False, weighted=False)
+        for given in in_large_parts(batches):
             valid = self._check_X(given.X)
             self._warn_of_other_conditions(self.network_)
             network = self.network_.to(self.device)

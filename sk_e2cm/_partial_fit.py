@@ -13,6 +13,7 @@ from sklearn.base import clone
 from sklearn.utils.validation import check_is_fitted
 
 from ._collecting import CollectingE2CM
+from ._extractors import Extractor
 from ._fitting._classifiers import check_head
 from ._fitting._cross_fitting import CrossFit, HeadSpec
 from ._fitting._labelled import Finished, LabelledStatistics
@@ -20,7 +21,7 @@ from ._fitting._means import OF_SECOND_ORDER
 from ._fitting._statistics import Statistics, in_one_fold
 from ._multi_exit._thresholds import check_thresholds
 from ._utils._compat import _fit_context
-from ._utils._labels import as_labels, check_classes
+from ._utils._labels import as_labels, check_classes, labels_like
 
 _NO_STATISTICS = (
     "fit keeps no statistics, which would be many times as large as the exits, and "
@@ -114,8 +115,7 @@ class PartialFitE2CM(CollectingE2CM):
         """
         seen = self._seen(X, y, classes, sample_weight)
         if "statistics_" in vars(self):
-            self.statistics_.merge(seen)
-            seen = self.statistics_
+            seen = self._merged(seen)
         self._set_seen(seen)
         return self
 
@@ -136,17 +136,23 @@ class PartialFitE2CM(CollectingE2CM):
         Raises
         ------
         ValueError
-            If one of both has no statistics, or if they are of different features.
+            If the other has no statistics, if this one was fitted by `fit`, or if they
+            are of different features.
         """
         for estimator in (self, other):
-            if "statistics_" not in vars(estimator):
+            is_fresh = estimator is self and "network_" not in vars(self)
+            if "statistics_" not in vars(estimator) and not is_fresh:
                 raise ValueError(
                     "merge adds up the statistics of partial_fit, and "
                     f"{'this' if estimator is self else 'the other'} estimator has "
                     f"none. {_NO_STATISTICS}"
                 )
-        self.statistics_.merge(other.statistics_)
-        self._set_seen(self.statistics_)
+        if "statistics_" not in vars(self):
+            seen = other.statistics_
+            self._check_source(self._checked_extractor(seen.some), seen)
+            self._set_seen(seen)
+            return self
+        self._set_seen(self._merged(other.statistics_))
         return self
 
     def for_sharing(self, features: bool = False) -> Self:
@@ -216,10 +222,25 @@ class PartialFitE2CM(CollectingE2CM):
             )
         known = [] if before is None else [before.labels]
         if classes is not None:
-            known.append(np.unique(as_labels(classes, "classes")))
+            given = np.unique(as_labels(classes, "classes"))
+            known.append(labels_like(given, known[0], "classes") if known else given)
         labels = np.unique(np.concatenate(known))
         check_head(self.head)
         return self._collected(X, y, sample_weight, before=before, labels=labels)
+
+    def _merged(self, other: LabelledStatistics) -> LabelledStatistics:
+        """Return what both have seen; an interrupt leaves both as they were."""
+        found = self.statistics_.copy()
+        found.merge(other)
+        return found
+
+    def _check_source(self, extractor: Extractor, seen: LabelledStatistics) -> None:
+        """Refuse statistics of other features than the parameters ask for."""
+        source = self._source(extractor, seen.some)
+        if seen.source.products:
+            # Nobody has to use them.
+            source = source._replace(products=True)
+        source.check_same(seen.source)
 
     def _set_seen(self, seen: LabelledStatistics) -> None:
         """Set statistics; exits that were finished before are finished no more."""
@@ -232,7 +253,7 @@ class PartialFitE2CM(CollectingE2CM):
 
     def _finish(self) -> None:
         """Fit the exits to what was seen by partial fits."""
-        self._fit_seen(self.statistics_, in_parts=True)
+        self._fit_seen(self.statistics_.copy(), in_parts=True)
 
     def _fit_seen(
         self, seen: LabelledStatistics, *, in_parts: bool, n_folds: int | None = None
@@ -243,6 +264,12 @@ class PartialFitE2CM(CollectingE2CM):
         """
         since = time.perf_counter()
         extractor = self._checked_extractor(seen.some)
+        self._check_source(extractor, seen)
+        if self.cost_unit == "seconds" and not len(seen.some):
+            raise ValueError(
+                "cost_unit='seconds' needs samples to measure on, and sums came "
+                "without any: use 'macs', and measure_seconds(X)."
+            )
         found = seen.finish()
         alone = check_classes(
             found.labels,
@@ -278,6 +305,12 @@ class PartialFitE2CM(CollectingE2CM):
         if n_folds is not None:
             # Without its only fold nothing would say where a class is.
             folds = np.where(in_one_fold(folds, statistics.codes), -1, folds)
+            if (folds < 0).all():
+                raise ValueError(
+                    f"Features of {len(folds)} samples fit into scikit-learn's "
+                    "working_memory, and each class among them lies in one fold alone. "
+                    "Give it more, by sklearn.set_config(working_memory=...)."
+                )
         spec, too_few = self._head_spec(statistics.n_distinct, n_classes, parts)
         n_distinct = statistics.n_distinct
         if spec.needs_everything:

@@ -9,7 +9,6 @@ from numbers import Integral
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from sklearn.utils import check_consistent_length, gen_batches
 from torch.utils.data import (
@@ -20,8 +19,8 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from ._utils._arrays import SampleRows, is_lazy
-from ._utils._labels import as_labels
+from ._utils._arrays import SampleRows, is_lazy, to_array
+from ._utils._labels import as_labels, labels_like
 from ._utils._validation import check_weight
 
 # Samples that are looked at together before the network is trusted.
@@ -98,6 +97,8 @@ def n_samples_of(X: Any) -> int | None:
         # Of batches that the loader does not make itself it knows no size.
         counted = None if X.batch_size is None else X.sampler
     try:
+        if getattr(X, "drop_last", False):
+            return len(X) * X.batch_size
         return int(X.shape[0]) if hasattr(X, "shape") else len(counted)
     # Numbers have neither shape nor length, nor have some datasets and tensors.
     except (IndexError, RuntimeError, TypeError, ValueError):
@@ -105,9 +106,17 @@ def n_samples_of(X: Any) -> int | None:
 
 
 def batches_of(
-    X: Any, y: Any = None, sample_weight: Any = None, *, batch_size: int
+    X: Any,
+    y: Any = None,
+    sample_weight: Any = None,
+    *,
+    batch_size: int,
+    labelled: bool = True,
+    weighted: bool = True,
 ) -> Iterator[SampleBatch]:
     """Yield the batches of a loader, a dataset or a lazy array, or all of an array.
+
+    Without what comes beside X if nobody wants it, whatever that may be.
 
     Raises
     ------
@@ -128,7 +137,7 @@ def batches_of(
     loader = X if isinstance(X, DataLoader) else DataLoader(X, batch_size=batch_size)
     n_batches = 0
     for number, given in enumerate(loader):
-        batch = _as_batch(given, number)
+        batch = _as_batch(given, number, labelled=labelled, weighted=weighted)
         n_batches += 1
         yield batch
     if not n_batches:
@@ -157,6 +166,12 @@ def _read(X: Any, y: Any, sample_weight: Any, batch_size: int) -> Iterator[Sampl
     # Of no samples one batch, so that others say what is wrong.
     for first in range(0, max(int(n_samples), 1), n_read):
         samples = np.asarray(X[first : first + n_read])
+        n_expected = min(n_read, int(n_samples) - first)
+        if len(samples) != n_expected:
+            raise ValueError(
+                f"X[{first}:{first + n_read}] has {len(samples)} samples, and by the "
+                f"shape of X it should have {n_expected}."
+            )
         for rows in gen_batches(max(len(samples), 1), batch_size):
             of_all = slice(first + rows.start, first + rows.stop)
             yield SampleBatch(
@@ -200,7 +215,9 @@ def check_in_order(X: Any) -> None:
         )
 
 
-def _as_batch(given: Any, number: int) -> SampleBatch:
+def _as_batch(
+    given: Any, number: int, *, labelled: bool, weighted: bool
+) -> SampleBatch:
     parts = tuple(given) if isinstance(given, (list, tuple)) else (given,)
     if isinstance(given, dict) or not 1 <= len(parts) <= 3:
         kind = type(given).__name__
@@ -209,15 +226,20 @@ def _as_batch(given: Any, number: int) -> SampleBatch:
             "A batch must be X, (X,), (X, y) or (X, y, weight), as a tuple or a list; "
             f"got a {inside}."
         )
-    X, y, weight = [*map(_as_numpy, parts), None, None][:3]
-    return SampleBatch(X, y, weight, (number, number))
-
-
-def _as_numpy(values: Any) -> Any:
-    """Return labels and weights as arrays; samples are tensors, as others take them."""
-    if isinstance(values, torch.Tensor):
-        return values.numpy(force=True)
-    return np.asarray(values)
+    X, y, weight = [*parts, None, None][:3]
+    batch = SampleBatch(X, y, weight, (number, number))
+    with batch.named():
+        X = to_array(X, "X")
+        if not X.ndim:
+            raise ValueError("X must hold samples along its first axis.")
+        return batch._replace(
+            X=X,
+            y=None if y is None or not labelled else as_labels(y),
+            sample_weight=None
+            if weight is None or not weighted
+            # One weight for each sample, or others will say so.
+            else np.atleast_1d(to_array(weight, "sample_weight")),
+        )
 
 
 def with_enough_first(
@@ -264,6 +286,8 @@ def _joined(batches: Sequence[SampleBatch]) -> SampleBatch:
                 raise ValueError(
                     "Labels and weights come with all batches, or with none."
                 )
+            if first.y is not None:
+                labels_like(batch.y, first.y)
     X, y, weight = as_one([batch[:3] for batch in batches])
     numbers = first.numbers and last.numbers and (first.numbers[0], last.numbers[1])
     return SampleBatch(X, y, weight, numbers)

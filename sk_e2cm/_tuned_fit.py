@@ -36,6 +36,7 @@ from ._tuning._risk import RiskControl, promised
 from ._tuning._search import Points, evaluate, search
 from ._tuning._soft import SoftTargets
 from ._tuning._starts import starts
+from ._utils._arrays import is_lazy
 from ._utils._validation import check_samples
 
 
@@ -193,11 +194,17 @@ class TunedFit:
             if getattr(self, name) is not None:
                 raise ValueError(
                     f"{name}= sets samples aside, and does not take what comes batch "
-                    "by batch. Stack a part that the thresholds have not seen."
+                    "by batch. Pass the samples held out as one array or numpy.memmap, "
+                    "with cv='prefit'."
                 )
         estimator = self._own_estimator()
         if isinstance(self.cv, str):
             return predict_held_out(estimator, data), nobody
+        if is_lazy(data.X) and data.y is None and not is_clusterer(estimator):
+            raise ValueError(
+                "Without y thresholds agree with the full network, which of what comes "
+                "batch by batch takes cv='prefit'."
+            )
         if not isinstance(self.cv, Integral) or not self.refit:
             raise ValueError(
                 "Of what comes batch by batch folds follow from the content of the "

@@ -1,6 +1,8 @@
 """Fits in parts give what one fit to everything gives."""
 
+import copy
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
 
 from sk_e2cm import E2CMClassifier
+from sk_e2cm._fitting._kept import KeptFeatures
 from sk_e2cm.testing import CountingExtractor, ToyExtractor
 
 N = 600
@@ -357,3 +360,125 @@ def test_what_needs_features_is_refused_by_name(data, name):
 def test_without_statistics_there_is_nothing_to_share(data, default):
     with pytest.raises(ValueError, match="no statistics to share"):
         clone(default).fit(*data[:2]).for_sharing()
+
+
+# Interrupted, in threads, with oneself
+
+
+def test_an_interrupted_merge_changes_nothing(data, default, monkeypatch):
+    X, y, _ = data
+    one = clone(default).partial_fit(X[:100], y[:100], NAMES)
+    other = clone(default).partial_fit(X[100:], y[100:], NAMES)
+    before = one.exit_proba(X)
+
+    def interrupt(self, other, codes):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(KeptFeatures, "merge", interrupt)
+        for add in (
+            lambda: one.merge(other),
+            lambda: one.partial_fit(X[100:], y[100:]),
+        ):
+            with pytest.raises(KeyboardInterrupt):
+                add()
+    assert_array_equal(one.finalize().exit_proba(X), before)
+
+
+def test_where_memory_is_lacking_while_exits_are_finished_they_can_be_later(
+    data, default, monkeypatch
+):
+    X, y, _ = data
+    clf = clone(default)
+    for rows in (slice(100), slice(100, None)):
+        clf.partial_fit(X[rows], y[rows], NAMES)
+    expected = clone(default).fit(X, y).exit_proba(X)
+    concatenate, calls = np.concatenate, []
+
+    def lacking(arrays, *args, **kwargs):
+        calls.append(arrays)
+        if len(calls) == 12:
+            raise MemoryError
+        return concatenate(arrays, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "concatenate", lacking)
+        with pytest.raises(MemoryError):
+            clf.predict(X)
+    assert_allclose(clf.exit_proba(X), expected, rtol=0, atol=1e-6)
+
+
+def test_threads_may_finish_the_exits_at_once(data, default):
+    X, y, _ = data
+    clf = clone(default)
+    for rows in (slice(100), slice(100, None)):
+        clf.partial_fit(X[rows], y[rows], NAMES)
+    with ThreadPoolExecutor(6) as pool:
+        found = [*pool.map(clf.predict, [X] * 6)]
+    for labels in found:
+        assert_array_equal(labels, clone(default).fit(X, y).predict(X))
+
+
+def test_merged_with_itself_every_sample_counts_twice(data, default):
+    X, y, _ = data
+    clf = clone(default).partial_fit(X, y, NAMES)
+    found = clf.merge(clf).exit_proba(X)
+    twice = clone(default).fit(np.concatenate([X, X]), np.concatenate([y, y]))
+    assert_allclose(found, twice.exit_proba(X), rtol=0, atol=1e-6)
+
+
+def test_a_fresh_estimator_takes_what_others_have_seen(data, default):
+    X, y, _ = data
+    parts = [
+        clone(default).partial_fit(X[i::2], y[i::2], NAMES).for_sharing(features=True)
+        for i in range(2)
+    ]
+    total = clone(default)
+    for part in parts:
+        total.merge(part)
+    expected = clone(default).fit(X, y)
+    assert_allclose(total.exit_proba(X), expected.exit_proba(X), rtol=0, atol=1e-6)
+    with pytest.raises(ValueError, match="another metric"):
+        E2CMClassifier(ToyExtractor()).merge(
+            E2CMClassifier(ToyExtractor(), metric="euclidean").partial_fit(X, y, NAMES)
+        )
+
+
+def test_copies_do_not_share_what_is_added(data, default):
+    X, y, _ = data
+    clf = clone(default).partial_fit(X[:100], y[:100], NAMES)
+    before = clf.exit_proba(X)
+    copy.copy(clf).partial_fit(X[100:], y[100:])
+    assert_array_equal(clf.finalize().exit_proba(X), before)
+
+
+def test_labels_of_another_kind_are_refused(data, default):
+    X, y, _ = data
+    numbers = np.unique(y, return_inverse=True)[1]
+    clf = clone(default).partial_fit(X, y, NAMES)
+    with pytest.raises(ValueError, match="none of those known"):
+        clf.partial_fit(X, numbers, classes=range(4))
+    with pytest.raises(ValueError, match="none of those known"):
+        clf.merge(clone(default).partial_fit(X, numbers, classes=range(4)))
+    assert_array_equal(clf.classes_, np.unique(y))
+
+
+def test_another_metric_than_that_of_the_sums_is_refused(data):
+    X, y, _ = data
+    clf = E2CMClassifier(ToyExtractor(), metric="euclidean").partial_fit(X, y, NAMES)
+    clf.set_params(metric="mahalanobis")
+    with pytest.raises(ValueError, match="another metric"):
+        clf.predict(X)
+    whitened = E2CMClassifier(ToyExtractor()).partial_fit(X, y, NAMES)
+    found = whitened.set_params(metric="euclidean").exit_proba(X)
+    expected = E2CMClassifier(ToyExtractor(), metric="euclidean").fit(X, y)
+    assert_allclose(found, expected.exit_proba(X), rtol=0, atol=1e-6)
+
+
+def test_seconds_need_samples_to_measure_on(data):
+    X, y, _ = data
+    plain = {"calibration": None, "final": "class_means", "shrinkage": "oas"}
+    clf = E2CMClassifier(ToyExtractor(), cost_unit="seconds", **plain)
+    shared = clf.partial_fit(X, y, NAMES).for_sharing()
+    with pytest.raises(ValueError, match="needs samples to measure on"):
+        shared.predict(X)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import tempfile
 import weakref
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import IO, Any, NamedTuple
 
 import numpy as np
@@ -147,6 +149,12 @@ class KeptFeatures:
             self._add(_Piece([*piece.features], samples, rows))
         self.n_seen += other.n_seen
 
+    def copy(self) -> KeptFeatures:
+        """Return what keeps the same, and may keep others, too."""
+        found = copy.copy(self)
+        found._pieces = [*self._pieces]
+        return found
+
     def of_none(self) -> KeptFeatures:
         """Return what knows the shapes of the features, and has seen none."""
         found = KeptFeatures(everything=self.everything)
@@ -216,12 +224,15 @@ class KeptFeatures:
         arrays = zip(*(piece.samples for piece in self._pieces), strict=True)
         samples = Samples(*map(np.concatenate, arrays))
         order = np.lexsort((samples.hashes, samples.folds < 0))
-        last = order[min(self._most, len(order)) - 1]
-        # All rows that equal the last one are kept with it.
-        self._last = bool(samples.folds[last] < 0), int(samples.hashes[last])
-        self._pieces = [
-            piece.take(_no_later(piece.samples, self._last)) for piece in self._pieces
-        ]
+        place = order[min(self._most, len(order)) - 1]
+        # All rows that equal the last one are kept with it, or none if they are many.
+        last = bool(samples.folds[place] < 0), int(samples.hashes[place])
+        before = last[0], max(last[1] - 1, 0)
+        too_many = _no_later(samples, last).sum() > _SLACK * self._most
+        if too_many and _no_later(samples, before).sum() >= _FEWEST_KEPT:
+            last = before
+        pieces = [piece.take(_no_later(piece.samples, last)) for piece in self._pieces]
+        self._last, self._pieces = last, pieces
 
 
 class _Piece(NamedTuple):
@@ -237,13 +248,17 @@ class _Piece(NamedTuple):
 
 
 def _joined(pieces: Sequence[_Piece]) -> _Piece:
-    """Join pieces, and let go of their features, which may fill the memory."""
+    """Join pieces; their own features become parts of these, which may fill the memory.
+
+    Whoever is interrupted leaves the pieces as they were.
+    """
     samples = zip(*(piece.samples for piece in pieces), strict=True)
+    bounds = np.cumsum([0, *(len(piece.rows) for piece in pieces)]).tolist()
     features = []
     for stage in range(len(pieces[0].features)):
         features.append(np.concatenate([piece.features[stage] for piece in pieces]))
-        for piece in pieces:
-            piece.features[stage] = features[-1][:0]
+        for piece, (start, stop) in zip(pieces, pairwise(bounds), strict=True):
+            piece.features[stage] = features[-1][start:stop]
     return _Piece(
         features,
         Samples(*(np.concatenate(arrays) for arrays in samples)),

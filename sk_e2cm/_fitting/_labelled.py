@@ -14,6 +14,7 @@ from sklearn.base import BaseEstimator
 from .._multi_exit._full_pass import FullPass, Shape
 from .._utils._arrays import Floats, SampleRows, largest
 from .._utils._hashing import row_hashes
+from .._utils._labels import labels_like
 from ._kept import Samples
 from ._statistics import N_FOLDS, RunningStatistics, Statistics, folds_by_hash
 
@@ -154,8 +155,12 @@ class LabelledStatistics:
 
     def name(self, classes: NDArray[Any]) -> None:
         """Add labels that may come."""
-        new = np.setdiff1d(classes, self.labels)
+        new = np.setdiff1d(labels_like(classes, self.labels), self.labels)
         self.labels = np.concatenate([self.labels, new])
+
+    def copy(self) -> LabelledStatistics:
+        """Return the same statistics, to which others may be added."""
+        return replace(self, running=self.running.copy())
 
     def merge(self, other: LabelledStatistics) -> None:
         """Add what another has seen, which stays as it is.

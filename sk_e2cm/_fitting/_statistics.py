@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -154,6 +155,14 @@ class RunningStatistics:
         self._seen: list[NDArray[Any]] = []
         self._counted = np.zeros(0, dtype=np.intp)
         self._pending: list[tuple[Batch, Samples]] = []
+
+    def copy(self) -> RunningStatistics:
+        """Return the same statistics, to which others may be added."""
+        found = copy.copy(self)
+        found.sums = [each.copy() for each in self.sums]
+        found.kept = self.kept.copy()
+        found._seen, found._pending = [*self._seen], [*self._pending]
+        return found
 
     def of_none(self) -> RunningStatistics:
         """Return statistics of the same kind, of no samples yet."""

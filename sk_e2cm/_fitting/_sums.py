@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -134,6 +135,14 @@ class ClassSums:
             cross = total[:, :, None] * moved + moved[:, None] * total[:, None, :]
             weight = other.weight.sum(axis=1)[:, None, None]
             self.second[slots] += other.second + cross + weight * np.outer(moved, moved)
+
+    def copy(self) -> ClassSums:
+        """Return the same sums, to which others may be added."""
+        found = copy.copy(self)
+        for name, value in vars(self).items():
+            if isinstance(value, np.ndarray):
+                setattr(found, name, value.copy())
+        return found
 
     def take_classes(self, codes: NDArray[np.intp]) -> ClassSums:
         """Return these sums with class ``codes[k]`` in place of class k."""

@@ -49,25 +49,29 @@ class PlainBar:
         self.unit = unit
         self.done = 0
         self._started = time.perf_counter()
-        self._drawn = -math.inf
+        self._drawn, self._shown = -math.inf, 0
 
     def update(self, n: int) -> None:
         """Draw that so many more are done, unless it was drawn just now."""
         if not n:
             return
         self.done += n
-        now = time.perf_counter()
-        if now - self._drawn > _PAUSE or self.done == self.total:
-            self._drawn = now
-            # A longer line would be drawn below itself each time.
-            width = shutil.get_terminal_size().columns - 1
-            print(f"\r{self._text(now):<{width}.{width}}", end="", file=sys.stderr)
-            sys.stderr.flush()
+        if time.perf_counter() - self._drawn > _PAUSE or self.done == self.total:
+            self._draw()
 
     def close(self) -> None:
         """End the line, if there is any."""
-        if self._drawn > 0:
+        if self._shown != self.done:
+            self._draw()
+        if self.done:
             print(file=sys.stderr)
+
+    def _draw(self) -> None:
+        self._drawn, self._shown = time.perf_counter(), self.done
+        # A longer line would be drawn below itself each time.
+        width = shutil.get_terminal_size().columns - 1
+        text = self._text(self._drawn)
+        print(f"\r{text:<{width}.{width}}", end="", file=sys.stderr, flush=True)
 
     def _text(self, now: float) -> str:
         taken = max(now - self._started, 1e-9)

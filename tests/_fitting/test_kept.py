@@ -168,3 +168,20 @@ def test_sums_over_kept_features_are_those_of_the_pass(
                 found.covariance(fold), expected.covariance(fold), atol=1e-12
             )
     assert (found.second is None) != second
+
+
+def test_a_row_that_comes_again_and_again_does_not_fill_the_memory():
+    rng = np.random.default_rng(0)
+    kept = KeptFeatures()
+    with sklearn.config_context(working_memory=0.01):
+        for _ in range(30):
+            hashes = rng.integers(2**63, size=100).astype(np.uint64)
+            hashes[::2] = 2**60  # small, but not the smallest
+            features = [rng.normal(size=(100, 4))]
+            nothing = np.zeros(100, dtype=np.intp)
+            samples = Samples(hashes, nothing, nothing, np.ones(100))
+            batch = Batch(slice(0, 100), features, [(4,)], [np.zeros(4)])
+            kept.add(batch, samples)
+            assert kept._n_stored() < 1000
+    found = kept.finish().samples.hashes
+    assert len(found) == len(np.unique(found)) >= 100
