@@ -204,6 +204,19 @@ class PartialFitE2CM(CollectingE2CM):
         self.__dict__ = {k: v for k, v in vars(self).items() if k != "statistics_"}
         return self
 
+    def __dir__(self) -> list[str]:
+        if "network_" in vars(self) or "statistics_" not in vars(self):
+            return [*super().__dir__()]
+        # scikit-learn asks for every attribute, to show an estimator for instance, and
+        # so would finish the exits.
+        of_class = {name: getattr(type(self), name, None) for name in dir(type(self))}
+        lazy = {
+            name
+            for name, value in of_class.items()
+            if isinstance(value, (FinishedAttribute, property))
+        }
+        return sorted({*of_class, *vars(self)} - lazy)
+
     def _seen(
         self,
         X: Any,

@@ -296,7 +296,7 @@ def test_labels_and_weights_of_another_length_are_refused(lazy, data, fitted):
 def test_a_fit_without_labels_is_refused(lazy, data, fitted):
     X = lazy(data[0])
     for call in (clone(fitted).fit, TunedExitsCV(fitted, max_drop=0.05).fit):
-        with pytest.raises(ValueError, match="requires y|takes cv=.prefit"):
+        with pytest.raises(ValueError, match=r"requires y|takes cv=.prefit"):
             call(X)
 
 

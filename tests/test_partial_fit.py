@@ -482,3 +482,13 @@ def test_seconds_need_samples_to_measure_on(data):
     shared = clf.partial_fit(X, y, NAMES).for_sharing()
     with pytest.raises(ValueError, match="needs samples to measure on"):
         shared.predict(X)
+
+
+def test_to_show_an_estimator_is_not_to_finish_its_exits(data, default):
+    X, y, _ = data
+    clf = clone(default).partial_fit(X[y == "ant"], y[y == "ant"], NAMES)
+    assert "statistics_" in clf._repr_html_()
+    assert "network_" not in vars(clf)
+    assert "statistics_" in dir(clf)
+    clf.partial_fit(X, y).predict(X)
+    assert {"network_", "classes_", "extractor_"} <= {*dir(clf)}

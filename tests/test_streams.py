@@ -534,3 +534,56 @@ def test_lists_of_numbers_are_no_samples_with_labels(fitted):
     X = np.zeros((3, 12)).tolist()
     assert fitted.predict(X).shape == (3,)
     assert fitted.predict([np.zeros(12)] * 2).shape == (2,)
+
+
+# Labels of lists
+
+
+class OfBatches(IterableDataset):
+    def __init__(self, batches):
+        self.batches = batches
+
+    def __iter__(self):
+        return iter(self.batches)
+
+
+def loader_of_batches(*batches):
+    return DataLoader(OfBatches(batches), batch_size=None)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [["a", float("nan")], ["a", None], ["a", 1]],
+    ids=["missing", "none", "mixed"],
+)
+def test_labels_that_an_array_must_not_have_are_refused(labels, clf):
+    X = np.random.default_rng(0).normal(size=(600, 12))
+    y = labels * 300
+    with pytest.raises(ValueError, match="y "):
+        clone(clf).fit(X, y)
+    with pytest.raises(ValueError, match="Batch 0: y "):
+        clone(clf).fit(loader_of_batches((X, y)))
+
+
+def test_small_batches_with_labels_of_two_kinds_are_refused(clf):
+    X = np.random.default_rng(0).normal(size=(600, 12))
+    y = np.arange(600) % 4
+    batches = (X[:8], y[:8].tolist()), (X[8:], np.array([*"abcd"])[y[8:]].tolist())
+    with pytest.raises(ValueError, match=r"Batch 1: y has labels .* none of those"):
+        clone(clf).fit(loader_of_batches(*batches))
+
+
+def test_half_precision_of_other_kinds_goes_where_it_does_as_an_array(data, clf):
+    X, y, _ = data
+    low = torch.from_numpy(X).bfloat16()
+    numbers = torch.from_numpy(np.unique(y, return_inverse=True)[1])
+    found = clone(clf).fit(TensorDataset(low, numbers)).exit_proba(low)
+    expected = clone(clf).fit(low, numbers).exit_proba(low)
+    assert_allclose(found, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("beside", [{"id": 1}, [[1], [1, 2]], None])
+def test_predictions_do_not_look_at_what_comes_beside(beside, data, fitted):
+    X, _, _ = data
+    given = loader_of_batches((X[:300], beside), (X[300:], beside))
+    assert_array_equal(fitted.predict(given), fitted.predict(X))
