@@ -66,13 +66,22 @@ def main(arguments=None) -> None:
         seconds = time.perf_counter() - started
         right = (labels == loaders["test"].dataset.targets).mean()
         print(f"{name:14} accuracy {right:.4f}, {seconds:.0f} s, decoding included")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(
         f"On the pictures held out it was {search.best_score_:.4f} in place of "
         f"{search.full_score_:.4f}. Of fewer than a thousand, that says little."
     )
     print(f"Cost {search.cost(loaders['test']):.2f} of the multiply-adds.")
-    print(f"The process has used {peak:.2f} GiB, torch included.")
+    print(f"The process has used {peak():.2f} GiB, torch included.")
+
+
+def peak() -> float:
+    """Return the most memory that this process has used, in GiB."""
+    status = Path("/proc/self/status")
+    if not status.exists():  # not on Linux
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**30
+    # What getrusage says there may be that of the process which has started this one.
+    (line,) = (n for n in status.read_text().splitlines() if n.startswith("VmHWM"))
+    return int(line.split()[1]) / 2**20
 
 
 def write_pictures(spec: str, n_samples: int, folder: Path) -> None:
