@@ -38,6 +38,7 @@ class DelegatesToEstimator:
     predict = _delegated(EarlyExitClassifierMixin.predict)
     predict_proba = _delegated(EarlyExitClassifierMixin.predict_proba)
     predict_exit = _delegated(EarlyExitClassifierMixin.predict_exit)
+    predict_all = _delegated(EarlyExitClassifierMixin.predict_all)
     staged_predict = _delegated(EarlyExitClassifierMixin.staged_predict)
     staged_predict_proba = _delegated(EarlyExitClassifierMixin.staged_predict_proba)
     exit_proba = _delegated(EarlyExitClassifierMixin.exit_proba)

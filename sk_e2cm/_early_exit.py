@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -22,6 +22,30 @@ from ._utils._compat import validate_parameter_constraints
 from ._utils._labels import labels_like
 from ._utils._validation import check_weight
 from ._utils._warnings import warn
+
+
+class Predictions(NamedTuple):
+    """What `predict_all` returns of each sample.
+
+    Parameters
+    ----------
+    label : ndarray of shape (n_samples,)
+        As `predict` returns it.
+
+    proba : ndarray of shape (n_samples, n_classes)
+        The probabilities at its exit; of a clusterer those of the clusters.
+
+    exit : ndarray of int, shape (n_samples,)
+        Where it left, as `predict_exit` returns it.
+
+    cost : ndarray of shape (n_samples,)
+        What that has cost, in fractions of the network's multiply-adds, or of its time.
+    """
+
+    label: NDArray[Any]
+    proba: Floats
+    exit: NDArray[np.intp]
+    cost: Floats
 
 
 class EarlyExitMixin(InputsMixin):
@@ -74,6 +98,39 @@ class EarlyExitMixin(InputsMixin):
             From 0, the first exit, to the number of exits, the last stage.
         """
         return self._exits(X).stage
+
+    def predict_all(self, X: ArrayLike) -> Predictions:
+        """Return label, probabilities, exit and cost of each sample, from one run.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, ...), DataLoader or Dataset
+            Samples of the shape that was fitted.
+
+        Returns
+        -------
+        Predictions
+            A named tuple of `label`, `proba`, `exit` and `cost`, one of each for each
+            sample.
+
+        Examples
+        --------
+        >>> from sklearn.datasets import load_iris
+        >>> from sk_e2cm import E2CMClassifier
+        >>> from sk_e2cm.testing import ToyExtractor
+        >>> X, y = load_iris(return_X_y=True)
+        >>> found = E2CMClassifier(ToyExtractor()).fit(X, y).predict_all(X)
+        >>> found.label.shape, found.proba.shape, found.exit.shape, found.cost.shape
+        ((150,), (150, 3), (150,), (150,))
+        """
+        size, found = self.batch_size, []
+        for part, network in self._parts(X):
+            exits, proba = network.exits_and_proba(
+                part, self.threshold, batch_size=size
+            )
+            found.append((network.labels[exits.label], proba, exits.stage))
+        label, proba, stage = as_one(found)
+        return Predictions(label, proba, stage, self.stage_cost_[stage])
 
     def staged_predict(self, X: ArrayLike) -> Iterator[NDArray[Any]]:
         """Yield the labels predicted so far after each stage.

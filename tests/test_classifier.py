@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import NearestCentroid
 from torch.utils.data import TensorDataset
 
-from sk_e2cm import E2CMClassifier, TorchExtractor
+from sk_e2cm import E2CMClassifier, E2CMClusterer, TorchExtractor, TunedExitsCV
 from sk_e2cm.testing import CountingExtractor, ToyExtractor
 
 EXITS = ["stem", "block", "down"]
@@ -304,3 +304,37 @@ def test_equal_samples_make_equal_fits(disguise):
         E2CMClassifier(ToyExtractor()).fit(Z, y).exit_proba(X) for Z in (X, other)
     )
     assert_allclose(found, expected, rtol=1e-12)
+
+
+# All from one run
+
+
+@pytest.mark.parametrize("threshold", [0.5, 0.9, np.inf])
+def test_all_predictions_are_those_of_each_method(clf, X_new, threshold):
+    clf.set_params(threshold=threshold)
+    found = clf.predict_all(X_new)
+    np.testing.assert_array_equal(found.label, clf.predict(X_new))
+    np.testing.assert_array_equal(found.proba, clf.predict_proba(X_new))
+    np.testing.assert_array_equal(found.exit, clf.predict_exit(X_new))
+    assert found.cost.mean() == pytest.approx(clf.cost(X_new), rel=1e-12)
+    np.testing.assert_array_equal(found.cost, clf.stage_cost_[found.exit])
+
+
+def test_all_predictions_take_one_run_of_the_network(digits):
+    X, y = digits
+    extractor = CountingExtractor(ToyExtractor())
+    clf = E2CMClassifier(extractor, threshold=1.0).fit(X[:500], y[:500])
+    before = np.array(extractor.rows)
+    clf.predict_all(X[500:600])
+    np.testing.assert_array_equal(np.array(extractor.rows) - before, [100] * 3)
+
+
+def test_tuned_estimators_and_clusterers_predict_all_too(digits):
+    X, y = (a[:600] for a in digits)
+    clf = E2CMClassifier(ToyExtractor())
+    search = TunedExitsCV(clf, max_drop=0.05, random_state=0).fit(X, y)
+    np.testing.assert_array_equal(search.predict_all(X).label, search.predict(X))
+    clusterer = E2CMClusterer(ToyExtractor(), 4, random_state=0).fit(X)
+    found = clusterer.predict_all(X)
+    np.testing.assert_array_equal(found.label, clusterer.predict(X))
+    assert found.proba.shape == (600, 4)

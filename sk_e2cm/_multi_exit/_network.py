@@ -267,6 +267,22 @@ class MultiExitNetwork:
                 proba[rows] = found
         return proba
 
+    def exits_and_proba(
+        self, X: NDArray[Any], threshold: ArrayLike, *, batch_size: int
+    ) -> tuple[Exits, Floats]:
+        """Let samples exit early; return where, with what label, and probabilities.
+
+        The parameters are those of `exits`, and the network runs once.
+        """
+        exits = Exits(*np.empty((2, len(X)), dtype=np.intp))
+        proba = np.empty((len(X), len(self.labels)))
+        for steps in self._run(X, threshold, batch_size):
+            values = steps.rows, steps.of("label"), steps.of("proba")
+            for stage, rows, label, found in zip(steps.stages, *values, strict=True):
+                exits.stage[rows], exits.label[rows] = stage, label
+                proba[rows] = found
+        return exits, proba
+
     def staged_proba(
         self, X: NDArray[Any], threshold: ArrayLike, *, batch_size: int
     ) -> Floats:
