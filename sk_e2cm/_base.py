@@ -50,10 +50,10 @@ class Fit:
     some : ndarray or SomeRows, of shape (n, ...)
         Samples to measure on.
 
-    numbers : tuple of (dtype, float)
-        Of the samples: their type, and the largest absolute value.
+    largest : float
+        The largest absolute value of the samples.
 
-    seen : BaseEstimator
+    columns : BaseEstimator
         Knows the columns of the samples.
 
     since : float
@@ -95,8 +95,8 @@ class Fit:
     """
 
     some: SampleRows
-    numbers: tuple[np.dtype[Any], float]
-    seen: BaseEstimator
+    largest: float
+    columns: BaseEstimator
     since: float
     extractor: Extractor
     statistics: Statistics
@@ -238,11 +238,11 @@ class BaseE2CM(EarlyExitMixin, BaseEstimator):
             "metric_reason_": reason,
             "distance_scale_": [each and each.scale for each in means],
             "temperature_": np.array([head.temperature for head in by_means]),
-            "_fitted_numbers": fit.numbers,
+            "_fitted_numbers": (fit.some.dtype, fit.largest),
         }
         # Nothing is set before this point, so that a failed fit leaves no trace.
-        state = vars(self) | vars(fit.seen) | fitted
-        if "feature_names_in_" not in vars(fit.seen):
+        state = vars(self) | vars(fit.columns) | fitted
+        if "feature_names_in_" not in vars(fit.columns):
             state.pop("feature_names_in_", None)
         if not fit.in_parts:
             state.pop("statistics_", None)

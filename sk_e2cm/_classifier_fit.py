@@ -97,8 +97,8 @@ class ClassifierFit(PartialFitE2CM):
             extractor=extractor,
             too_few=too_few,
             some=some_X,
-            numbers=(some_X.dtype, largest(some_X)),
-            seen=columns_of(X),
+            largest=largest(some_X),
+            columns=columns_of(X),
             since=since,
         )
 

@@ -70,8 +70,8 @@ class ClustererFit(CollectingE2CM):
             labels=None,
             extractor=self._checked_extractor(seen.some),
             some=seen.some,
-            numbers=(seen.some.dtype, seen.largest),
-            seen=seen.columns,
+            largest=seen.largest,
+            columns=seen.columns,
             since=since,
         )
 
@@ -121,8 +121,8 @@ class ClustererFit(CollectingE2CM):
             labels=labels,
             extractor=extractor,
             some=valid_X,
-            numbers=(valid_X.dtype, largest(valid_X)),
-            seen=columns_of(X),
+            largest=largest(valid_X),
+            columns=columns_of(X),
             since=since,
         )
 

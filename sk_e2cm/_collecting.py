@@ -25,7 +25,7 @@ from ._streams import (
 from ._utils._arrays import Floats, SampleRows, take_rows
 from ._utils._labels import labels_like
 from ._utils._progress import drawing
-from ._utils._validation import check_samples
+from ._utils._validation import check_samples, with_weight
 
 
 class CollectingE2CM(BaseE2CM):
@@ -88,9 +88,7 @@ class CollectingE2CM(BaseE2CM):
         if before is not None:
             validate_data(self, batch.X, reset=False, skip_check_array=True)
         y = np.zeros(len(X), dtype=np.intp) if y is None else y
-        used = weight > 0
-        if used.all():
-            return X, y, weight
+        used = with_weight(weight)
         return take_rows(X, used), y[used], weight[used]
 
     def _of_none(

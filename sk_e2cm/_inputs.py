@@ -95,7 +95,7 @@ class InputsMixin:
         size = self.batch_size
         batches = batches_of(X, batch_size=size, labelled=False, weighted=False)
         for given in in_large_parts(batches):
-            valid = self._check_X(given.X)
+            valid = self._as_fitted(given.X)
             self._warn_of_other_conditions(self.network_)
             network = self.network_.to(self.device)
             for rows in gen_batches(len(valid), _PART_BATCHES * self.batch_size):
@@ -125,10 +125,15 @@ class InputsMixin:
         if not is_stream(X):
             yield self, next(given)
             return
-        quiet = copy(self)
-        quiet.verbose = 0
+        quiet = self._quiet()
         for batch in self._drawn(in_large_parts(given), X, lambda b: len(b.X)):
             yield quiet, batch
+
+    def _quiet(self) -> Self:
+        """Return a copy that draws nothing: of many calls others draw one bar."""
+        quiet = copy(self)
+        quiet.verbose = 0
+        return quiet
 
     def _drawn(
         self, items: Iterator[T], X: Any, n_of: Callable[[T], int]
@@ -179,6 +184,10 @@ class InputsMixin:
     def _check_X(self, X: ArrayLike) -> NDArray[Any]:
         check_is_fitted(self, "network_")
         self._check_params_read()
+        return self._as_fitted(X)
+
+    def _as_fitted(self, X: ArrayLike) -> NDArray[Any]:
+        """Return samples that are like those of the fit."""
         # scikit-learn's checks take as long as a small network does on one sample.
         if not hasattr(self, "feature_names_in_") and is_valid(X, self.input_shape_):
             self._warn_of_other_numbers(X)

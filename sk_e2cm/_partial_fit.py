@@ -13,7 +13,6 @@ from sklearn.base import clone
 from sklearn.utils.validation import check_is_fitted
 
 from ._collecting import CollectingE2CM
-from ._extractors import Extractor
 from ._fitting._classifiers import check_head
 from ._fitting._cross_fitting import CrossFit, HeadSpec
 from ._fitting._labelled import Finished, LabelledStatistics
@@ -149,7 +148,7 @@ class PartialFitE2CM(CollectingE2CM):
                 )
         if "statistics_" not in vars(self):
             seen = other.statistics_
-            self._check_source(self._checked_extractor(seen.some), seen)
+            self._check_source(seen)
             self._set_seen(seen)
             return self
         self._set_seen(self._merged(other.statistics_))
@@ -247,9 +246,9 @@ class PartialFitE2CM(CollectingE2CM):
         found.merge(other)
         return found
 
-    def _check_source(self, extractor: Extractor, seen: LabelledStatistics) -> None:
+    def _check_source(self, seen: LabelledStatistics) -> None:
         """Refuse statistics of other features than the parameters ask for."""
-        source = self._source(extractor, seen.some)
+        source = self._source(self._checked_extractor(seen.some), seen.some)
         if seen.source.products:
             # Nobody has to use them.
             source = source._replace(products=True)
@@ -266,6 +265,8 @@ class PartialFitE2CM(CollectingE2CM):
 
     def _finish(self) -> None:
         """Fit the exits to what was seen by partial fits."""
+        # Parameters may have changed since.
+        self._check_source(self.statistics_)
         self._fit_seen(self.statistics_.copy(), in_parts=True)
 
     def _fit_seen(
@@ -277,7 +278,6 @@ class PartialFitE2CM(CollectingE2CM):
         """
         since = time.perf_counter()
         extractor = self._checked_extractor(seen.some)
-        self._check_source(extractor, seen)
         if self.cost_unit == "seconds" and not len(seen.some):
             raise ValueError(
                 "cost_unit='seconds' needs samples to measure on, and sums came "
@@ -303,8 +303,8 @@ class PartialFitE2CM(CollectingE2CM):
             extractor=extractor,
             too_few=too_few,
             some=seen.some,
-            numbers=(seen.some.dtype, seen.largest),
-            seen=seen.columns,
+            largest=seen.largest,
+            columns=seen.columns,
             in_parts=in_parts,
             since=since,
         )

@@ -13,6 +13,8 @@ from sk_e2cm._utils._hashing import row_hashes
 from sk_e2cm.metrics import accuracy_cost_scorer, agreement_cost_scorer
 from sk_e2cm.testing import CountingExtractor, ToyExtractor
 
+from .test_streams import assert_same
+
 N = 500
 READ = 100  # samples at once
 
@@ -87,12 +89,6 @@ def clf(request):
 @pytest.fixture(scope="module")
 def fitted(data):
     return E2CMClassifier(ToyExtractor(), threshold=0.8).fit(*data[:2])
-
-
-def assert_same(one, other, X):
-    assert_array_equal(one.classes_, other.classes_)
-    assert_allclose(one.exit_proba(X), other.exit_proba(X), rtol=0, atol=1e-5)
-    assert_allclose(one.temperature_, other.temperature_, rtol=1e-4)
 
 
 # Fits

@@ -218,14 +218,14 @@ def head_of(
     `calibration` is found by default.
     """
     calibration = calibration or calibrate(statistics, spec, unseen)
-    halves = cache(partial(_calibrated_on_halves, statistics, spec, unseen))
-    dirichlet = spec.calibration == "dirichlet"
+    out_of_fold = partial(_calibrated, unseen, calibration)
+    if spec.calibration == "dirichlet":
+        halves = cache(partial(_calibrated_on_halves, statistics, spec, unseen))
+        out_of_fold = partial(_by_other_half, statistics, unseen, halves, calibration)
     return FittedHead(
         kind,
         fold(scorer, calibration, inputs.features),
-        partial(_by_other_half, statistics, unseen, halves, calibration)
-        if dirichlet
-        else partial(_calibrated, unseen, calibration),
+        out_of_fold,
         carried=inputs.carried,
         means=means,
         temperature=1 / calibration.inverse_temperature,

@@ -239,15 +239,9 @@ class MultiExitNetwork:
         ValueError
             If a stage or its head gives NaN.
         """
-        exits = Exits(*np.empty((2, len(X)), dtype=np.intp))
-        for steps in self._run(X, threshold, batch_size):
-            labels = steps.of("label")
-            for stage, rows, label in zip(
-                steps.stages, steps.rows, labels, strict=True
-            ):
-                # Who stays is overwritten by a later step.
-                exits.stage[rows], exits.label[rows] = stage, label
-        return exits
+        label = np.empty(len(X), dtype=np.intp)
+        stage = self._leave(X, threshold, batch_size, label=label)
+        return Exits(stage, label)
 
     def proba(
         self, X: NDArray[Any], threshold: ArrayLike, *, batch_size: int
@@ -262,9 +256,7 @@ class MultiExitNetwork:
             In the order of `X`.
         """
         proba = np.empty((len(X), len(self.labels)))
-        for steps in self._run(X, threshold, batch_size):
-            for rows, found in zip(steps.rows, steps.of("proba"), strict=True):
-                proba[rows] = found
+        self._leave(X, threshold, batch_size, proba=proba)
         return proba
 
     def exits_and_proba(
@@ -274,14 +266,33 @@ class MultiExitNetwork:
 
         The parameters are those of `exits`, and the network runs once.
         """
-        exits = Exits(*np.empty((2, len(X)), dtype=np.intp))
+        label = np.empty(len(X), dtype=np.intp)
         proba = np.empty((len(X), len(self.labels)))
+        stage = self._leave(X, threshold, batch_size, label=label, proba=proba)
+        return Exits(stage, label), proba
+
+    def _leave(
+        self,
+        X: NDArray[Any],
+        threshold: ArrayLike,
+        batch_size: int,
+        **values: NDArray[Any],
+    ) -> NDArray[np.intp]:
+        """Let samples exit early; return where, and write what they leave with.
+
+        `values` are arrays by the names of `StepsOnHost.of`.
+        """
+        stages = np.empty(len(X), dtype=np.intp)
         for steps in self._run(X, threshold, batch_size):
-            values = steps.rows, steps.of("label"), steps.of("proba")
-            for stage, rows, label, found in zip(steps.stages, *values, strict=True):
-                exits.stage[rows], exits.label[rows] = stage, label
-                proba[rows] = found
-        return exits, proba
+            found = [steps.of(name) for name in values]
+            for stage, rows, *of_step in zip(
+                steps.stages, steps.rows, *found, strict=True
+            ):
+                # Who stays is overwritten by a later step.
+                stages[rows] = stage
+                for array, value in zip(values.values(), of_step, strict=True):
+                    array[rows] = value
+        return stages
 
     def staged_proba(
         self, X: NDArray[Any], threshold: ArrayLike, *, batch_size: int

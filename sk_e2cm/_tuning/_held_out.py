@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -139,8 +138,7 @@ def predict_held_out(estimator: Any, data: Data) -> HeldOutPredictions:
     total = n_samples_of(data.X)
     if not is_stream(data.X):
         total = int(np.count_nonzero(data.weight))
-    quiet = copy(estimator)
-    quiet.verbose = 0
+    quiet = estimator._quiet()
     drawn = shown(
         parts,
         total,
