@@ -4,6 +4,7 @@ from . import inspection, metrics, testing
 from ._classifier import E2CMClassifier
 from ._clusterer import E2CMClusterer
 from ._extractors import Extractor, PipelineExtractor, TorchExtractor
+from ._saving import load, save
 from ._tuned import TunedExitsCV
 from ._tuning._risk import RiskControl
 
@@ -18,6 +19,8 @@ __all__ = [
     "TorchExtractor",
     "TunedExitsCV",
     "inspection",
+    "load",
     "metrics",
+    "save",
     "testing",
 ]

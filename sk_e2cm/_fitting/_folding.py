@@ -207,8 +207,9 @@ def fold_average(
         return head
     if _moved(logits, rounding) > _MOST_MOVED[logits.weight.dtype]:
         return head
-    names = {"stage_name": head.stage_name, "n_features": head.n_features}
-    return FoldedHead(pooling, logits, **names)
+    return FoldedHead(
+        pooling, logits, stage_name=head.stage_name, n_features=head.n_features
+    )
 
 
 def _moved(logits: LinearLogits, rounding: Floats | float) -> float:

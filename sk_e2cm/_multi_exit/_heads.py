@@ -109,7 +109,7 @@ class FoldedHead(Head):
     logits : LinearLogits
         The layer.
 
-    **named
+    stage_name, n_features, carried
         As of `Head`.
     """
 
@@ -119,9 +119,21 @@ class FoldedHead(Head):
     channels_last: Tensor
 
     def __init__(
-        self, pooling: GridAverage, logits: LinearLogits, **named: Any
+        self,
+        pooling: GridAverage,
+        logits: LinearLogits,
+        *,
+        stage_name: str = "",
+        n_features: int | None = None,
+        carried: tuple[int, ...] = (),
     ) -> None:
-        super().__init__(pooling, logits, **named)
+        super().__init__(
+            pooling,
+            logits,
+            stage_name=stage_name,
+            n_features=n_features,
+            carried=carried,
+        )
         weight = pooling.spread(logits.weight)  # (n_classes, channels, *sizes)
         self.shape = weight.shape[1:]
         self.register_buffer("weight", weight.flatten(1))

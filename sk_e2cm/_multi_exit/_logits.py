@@ -239,7 +239,7 @@ class NetworkLogits(Logits):
 
     Parameters
     ----------
-    columns : ndarray of shape (n_classes,)
+    columns : ndarray or tensor of shape (n_classes,)
         Where each class is found.
 
     normalized : bool
@@ -254,10 +254,13 @@ class NetworkLogits(Logits):
     columns: Tensor
 
     def __init__(
-        self, columns: NDArray[np.intp], normalized: bool, separate: bool = False
+        self,
+        columns: NDArray[np.intp] | Tensor,
+        normalized: bool,
+        separate: bool = False,
     ) -> None:
         super().__init__()
-        self.register_buffer("columns", torch.from_numpy(columns))
+        self.register_buffer("columns", torch.as_tensor(columns))
         self.normalized = normalized
         self.separate = separate
 

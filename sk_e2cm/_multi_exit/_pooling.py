@@ -161,6 +161,7 @@ class MapPooling(Pooling):
 
     def __init__(self, shape: Sequence[int], channel_axis: int | None) -> None:
         super().__init__()
+        self.shape = tuple(shape)
         guessed = -1 if _seem_last(shape) else 1
         self.channel_axis = guessed if channel_axis is None else channel_axis
         of_sample = self.channel_axis - (self.channel_axis > 0)
@@ -203,6 +204,7 @@ class GridAverage(MapPooling):
         super().__init__(shape, channel_axis)
         if grid == "auto":
             grid = max(finest_grid(self.channels, len(self.sizes), _MOST_FEATURES), 1)
+        self.grid, self.dtype = grid, dtype
         self.cells = Cells(grid, self.sizes)
         is_product = (
             self.cells.n_positions <= _MOST_POSITIONS_AS_PRODUCT * self.cells.number
@@ -265,6 +267,7 @@ class SecondOrder(MapPooling):
         channel_axis: int | None = None,
     ) -> None:
         super().__init__(shape, channel_axis)
+        self.dtype = dtype
         channels, sizes, n_axes = self.channels, self.sizes, len(self.sizes)
         means = max(finest_grid(channels, n_axes, _MOST_MEANS), 1)
         maxima = finest_grid(channels, n_axes, _MOST_MAXIMA)

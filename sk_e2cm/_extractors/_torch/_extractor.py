@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property, partial
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -31,6 +31,34 @@ from ._placement import (
 from ._runner import Runner
 from ._staged import Live, StagedNetwork
 from ._trace import Trace
+
+
+class MadeOf(NamedTuple):
+    """What an extractor can be made of again.
+
+    Parameters
+    ----------
+    module : nn.Module
+        The frozen copy of the network, which is not to be run.
+
+    trace : Trace
+        Of what runs.
+
+    exits : tuple of str
+        The names of the exits.
+
+    others : dict
+        Further parameters of `TorchExtractor`, by their names.
+
+    in_other_layout : bool
+        Whether it is the second of its own `layouts`.
+    """
+
+    module: nn.Module
+    trace: Trace
+    exits: tuple[str, ...]
+    others: dict[str, Any]
+    in_other_layout: bool
 
 
 class TorchExtractor(Extractor):
@@ -203,9 +231,7 @@ class TorchExtractor(Extractor):
             raise ValueError("from_modules needs at least one module.")
         for module in modules:
             check_module(module)
-        # A shell of its own for each, so that one module may serve two stages.
-        network = nn.Sequential(*(nn.Sequential(module) for module in modules))
-        return cls(network, [str(i) for i in range(len(network) - 1)])
+        return cls(chained(modules), [str(i) for i in range(len(modules) - 1)])
 
     @property
     def exits(self) -> tuple[str, ...]:
@@ -560,13 +586,19 @@ class TorchExtractor(Extractor):
         fold = "" if self._fold else ", fold=False"
         return f"{type(self).__name__}({name}, exits={list(self._exits)}{output}{fold})"
 
+    @property
+    def made_of(self) -> MadeOf:
+        """What it can be made of again, but for its `findings`."""
+        others = {
+            "output": self._output,
+            "input_shape": self._input_shape,
+            "fold": self._fold,
+        }
+        is_other = self._network is not self._given
+        return MadeOf(self._module, self._trace, self._exits, others, is_other)
+
     def _like(self) -> Callable[..., TorchExtractor]:
-        return partial(
-            type(self),
-            output=self._output,
-            input_shape=self._input_shape,
-            fold=self._fold,
-        )
+        return partial(type(self), **self.made_of.others)
 
     def _moved(self, there: torch.device) -> TorchExtractor:
         if self._network is not self._given:
@@ -592,6 +624,12 @@ class TorchExtractor(Extractor):
         other._elsewhere = {self.device: other}
         other._in_other_layout = self
         return other
+
+
+def chained(modules: Sequence[nn.Module]) -> nn.Sequential:
+    """Return one network of a chain of modules, in which each is one stage."""
+    # A shell of its own for each, so that one module may serve two stages.
+    return nn.Sequential(*(nn.Sequential(module) for module in modules))
 
 
 def _other(extractor: TorchExtractor) -> TorchExtractor:

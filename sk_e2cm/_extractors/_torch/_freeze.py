@@ -260,14 +260,14 @@ def picklable(module: nn.Module) -> nn.Module:
     return with_tensors(module, _Stored, others)
 
 
-def _is_dense(tensor: Tensor) -> bool:
+def is_dense(shape: Sequence[int], stride: Sequence[int]) -> bool:
     """Tell a tensor that fills its memory, whatever the order of its axes."""
     expected = 1
-    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
-        if size != 1 and stride != expected:
+    for step, size in sorted(zip(stride, shape, strict=True)):
+        if size != 1 and step != expected:
             return False
         expected *= size
-    return tensor.numel() > 0
+    return expected > 0
 
 
 class _StoredModule:
@@ -301,7 +301,7 @@ class _Stored:
         kind = Tensor if type(self.tensor) is nn.Parameter else type(self.tensor)
         # Of one channel there are two ways to say channels-last, and convolutions add
         # up in another order for each.
-        stride = tensor.stride() if _is_dense(tensor) else None
+        stride = tensor.stride() if is_dense(tensor.shape, tensor.stride()) else None
         # Bytes, since NumPy has no bfloat16.
         flat = tensor.clone(memory_format=torch.contiguous_format).reshape(-1)
         data = flat.view(torch.uint8).numpy() if len(flat) else np.empty(0, np.uint8)
