@@ -66,12 +66,14 @@ class CollectingE2CM(BaseE2CM):
                     valid_X, valid_y, weight = self._valid(batch, before)
                     if seen is None or full_pass is None:
                         first = np.unique(valid_y) if labels is None else labels
-                        full_pass, seen = self._of_none(batch.X, valid_X, before, first)
+                        full_pass, seen = self._of_none(
+                            batch.X, valid_X, before, first, n_folds
+                        )
                     check_alike(valid_X, seen.some)
                     valid_y = labels_like(valid_y, seen.labels)
                     if labels is None:
                         seen.name(np.unique(valid_y))
-                    seen.add(full_pass, valid_X, valid_y, weight, n_folds, done)
+                    seen.add(full_pass, valid_X, valid_y, weight, done)
                     done(len(batch.X) - len(valid_X))
         if seen is None:
             raise ValueError("sample_weight is zero for every sample.")
@@ -97,11 +99,12 @@ class CollectingE2CM(BaseE2CM):
         X: SampleRows,
         before: LabelledStatistics | None,
         labels: NDArray[Any],
+        n_folds: int,
     ) -> tuple[FullPass, LabelledStatistics]:
         """Return the pass over samples like these, and statistics of none yet."""
         extractor = self._checked_extractor(given)
         full_pass = self._full_pass(extractor, self.pooling)
-        source = self._source(extractor, X)
+        source = self._source(extractor, X, n_folds)
         if before is None:
             full_pass.verify(X)
             columns = columns_of(given)
@@ -112,8 +115,9 @@ class CollectingE2CM(BaseE2CM):
             full_pass, source, labels, columns, X
         )
 
-    def _source(self, extractor: Extractor, X: SampleRows) -> Source:
+    def _source(self, extractor: Extractor, X: SampleRows, n_folds: int) -> Source:
         """Say where features of samples like these come from."""
         # Clusters are known after the pass only, and sums over them with them.
         products = self._takes_labels and self.metric in OF_SECOND_ORDER
-        return Source(fingerprint_of(extractor), self.pooling, X.shape[1:], products)
+        network = fingerprint_of(extractor)
+        return Source(network, self.pooling, X.shape[1:], products, n_folds)

@@ -20,7 +20,8 @@ def _delegated(method: Callable[..., Any]) -> Any:
     name = method.__name__
 
     def has_it(self: Any) -> bool:
-        return hasattr(getattr(self, "estimator_", self.estimator), name)
+        # Whoever asks only whether there is one, asks for no thresholds.
+        return hasattr(vars(self).get("estimator_", self.estimator), name)
 
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
         return getattr(self._inside(), name)(*args, **kwargs)
@@ -57,6 +58,32 @@ class DelegatesToEstimator:
             The tuned estimator, with `seconds_`.
         """
         self._inside().measure_seconds(X, batch_size=batch_size)
+        return self
+
+    def prepare(self, X: ArrayLike) -> Self:
+        """Get ready for requests: after loading, the first one would take longer.
+
+        See `E2CMClassifier.prepare`.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, ...)
+            One or some real samples of the shape that was fitted.
+
+        Returns
+        -------
+        Self
+            The tuned estimator.
+
+        Raises
+        ------
+        NotFittedError
+            If the estimator is not fitted.
+
+        ValueError
+            If the samples are of another shape, or are no finite numbers.
+        """
+        self._inside().prepare(X)
         return self
 
     def _inside(self) -> Any:

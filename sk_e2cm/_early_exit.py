@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,11 +14,14 @@ from sklearn.utils.validation import check_is_fitted
 from ._costs import CostsMixin
 from ._extractors import Extractor
 from ._multi_exit._network import Exits, MultiExitNetwork
-from ._multi_exit._thresholds import first_exit
+from ._multi_exit._thresholds import first_exit, is_closed
 from ._streams import as_one
 from ._utils._arrays import Floats
 from ._utils._labels import labels_like
 from ._utils._validation import check_weight
+
+# No probability reaches it.
+_NOBODY_LEAVES = 2.0
 
 
 class Predictions(NamedTuple):
@@ -53,6 +56,55 @@ class EarlyExitMixin(CostsMixin):
         """The extractor used."""
         check_is_fitted(self, "network_")
         return self.network_.extractor
+
+    def prepare(self, X: ArrayLike) -> Self:
+        """Get ready for requests: after loading, the first one would take longer.
+
+        Runs samples through every stage and every open exit, whatever the thresholds,
+        as one batch of `batch_size` and one by one. What is done once for a shape of
+        samples, on a device, or for a size of batches is done then. Predictions are
+        the same.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, ...)
+            One or some real samples of the shape that was fitted, repeated to fill a
+            batch.
+
+        Returns
+        -------
+        Self
+            The estimator.
+
+        Raises
+        ------
+        NotFittedError
+            If the estimator is not fitted.
+
+        ValueError
+            If the samples are of another shape, or are no finite numbers.
+
+        Examples
+        --------
+        >>> import pickle
+        >>> from sklearn.datasets import load_iris
+        >>> from sk_e2cm import E2CMClassifier
+        >>> from sk_e2cm.testing import ToyExtractor
+        >>> X, y = load_iris(return_X_y=True)
+        >>> stored = pickle.dumps(E2CMClassifier(ToyExtractor()).fit(X, y))
+        >>> clf = pickle.loads(stored).prepare(X[:1])
+        >>> clf.predict(X[:3])
+        array([0, 0, 0])
+        """
+        X = self._check_X(X)
+        network = self.network_.to(self.device)
+        closed = is_closed(network.thresholds(self.threshold))
+        threshold = np.where(closed, np.inf, _NOBODY_LEAVES)
+        # The batch first: more samples prove more about who may leave.
+        for size in (self.batch_size, 1):
+            batch = np.resize(X, (size, *X.shape[1:]))
+            network.exits_and_proba(batch, threshold, batch_size=size)
+        return self
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
         """Predict labels, exiting early where possible.

@@ -1,60 +1,34 @@
-"""Fits in parts: what was seen adds up, and exits follow when they are asked for."""
+"""How a classifier is fitted in parts: what it sees, and its exits."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import clone
-from sklearn.utils.validation import check_is_fitted
 
 from ._collecting import CollectingE2CM
 from ._fitting._classifiers import check_head
 from ._fitting._cross_fitting import CrossFit, HeadSpec
 from ._fitting._labelled import Finished, LabelledStatistics
 from ._fitting._means import OF_SECOND_ORDER
-from ._fitting._statistics import Statistics, in_one_fold
+from ._fitting._statistics import N_FOLDS, Statistics, in_one_fold
+from ._in_parts import FinishedAttribute, FitsInParts
 from ._multi_exit._thresholds import check_thresholds
 from ._utils._compat import _fit_context
 from ._utils._labels import as_labels, check_classes, labels_like
 
-_NO_STATISTICS = (
-    "fit keeps no statistics, which would be many times as large as the exits, and "
-    "finalize drops them. Start from a clone, with partial_fit alone."
-)
 
-
-class FinishedAttribute:
-    """A fitted attribute that, after partial fits, is set when it is first asked for.
-
-    What is set on the estimator itself goes before.
-    """
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self.name = name
-
-    def __get__(self, estimator: Any, owner: type) -> Any:
-        if estimator is None:
-            return self
-        if "statistics_" not in vars(estimator):
-            raise AttributeError(
-                f"{owner.__name__!r} object has no attribute {self.name!r}"
-            )
-        estimator._finish()
-        return vars(estimator)[self.name]
-
-
-class PartialFitE2CM(CollectingE2CM):
+class PartialFitE2CM(FitsInParts, CollectingE2CM):
     """Adds `partial_fit` and `merge` to a classifier."""
 
-    statistics_: LabelledStatistics
     head: Any
     _fit_exits: Callable[..., CrossFit]
 
+    _finished_by = "network_"
     network_ = FinishedAttribute()
     seconds_ = FinishedAttribute()
     input_shape_ = FinishedAttribute()
@@ -68,165 +42,18 @@ class PartialFitE2CM(CollectingE2CM):
     _warned_of = FinishedAttribute()
     _fitted_numbers = FinishedAttribute()
 
+    # `TunedExitsCV` calls it, too, on an estimator that nobody has validated yet.
     @_fit_context(prefer_skip_nested_validation=False)
-    def partial_fit(
-        self,
-        X: ArrayLike,
-        y: ArrayLike | None = None,
-        classes: ArrayLike | None = None,
-        sample_weight: ArrayLike | None = None,
-    ) -> Self:
-        """Add samples to those seen so far.
-
-        The network runs over these samples once. Exits are finished when they are first
-        asked for, and are those of one `fit` to all samples, to rounding and whatever
-        the order, as long as the features of all fit into scikit-learn's
-        ``working_memory``; of more, a uniform subset calibrates, and is what `carry`,
-        `head` and a classifier as `final` are fitted to.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, ...), DataLoader or Dataset
-            Samples, each of the shape that the extractor takes; of torch's loaders and
-            datasets batches of (X, y) or (X, y, weight).
-
-        y : array-like of shape (n_samples,), default=None
-            Labels. None where they come with X.
-
-        classes : array-like of shape (n_classes,), default=None
-            All labels that will come; needed at the first call, and may name new ones
-            later. Those of which no sample has come by the time exits are finished are
-            left out of `classes_`.
-
-        sample_weight : array-like of shape (n_samples,), default=None
-            Non-negative; samples of weight 0 are ignored.
-
-        Returns
-        -------
-        E2CMClassifier
-            The estimator, with `statistics_`.
-
-        Raises
-        ------
-        ValueError
-            If the data, the parameters and the network do not fit together, or if the
-            estimator was fitted by `fit`. What was seen before is left as it was.
-        """
-        seen = self._seen(X, y, classes, sample_weight)
-        if "statistics_" in vars(self):
-            seen = self._merged(seen)
-        self._set_seen(seen)
-        return self
-
-    def merge(self, other: Self) -> Self:
-        """Add what another estimator has seen, by `partial_fit`, elsewhere.
-
-        Parameters
-        ----------
-        other : E2CMClassifier
-            Over the same network, with the same `pooling` and `metric`. It stays as it
-            is.
-
-        Returns
-        -------
-        E2CMClassifier
-            The estimator, whose exits are those of one fit to the samples of both.
-
-        Raises
-        ------
-        ValueError
-            If the other has no statistics, if this one was fitted by `fit`, or if they
-            are of different features.
-        """
-        for estimator in (self, other):
-            is_fresh = estimator is self and "network_" not in vars(self)
-            if "statistics_" not in vars(estimator) and not is_fresh:
-                raise ValueError(
-                    "merge adds up the statistics of partial_fit, and "
-                    f"{'this' if estimator is self else 'the other'} estimator has "
-                    f"none. {_NO_STATISTICS}"
-                )
-        if "statistics_" not in vars(self):
-            seen = other.statistics_
-            self._check_source(seen)
-            self._set_seen(seen)
-            return self
-        self._set_seen(self._merged(other.statistics_))
-        return self
-
-    def for_sharing(self, features: bool = False) -> Self:
-        """Return a copy for others to merge, whose samples stay here.
-
-        What travels is, for each stage, fold and class, the number of the samples, the
-        sum of their features and, for a whitened metric, the sums of products of all
-        classes together; further how many samples are distinct, the largest number
-        among them, and the network. Such sums say what samples are like on average, and
-        of a class of one sample what its features are. They say whether a sample that
-        somebody already has, alone in its class, is among them.
-
-        Where it is merged, calibration and scales come from the features that are kept
-        there. If none are, exits need ``calibration=None``, ``final="class_means"``
-        and, to be whitened, `shrinkage` by "oas" or a number; the Euclidean scale s_k
-        is the square root of the mean squared distance then, an upper bound of it.
-
-        Parameters
-        ----------
-        features : bool, default=False
-            Whether the pooled features that were kept, and hashes of all samples,
-            travel too: then exits are those of one fit to the samples of both.
-
-        Returns
-        -------
-        E2CMClassifier
-            The copy.
-
-        Raises
-        ------
-        ValueError
-            If the estimator has no statistics.
-        """
-        if "statistics_" not in vars(self):
-            raise ValueError(f"There are no statistics to share. {_NO_STATISTICS}")
-        shared = clone(self)
-        shared._set_seen(self.statistics_.for_sharing(features=features))
-        return shared
-
-    def finalize(self) -> Self:
-        """Finish the exits after partial fits, and drop the statistics.
-
-        Returns
-        -------
-        E2CMClassifier
-            The estimator, which takes no more samples and is as small as after `fit`.
-        """
-        check_is_fitted(self, "network_")
-        self.__dict__ = {k: v for k, v in vars(self).items() if k != "statistics_"}
-        return self
-
-    def __dir__(self) -> list[str]:
-        if "network_" in vars(self) or "statistics_" not in vars(self):
-            return [*super().__dir__()]
-        # scikit-learn asks for every attribute, to show an estimator for instance, and
-        # so would finish the exits.
-        of_class = {name: getattr(type(self), name, None) for name in dir(type(self))}
-        lazy = {
-            name
-            for name, value in of_class.items()
-            if isinstance(value, (FinishedAttribute, property))
-        }
-        return sorted({*of_class, *vars(self)} - lazy)
-
     def _seen(
         self,
+        before: LabelledStatistics | None,
         X: Any,
         y: Any,
         classes: ArrayLike | None,
         sample_weight: ArrayLike | None,
+        n_folds: int = N_FOLDS,
     ) -> LabelledStatistics:
         """Run the network over samples, and return their statistics."""
-        before = vars(self).get("statistics_")
-        if before is None and "network_" in vars(self):
-            raise ValueError(f"This estimator was fitted by fit. {_NO_STATISTICS}")
         if before is None and classes is None:
             raise ValueError(
                 "The first call of partial_fit needs classes=, all labels that will "
@@ -238,30 +65,22 @@ class PartialFitE2CM(CollectingE2CM):
             known.append(labels_like(given, known[0], "classes") if known else given)
         labels = np.unique(np.concatenate(known))
         check_head(self.head)
-        return self._collected(X, y, sample_weight, before=before, labels=labels)
+        return self._collected(
+            X, y, sample_weight, before=before, labels=labels, n_folds=n_folds
+        )
 
-    def _merged(self, other: LabelledStatistics) -> LabelledStatistics:
-        """Return what both have seen; an interrupt leaves both as they were."""
-        found = self.statistics_.copy()
-        found.merge(other)
-        return found
+    def _attributes_of(self, seen: LabelledStatistics) -> dict[str, Any]:
+        """Return the attributes that say what was seen, and its columns."""
+        return vars(seen.columns) | super()._attributes_of(seen)
 
-    def _check_source(self, seen: LabelledStatistics) -> None:
+    def _check_source(self, seen: LabelledStatistics, n_folds: int = N_FOLDS) -> None:
         """Refuse statistics of other features than the parameters ask for."""
-        source = self._source(self._checked_extractor(seen.some), seen.some)
+        extractor = self._checked_extractor(seen.some)
+        source = self._source(extractor, seen.some, n_folds)
         if seen.source.products:
             # Nobody has to use them.
             source = source._replace(products=True)
         source.check_same(seen.source)
-
-    def _set_seen(self, seen: LabelledStatistics) -> None:
-        """Set statistics; exits that were finished before are finished no more."""
-        kept = {
-            name: value
-            for name, value in vars(self).items()
-            if not isinstance(getattr(type(self), name, None), FinishedAttribute)
-        }
-        self.__dict__ = kept | vars(seen.columns) | {"statistics_": seen}
 
     def _finish(self) -> None:
         """Fit the exits to what was seen by partial fits."""
@@ -291,7 +110,7 @@ class PartialFitE2CM(CollectingE2CM):
             calibrate=bool(self.calibration),
         )
         if not len(found.statistics.kept):
-            self._check_without_features()
+            self._check_without_features(for_thresholds=n_folds is not None)
         n_classes = len(found.labels)
         n_exits = len(extractor.stage_names) - 1
         check_thresholds(self.threshold, n_exits, n_classes)
@@ -350,8 +169,14 @@ class PartialFitE2CM(CollectingE2CM):
                 "head=, which see kept features only."
             )
 
-    def _check_without_features(self) -> None:
+    def _check_without_features(self, *, for_thresholds: bool) -> None:
         """Refuse what cannot follow from sums alone."""
+        if for_thresholds:
+            raise ValueError(
+                "No features were kept, only sums: they came from for_sharing(). "
+                "Thresholds are chosen on features: merge the sums where samples have "
+                "been added, or use for_sharing(features=True)."
+            )
         wanted = {
             "calibration": None,
             "final": "class_means",

@@ -2,38 +2,32 @@
 
 from __future__ import annotations
 
-import warnings
 from copy import deepcopy
 from numbers import Real
 from typing import Any, Self
 
-import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, MetaEstimatorMixin, is_clusterer
 from sklearn.utils import Tags, check_random_state, get_tags
+from sklearn.utils.metaestimators import available_if
 
 from ._delegation import DelegatesToEstimator
-from ._multi_exit._thresholds import is_closed
+from ._in_parts import FitsInParts
 from ._streams import brings_labels, is_stream
-from ._tuned_fit import TunedFit
-from ._tuning._choice import choose
-from ._tuning._clock import is_slower
-from ._tuning._confidence import DropTest
-from ._tuning._frontier import Frontier, frontier_of
+from ._tuned_in_parts import TunedInParts
 from ._tuning._held_out import Data
 from ._tuning._risk import RiskControl
-from ._tuning._search import Points, concatenate, evaluate, used_exits
-from ._utils._arrays import Floats
 from ._utils._compat import StrOptions, _fit_context
 from ._utils._validation import Interval
 
-_BY_TIME = (
-    " In seconds an exit may also cost more than it saves: see estimator_.seconds_, "
-    "and try a larger batch_size."
-)
+
+def _takes_parts(search: Any) -> bool:
+    return hasattr(search.estimator, "partial_fit")
 
 
-class TunedExitsCV(TunedFit, DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator):
+class TunedExitsCV(
+    TunedInParts, DelegatesToEstimator, MetaEstimatorMixin, BaseEstimator
+):
     """Choose when samples exit early: the thresholds, by cross-validation.
 
     One pass of the network over the data gives what every exit says of every sample,
@@ -229,6 +223,12 @@ class TunedExitsCV(TunedFit, DelegatesToEstimator, MetaEstimatorMixin, BaseEstim
         self.random_state = random_state
         self.verbose = verbose
 
+    # Clusters are known after the pass only, and sums over them with them.
+    partial_fit = available_if(_takes_parts)(FitsInParts.partial_fit)
+    merge = available_if(_takes_parts)(FitsInParts.merge)
+    for_sharing = available_if(_takes_parts)(FitsInParts.for_sharing)
+    finalize = available_if(_takes_parts)(FitsInParts.finalize)
+
     @_fit_context(prefer_skip_nested_validation=False)
     def fit(
         self,
@@ -281,83 +281,8 @@ class TunedExitsCV(TunedFit, DelegatesToEstimator, MetaEstimatorMixin, BaseEstim
             held_out, aside = self._predict_stream(Data(X, y, sample_weight))
         else:
             held_out, aside = self._predict(self._checked(X, y, sample_weight), rng)
-
-        found = self._search(held_out, rng)
-        if held_out.refit is not None:
-            used = used_exits(found.problem, found.points)
-            if 0 < len(used) < found.problem.n_exits:
-                # The others have nothing to be remembered for.
-                held_out = held_out.refit(used)
-                found = self._search(held_out, rng)
-        targets, goal, problem, points = found
-        network = held_out.estimator.network_
-        nobody = np.full((1, *points.thresholds.shape[1:]), np.inf)
-        # Always a candidate, and the last, though others may be better.
-        points = concatenate(points, evaluate(goal, nobody))
-        points, test = self._allowed(points, problem, held_out.estimator, aside)
-        frontier = frontier_of(self.scoring, points, held_out)
-        of_which = "" if self.risk is None else " that the promise allows"
-        unit = network.costs.unit
-        best = choose(frontier, self.max_cost, self.max_drop, of_which, unit)
-        full = evaluate(problem, nobody), frontier.full_score
-        chosen = full if best is None else frontier.at(best)
-        if slower := is_slower(held_out, chosen[0].thresholds[0], self.max_cost):
-            chosen = full
-        self._set_best(held_out.estimator, frontier, chosen, targets.share, test)
-        if not slower:
-            self._warn_if_nobody_leaves(chosen[0].thresholds[0], unit)
+        self._tune(held_out, aside, rng, in_parts=False)
         return self
-
-    def _set_best(
-        self,
-        estimator: Any,
-        frontier: Frontier,
-        chosen: tuple[Points, float],
-        label_share: float,
-        test: DropTest | None,
-    ) -> None:
-        points, score = chosen
-        (best,) = points.thresholds
-        threshold = self._as_users_give_them(best)
-        of_frontier = frontier.points
-        fitted = {
-            "frontier_": {
-                "cost": of_frontier.cost,
-                "score": frontier.score,
-                "expected_score": 1.0 - of_frontier.loss,
-                "threshold": self._as_users_give_them(of_frontier.thresholds),
-            },
-            "full_score_": frontier.full_score,
-            "best_score_": score,
-            "best_cost_": float(points.cost[0]),
-            "label_share_": label_share,
-            "best_threshold_": threshold.copy(),
-            "drop_upper_": test and test.upper(best),
-            # Copies, so that who changes one changes no other.
-            "estimator_": estimator.set_params(
-                threshold=threshold.copy(), verbose=self.estimator.verbose
-            ),
-        }
-        # At once: an interrupt leaves the old or the new.
-        self.__dict__ = vars(self) | fitted
-
-    def _warn_if_nobody_leaves(self, thresholds: Floats, unit: str) -> None:
-        closed = is_closed(thresholds)
-        if not len(closed) or not closed.all():
-            return
-        goals = {"cost": self.max_cost, "drop": self.max_drop, "risk": self.risk}
-        asked = [goal for goal, value in goals.items() if value is not None]
-        warnings.warn(
-            "The thresholds chosen close every exit: nothing will leave early. "
-            f"Allow a larger {' or '.join(asked)}, hold out more samples, or use "
-            "a metric and a pooling that make better exits."
-            + _BY_TIME
-            * (unit == "time"),
-            stacklevel=4,
-        )
-
-    def _as_users_give_them(self, thresholds: Floats) -> Floats:
-        return thresholds if self.per_class else thresholds[..., 0]
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()

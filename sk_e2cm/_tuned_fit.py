@@ -1,4 +1,4 @@
-"""How samples are held out, and thresholds found on them."""
+"""How samples are held out, and thresholds chosen on them."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from sklearn.metrics import get_scorer
 from sklearn.utils.validation import check_is_fitted
 
 from ._early_exit import EarlyExitMixin
+from ._multi_exit._thresholds import is_closed
 from ._tuning._beyond_luck import beyond_luck
-from ._tuning._choice import check_drop
+from ._tuning._choice import check_drop, choose
+from ._tuning._clock import is_slower
 from ._tuning._confidence import TEST_SIZE, DropTest, check_confidence, with_cautious
 from ._tuning._folds import (
     check_folds,
@@ -23,6 +25,7 @@ from ._tuning._folds import (
     spare_singletons,
     spare_whole_classes,
 )
+from ._tuning._frontier import Frontier, frontier_of
 from ._tuning._held_out import (
     Data,
     HeldOutPredictions,
@@ -33,11 +36,17 @@ from ._tuning._held_out import (
 )
 from ._tuning._problem import ThresholdProblem
 from ._tuning._risk import RiskControl, promised
-from ._tuning._search import Points, evaluate, search
+from ._tuning._search import Points, concatenate, evaluate, search, used_exits
 from ._tuning._soft import SoftTargets
 from ._tuning._starts import starts
-from ._utils._arrays import is_lazy
+from ._utils._arrays import Floats, is_lazy
 from ._utils._validation import check_samples
+from ._utils._warnings import warn
+
+_BY_TIME = (
+    " In seconds an exit may also cost more than it saves: see estimator_.seconds_, "
+    "and try a larger batch_size."
+)
 
 
 class Found(NamedTuple):
@@ -62,6 +71,20 @@ class TunedFit:
     cv: Any
     refit: bool
     verbose: int
+
+    def _searched(
+        self, held_out: HeldOutPredictions, rng: np.random.RandomState
+    ) -> tuple[HeldOutPredictions, Found]:
+        """Search thresholds; once more, if exits carry, without those of no use."""
+        found = self._search(held_out, rng)
+        if held_out.refit is None:
+            return held_out, found
+        used = used_exits(found.problem, found.points)
+        if not 0 < len(used) < found.problem.n_exits:
+            return held_out, found
+        # The others have nothing to be remembered for.
+        held_out = held_out.refit(used)
+        return held_out, self._search(held_out, rng)
 
     def _search(
         self, held_out: HeldOutPredictions, rng: np.random.RandomState
@@ -100,6 +123,91 @@ class TunedFit:
             test = DropTest(tested, self.max_drop, self.confidence)
             points = test.passed(with_cautious(problem, points))
         return points, test
+
+    def _tune(
+        self,
+        held_out: HeldOutPredictions,
+        aside: Data,
+        rng: np.random.RandomState,
+        *,
+        in_parts: bool,
+    ) -> None:
+        """Choose thresholds for an estimator by what it predicts, and set all of it.
+
+        `in_parts` says whether more samples may come, and statistics stay for it.
+        """
+        held_out, found = self._searched(held_out, rng)
+        targets, goal, problem, points = found
+        network = held_out.estimator.network_
+        nobody = np.full((1, *points.thresholds.shape[1:]), np.inf)
+        # Always a candidate, and the last, though others may be better.
+        points = concatenate(points, evaluate(goal, nobody))
+        points, test = self._allowed(points, problem, held_out.estimator, aside)
+        frontier = frontier_of(self.scoring, points, held_out)
+        of_which = "" if self.risk is None else " that the promise allows"
+        unit = network.costs.unit
+        best = choose(frontier, self.max_cost, self.max_drop, of_which, unit)
+        full = evaluate(problem, nobody), frontier.full_score
+        chosen = full if best is None else frontier.at(best)
+        if slower := is_slower(held_out, chosen[0].thresholds[0], self.max_cost):
+            chosen = full
+        fitted = self._best(held_out.estimator, frontier, chosen, targets.share, test)
+        state = vars(self) | fitted
+        if not in_parts:
+            state.pop("statistics_", None)
+        # At once: an interrupt leaves the old or the new.
+        self.__dict__ = state
+        if not slower:
+            self._warn_if_nobody_leaves(chosen[0].thresholds[0], unit)
+
+    def _best(
+        self,
+        estimator: Any,
+        frontier: Frontier,
+        chosen: tuple[Points, float],
+        label_share: float,
+        test: DropTest | None,
+    ) -> dict[str, Any]:
+        """Return the fitted attributes."""
+        points, score = chosen
+        (best,) = points.thresholds
+        threshold = self._as_users_give_them(best)
+        of_frontier = frontier.points
+        return {
+            "frontier_": {
+                "cost": of_frontier.cost,
+                "score": frontier.score,
+                "expected_score": 1.0 - of_frontier.loss,
+                "threshold": self._as_users_give_them(of_frontier.thresholds),
+            },
+            "full_score_": frontier.full_score,
+            "best_score_": score,
+            "best_cost_": float(points.cost[0]),
+            "label_share_": label_share,
+            "best_threshold_": threshold.copy(),
+            "drop_upper_": test and test.upper(best),
+            # Copies, so that who changes one changes no other.
+            "estimator_": estimator.set_params(
+                threshold=threshold.copy(), verbose=self.estimator.verbose
+            ),
+        }
+
+    def _warn_if_nobody_leaves(self, thresholds: Floats, unit: str) -> None:
+        closed = is_closed(thresholds)
+        if not len(closed) or not closed.all():
+            return
+        goals = {"cost": self.max_cost, "drop": self.max_drop, "risk": self.risk}
+        asked = [goal for goal, value in goals.items() if value is not None]
+        warn(
+            "The thresholds chosen close every exit: nothing will leave early. "
+            f"Allow a larger {' or '.join(asked)}, hold out more samples, or use "
+            "a metric and a pooling that make better exits."
+            + _BY_TIME
+            * (unit == "time")
+        )
+
+    def _as_users_give_them(self, thresholds: Floats) -> Floats:
+        return thresholds if self.per_class else thresholds[..., 0]
 
     def _check_estimator(self) -> None:
         if not isinstance(self.estimator, EarlyExitMixin):
@@ -190,13 +298,7 @@ class TunedFit:
     def _predict_stream(self, data: Data) -> tuple[HeldOutPredictions, Data]:
         """Predict the samples of a stream that are held out; none are set aside."""
         nobody = Data(data.X, None, np.zeros(0))
-        for name in ("risk", "confidence"):
-            if getattr(self, name) is not None:
-                raise ValueError(
-                    f"{name}= sets samples aside, and does not take what comes batch "
-                    "by batch. Pass the samples held out as one array or numpy.memmap, "
-                    "with cv='prefit'."
-                )
+        self._check_sets_none_aside()
         estimator = self._own_estimator()
         if isinstance(self.cv, str):
             return predict_held_out(estimator, data), nobody
@@ -205,10 +307,24 @@ class TunedFit:
                 "Without y thresholds agree with the full network, which of what comes "
                 "batch by batch takes cv='prefit'."
             )
+        return cross_predict_stream(estimator, data, self._n_folds()), nobody
+
+    def _check_sets_none_aside(self) -> None:
+        """Refuse promises, of what comes batch by batch."""
+        for name in ("risk", "confidence"):
+            if getattr(self, name) is not None:
+                raise ValueError(
+                    f"{name}= sets samples aside, and does not take what comes batch "
+                    "by batch. Pass the samples held out as one array or numpy.memmap, "
+                    "with cv='prefit'."
+                )
+
+    def _n_folds(self) -> int:
+        """Return the number of folds, of what comes batch by batch."""
         if not isinstance(self.cv, Integral) or not self.refit:
             raise ValueError(
                 "Of what comes batch by batch folds follow from the content of the "
                 "samples: use refit=True and a number of folds, or 'prefit', as cv=; "
                 f"got cv={self.cv!r} and refit={self.refit}."
             )
-        return cross_predict_stream(estimator, data, int(self.cv)), nobody
+        return int(self.cv)

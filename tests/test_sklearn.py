@@ -40,7 +40,7 @@ def expected_failures(estimator):
     match estimator:
         case E2CMClusterer():  # nor by scikit-learn's KMeans
             return {weights: "k-means draws its first centers from rows"}
-        case E2CMClassifier():
+        case E2CMClassifier() | TunedExitsCV(estimator=E2CMClassifier()):
             return {in_parts: "it calls partial_fit after fit, which keeps no sums"}
     return {}
 
@@ -49,6 +49,8 @@ def test_fit_and_score_take_y():
     X, y = make_classification(random_state=0)
     assert E2CMClassifier().fit(X, y=y).score(X, y=y) > 0.5
     assert E2CMClassifier().partial_fit(X, y=y, classes=[0, 1]).score(X, y=y) > 0.5
+    search = TunedExitsCV(E2CMClassifier(), max_drop=0.1)
+    assert search.partial_fit(X, y=y, classes=[0, 1]).score(X, y=y) > 0.5
 
 
 # As KMeans itself warns of some of these data.
@@ -109,6 +111,9 @@ def public_objects():
         yield f"sk_e2cm.E2CMClassifier.{method}"
         yield f"sk_e2cm.TunedExitsCV.{method}"
     for method in ("predict_proba", "staged_predict_proba", "score"):
+        yield f"sk_e2cm.TunedExitsCV.{method}"
+    for method in ("partial_fit", "merge", "for_sharing", "finalize", "prepare"):
+        yield f"sk_e2cm.E2CMClassifier.{method}"
         yield f"sk_e2cm.TunedExitsCV.{method}"
     for display in ("TradeoffDisplay", "ExitDisplay"):
         for method in ("from_estimator", "from_predictions", "plot"):

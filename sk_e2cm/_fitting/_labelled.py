@@ -16,7 +16,7 @@ from .._utils._arrays import Floats, SampleRows, largest
 from .._utils._hashing import row_hashes
 from .._utils._labels import labels_like
 from ._kept import Samples
-from ._statistics import N_FOLDS, RunningStatistics, Statistics, folds_by_hash
+from ._statistics import RunningStatistics, Statistics, folds_by_hash
 
 
 class Source(NamedTuple):
@@ -35,12 +35,16 @@ class Source(NamedTuple):
 
     products : bool
         Whether products of features are summed, too, as a whitened metric needs it.
+
+    n_folds : int
+        In which samples are summed.
     """
 
     network: str
     pooling: Any
     input_shape: Shape
     products: bool
+    n_folds: int
 
     def check_same(self, other: Source) -> None:
         """Refuse another one.
@@ -56,6 +60,7 @@ class Source(NamedTuple):
             "input_shape": f"samples of the shape {other.input_shape} in place of "
             f"{self.input_shape}",
             "products": "another metric: only one of both sums products of features",
+            "n_folds": f"samples in {other.n_folds} folds in place of {self.n_folds}",
         }
         for name, difference in words.items():
             if getattr(self, name) != getattr(other, name):
@@ -135,7 +140,6 @@ class LabelledStatistics:
         X: SampleRows,
         y: NDArray[Any],
         weight: Floats,
-        n_folds: int = N_FOLDS,
         done: Callable[[int], Any] = lambda n: None,
     ) -> None:
         """Run the network over samples, and add them; tell how many are done.
@@ -147,7 +151,9 @@ class LabelledStatistics:
         """
         hashes = row_hashes(X)
         codes = self._codes_of(y)
-        samples = Samples(hashes, folds_by_hash(hashes, n_folds), codes, weight)
+        samples = Samples(
+            hashes, folds_by_hash(hashes, self.source.n_folds), codes, weight
+        )
         for batch in full_pass(X):
             self.running.add(batch, samples.take(batch.rows))
             done(batch.n_samples)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from sklearn.utils import check_consistent_length
 
 from .._fitting._cross_fitting import CrossFit
+from .._fitting._labelled import LabelledStatistics
 from .._streams import batches_of, in_large_parts, is_stream, n_samples_of
 from .._utils._arrays import Floats
 from .._utils._compat import _safe_indexing
@@ -219,6 +220,16 @@ def cross_predict_stream(
     """
     cross_fit = estimator._fit_stream(data.X, data.y, data.weight, n_folds=n_folds)
     return _of_cross_fit(estimator, data.X, cross_fit)
+
+
+def cross_predict_seen(estimator: Any, seen: LabelledStatistics) -> HeldOutPredictions:
+    """Fit to what was seen in parts; predict each fold with exits fitted without it.
+
+    Of as many samples as are kept.
+    """
+    n_folds = seen.source.n_folds
+    cross_fit = estimator._fit_seen(seen, in_parts=False, n_folds=n_folds)
+    return _of_cross_fit(estimator, seen.some, cross_fit)
 
 
 def _of_cross_fit(
