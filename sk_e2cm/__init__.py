@@ -5,10 +5,10 @@ from ._classifier import E2CMClassifier
 from ._clusterer import E2CMClusterer
 from ._extractors import Extractor, PipelineExtractor, TorchExtractor
 from ._saving import load, save
+from ._to_onnx import to_onnx
 from ._tuned import TunedExitsCV
 from ._tuning._risk import RiskControl
-
-__version__ = "0.1.0"
+from ._version import __version__ as __version__
 
 __all__ = [
     "E2CMClassifier",
@@ -23,4 +23,5 @@ __all__ = [
     "metrics",
     "save",
     "testing",
+    "to_onnx",
 ]

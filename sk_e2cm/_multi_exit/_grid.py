@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import reduce
 from itertools import pairwise, product
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,11 +20,6 @@ _ADAPTIVE_AVERAGE: dict[int, Callable[..., Tensor]] = {
     1: F.adaptive_avg_pool1d,
     2: F.adaptive_avg_pool2d,
     3: F.adaptive_avg_pool3d,
-}
-_ADAPTIVE_MAXIMUM: dict[int, Callable[..., Tensor]] = {
-    1: F.adaptive_max_pool1d,
-    2: F.adaptive_max_pool2d,
-    3: F.adaptive_max_pool3d,
 }
 
 
@@ -64,12 +60,12 @@ class Cells:
 
     def maximum(self, x: Tensor) -> Tensor:
         """Take the maxima of (n, channels, *sizes): (n, n_features)."""
-        n_axes = len(self.sizes)
         if self.regular is not None and x.shape[2:] == self.sizes:
-            pooled: Tensor = _MAXIMUM[n_axes](x, *self.regular)
-        else:  # slower, since it notes where the maxima are
-            pooled = _ADAPTIVE_MAXIMUM[n_axes](x, self.along)
-        return pooled.flatten(1)
+            pooled: Tensor = _MAXIMUM[len(self.sizes)](x, *self.regular)
+            return pooled.flatten(1)
+        # Not by torch's adaptive maximum, which ONNX has no operation for.
+        inside = [x[(..., *box)].flatten(2) for box in self._boxes(x.shape[2:])]
+        return torch.stack([each.amax(dim=2) for each in inside], dim=2).flatten(1)
 
     def split(self, x: Tensor) -> list[Tensor]:
         """Return what lies in the cells, each (n, channels, positions).
@@ -79,8 +75,7 @@ class Cells:
         if self.number == 1:
             return [x.flatten(2)]
         if any(map(operator.mod, x.shape[2:], self.along)):
-            boxes = product(*map(cell_bounds, self.along, x.shape[2:]))
-            return [x[(..., *box)].flatten(2) for box in boxes]  # type: ignore[index]
+            return [x[(..., *box)].flatten(2) for box in self._boxes(x.shape[2:])]
         n_axes = len(self.sizes)
         by_channel = x.is_contiguous()
         x = x if by_channel else x.movedim(1, -1)
@@ -94,6 +89,10 @@ class Cells:
             return [x.flatten(0, n_axes).flatten(2)]
         x = x.permute(0, *cells_axes, *inner_axes, x.dim() - 1)
         return [x.flatten(0, n_axes).flatten(1, -2).mT]
+
+    def _boxes(self, sizes: Sequence[int]) -> Iterator[Any]:
+        """Return the cells of maps of these sizes, in the order of the features."""
+        return product(*map(cell_bounds, self.along, sizes))
 
     def shares(self) -> Tensor:
         """Return what each position gives to each cell's average.

@@ -297,8 +297,8 @@ class SecondOrder(MapPooling):
         x = self.as_map(output)
         at_once = max(_MOST_AT_ONCE // x[0].numel(), 1)
         if x.device.type != "cpu" or len(x) <= at_once:
-            return self._pooled(x)
-        return torch.cat([self._pooled(part) for part in x.split(at_once)])
+            return self.of_map(x)
+        return torch.cat([self.of_map(part) for part in x.split(at_once)])
 
     def variation(self, output: Any) -> Tensor:
         of_means = _variation(self.as_map(output), self.means)
@@ -307,12 +307,13 @@ class SecondOrder(MapPooling):
             n_others += self.channels * self.maxima.number
         return F.pad(of_means, (0, n_others))
 
-    def _pooled(self, x: Tensor) -> Tensor:
+    def of_map(self, x: Tensor) -> Tensor:
+        """Pool floats of shape (n, channels, *sizes), all at once."""
         parts = [self.means.average(x)]
         if self.maxima is not None:
             parts.append(self.maxima.maximum(x))
         squares = [
-            (torch.bmm(inside, inside.mT) / inside.shape[2]).view(len(x), -1)
+            (torch.bmm(inside, inside.mT) / inside.shape[2]).view(x.shape[0], -1)
             for inside in self.products.split(self._mixed(x))
         ]
         together = squares[0] if len(squares) == 1 else torch.cat(squares, dim=1)

@@ -9,6 +9,7 @@ from typing import Any
 import sklearn
 import torch
 
+from .._version import __version__
 from ._estimators import encode_estimator, fitted_inside
 from ._file import write
 from ._network import encode_extractor
@@ -87,7 +88,7 @@ def save(estimator: Any, path: str | PathLike[str]) -> None:
     # What users have passed is refused before what was made of it.
     encoded = encode_estimator(estimator, Encoder(writer))
     header = {
-        "version": _version(),
+        "version": __version__,
         "written_by": {
             "python": platform.python_version(),
             "sklearn": sklearn.__version__,
@@ -97,10 +98,3 @@ def save(estimator: Any, path: str | PathLike[str]) -> None:
         "estimator": encoded,
     }
     write(path, header, writer.tensors)
-
-
-def _version() -> str:
-    # Not at the top: the package imports this file before it has a version.
-    from .. import __version__
-
-    return __version__

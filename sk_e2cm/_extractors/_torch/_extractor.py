@@ -245,6 +245,11 @@ class TorchExtractor(Extractor):
     def stage_names(self) -> tuple[str, ...]:
         return (*self._exits, self._output or "output")
 
+    @property
+    def input_dtype(self) -> torch.dtype:
+        """What samples are converted to."""
+        return self._network.dtype
+
     @cached_property
     def device(self) -> torch.device:
         return device_of_weights(self._module)
@@ -401,6 +406,28 @@ class TorchExtractor(Extractor):
         samples = some_samples(X)
         self.begin(samples)
         self._runner.verify(samples)
+
+    def form_for(self, X: ArrayLike | Tensor) -> StagedNetwork:
+        """Return the stages that run for samples of this shape, to be exported.
+
+        Parameters
+        ----------
+        X : array-like or tensor of shape (n_samples, ...)
+            Some samples.
+
+        Returns
+        -------
+        StagedNetwork
+            With norms folded where that was proved to be right.
+
+        Raises
+        ------
+        ValueError
+            As `begin`.
+        """
+        batch = self._network.batch(X)
+        self._runner.learn(batch)
+        return self._runner.form_for(batch)
 
     @torch.inference_mode()
     def uncut(self, X: ArrayLike) -> Any:

@@ -103,13 +103,14 @@ class Each:
 
     def keep(self, value: Any, rows: Tensor) -> Any:
         kept = [rule.keep(v, rows) for rule, v in zip(self.rules, value, strict=True)]
-        return _like(value, kept)
+        return same_kind(value, kept)
 
     def join(self, values: Sequence[Any]) -> Any:
-        return _like(values[0], join_each(self.rules, values))
+        return same_kind(values[0], join_each(self.rules, values))
 
 
-def _like(value: Any, parts: Sequence[Any]) -> Any:
+def same_kind(value: Any, parts: Sequence[Any]) -> Any:
+    """Return these parts as a tuple or list of the type of `value`."""
     make = getattr(value, "_make", type(value))  # a named tuple has names to keep
     return make(parts)
 

@@ -77,9 +77,13 @@ class Runner:
 
     def start(self, batch: Tensor) -> Live:
         """Return the state before the first stage, of the form that is to run."""
+        return self.form_for(batch).start(batch)
+
+    def form_for(self, batch: Tensor) -> StagedNetwork:
+        """Return the form that is to run for samples of this shape."""
         if self.folded is not None and self.folded.rules.get(batch.shape[1:]):
-            return self.folded.start(batch)
-        return self.network.start(batch)
+            return self.folded
+        return self.network
 
     @torch.inference_mode()
     def verify(self, samples: NDArray[Any]) -> None:

@@ -1,0 +1,340 @@
+"""Stages and heads as torch modules that torch can export."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.cluster import KMeans, MiniBatchKMeans
+from sklearn.frozen import FrozenEstimator
+from torch import Tensor, nn
+
+from .._extractors._torch._rows import (
+    Constant,
+    Count,
+    Each,
+    KeepRules,
+    Rows,
+    Rule,
+    same_kind,
+)
+from .._multi_exit._estimator_logits import (
+    ClassifierLogits,
+    ClustererLogits,
+    EstimatorLogits,
+    as_logits,
+)
+from .._multi_exit._heads import Head, as_made
+from .._multi_exit._logits import (
+    DirichletLogits,
+    DistanceLogits,
+    Logits,
+    WeightedLogits,
+)
+from .._multi_exit._pooling import FunctionPooling, Pooling, SecondOrder
+
+# Samples on which layers are compared with a classifier.
+_TRIED = 64
+
+
+class LiveTensors:
+    """The values alive after a stage, as far as they are tensors with rows.
+
+    Numbers of rows follow from these, and constants are known.
+
+    Parameters
+    ----------
+    rules : KeepRules
+        What the values are.
+
+    values : tuple
+        They, for some batch.
+
+    Attributes
+    ----------
+    tensors : list of tensor
+        Those of this batch.
+
+    rows : list of Rows
+        Which of their entries belong to a sample.
+    """
+
+    def __init__(self, rules: KeepRules, values: tuple[Any, ...]) -> None:
+        self._rules = rules.rules
+        self._values = values
+        self.rows = list(_rows_of(self._rules))
+        self.tensors = self.among(values)
+
+    def among(self, values: Sequence[Any]) -> list[Tensor]:
+        """Return the tensors among the values of a batch."""
+        return list(_tensors_of(self._rules, values))
+
+    def copies(self) -> tuple[Any, ...]:
+        """Return all values, in memory of their own."""
+        return self.of([tensor.clone() for tensor in self.tensors])
+
+    def of(self, tensors: Sequence[Tensor]) -> tuple[Any, ...]:
+        """Return all values, given the tensors."""
+        first = self.rows[0]
+        n_samples = tensors[0].shape[first.axis] // first.per_sample
+        given = iter(tensors)
+        return tuple(
+            _rebuilt(rule, value, given, n_samples)
+            for rule, value in zip(self._rules, self._values, strict=True)
+        )
+
+
+def _rows_of(rules: Sequence[Rule]) -> Iterator[Rows]:
+    for rule in rules:
+        match rule:
+            case Rows():
+                yield rule
+            case Each(parts):
+                yield from _rows_of(parts)
+
+
+def _tensors_of(rules: Sequence[Rule], values: Sequence[Any]) -> Iterator[Tensor]:
+    for rule, value in zip(rules, values, strict=True):
+        match rule:
+            case Rows():
+                yield value
+            case Each(parts):
+                yield from _tensors_of(parts, value)
+
+
+def _rebuilt(rule: Rule, value: Any, tensors: Iterator[Tensor], n_samples: Any) -> Any:
+    match rule:
+        case Rows():
+            return next(tensors)
+        case Count(per_sample):
+            return per_sample * n_samples
+        case Each(parts):
+            of_parts = [
+                _rebuilt(part, each, tensors, n_samples)
+                for part, each in zip(parts, value, strict=True)
+            ]
+            return same_kind(value, of_parts)
+        case Constant():
+            return value
+
+
+class StageModule(nn.Module):
+    """A stage that takes and returns tensors alone.
+
+    Parameters
+    ----------
+    stage : nn.Module
+        Takes and returns all live values.
+
+    before, after : LiveTensors
+        What it takes, and what it returns.
+    """
+
+    def __init__(
+        self, stage: nn.Module, before: LiveTensors, after: LiveTensors
+    ) -> None:
+        super().__init__()
+        self.stage = stage
+        self._before = before
+        self._after = after
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        return tuple(self._after.among(self.stage(*self._before.of(tensors))))
+
+
+class PoolingModule(nn.Module):
+    """From a stage's output, whose samples lie along `axis`, to features."""
+
+    def __init__(self, head: Head, axis: int) -> None:
+        super().__init__()
+        self.pooling = exportable_pooling(head)
+        self.axis = axis
+
+    def forward(self, *outputs: Tensor) -> Tensor:
+        (output,) = outputs
+        features: Tensor = self.pooling(output.movedim(self.axis, 0))
+        return features
+
+
+class HeadModule(nn.Module):
+    """From a stage's output, whose samples lie along `axis`, to probabilities.
+
+    Features carried from stages before come first.
+    """
+
+    def __init__(self, head: Head, axis: int) -> None:
+        super().__init__()
+        self.head = exportable(head)
+        self.axis = axis
+
+    def forward(self, *carried_and_output: Tensor) -> Tensor:
+        *carried, output = carried_and_output
+        output = output.movedim(self.axis, 0)
+        head, logits = self.head, self.head.logits
+        if not carried:
+            return logits.to_proba(head.forward(output))
+        return head.proba_of([*carried, head.pooling.forward(output)])
+
+
+class FeaturesModule(nn.Module):
+    """From a stage's output, whose samples lie along `axis`, to scaled features.
+
+    A classifier that is not torch's takes them, in single precision.
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, head: Head, logits: ClassifierLogits, axis: int) -> None:
+        super().__init__()
+        self.pooling = exportable_pooling(head)
+        self.axis = axis
+        self.register_buffer("mean", torch.as_tensor(np.float64(logits.mean)))
+        self.register_buffer("scale", torch.as_tensor(np.float64(logits.scale)))
+
+    def forward(self, *outputs: Tensor) -> Tensor:
+        (output,) = outputs
+        features = self.pooling(output.movedim(self.axis, 0))
+        return ((features - self.mean) / self.scale).float()
+
+
+class AtOnce(Pooling):
+    """Second-order pooling of however many samples, none of them in parts."""
+
+    def __init__(self, pooling: SecondOrder) -> None:
+        super().__init__()
+        self.pooling = pooling
+
+    def forward(self, output: Tensor) -> Tensor:
+        return self.pooling.of_map(self.pooling.as_map(output))
+
+
+class Distances(Logits):
+    """What `DistanceLogits` gives, by products of matrices.
+
+    In double precision and about the mean of the means, so that nothing of account
+    cancels.
+    """
+
+    centre: Tensor
+    means: Tensor
+    sharpness: Tensor
+
+    def __init__(self, means: Tensor, sharpness: Tensor) -> None:
+        super().__init__()
+        means = means.double()
+        self.register_buffer("centre", means.mean(dim=0))
+        self.register_buffer("means", means - self.centre)
+        self.register_buffer("sharpness", sharpness)
+
+    def forward(self, features: Tensor) -> Tensor:
+        f = features.double() - self.centre
+        squares = (f * f).sum(1, keepdim=True) - 2 * f @ self.means.T
+        squares = squares + (self.means * self.means).sum(1)
+        distances = squares.clamp(min=0).sqrt().to(self.sharpness.dtype)
+        return -distances * self.sharpness
+
+
+class NearestCentre(Logits):
+    """The nearest of the centers of k-means gets probability 1."""
+
+    def __init__(self, centers: Tensor) -> None:
+        super().__init__()
+        self.distances = Distances(centers, torch.ones(len(centers)))
+
+    def forward(self, features: Tensor) -> Tensor:
+        distances: Tensor = self.distances(features)
+        return distances
+
+    def to_proba(self, logits: Tensor) -> Tensor:
+        names = torch.arange(logits.shape[1], device=logits.device)
+        is_nearest = logits.argmax(dim=1, keepdim=True) == names
+        return is_nearest.to(torch.float64)
+
+
+def exportable(head: Head) -> Head:
+    """Return a copy of a head whose parts can all be exported.
+
+    Raises
+    ------
+    ValueError
+        If a function of the user's is among them, or an estimator that is neither
+        linear, a perceptron nor k-means.
+    """
+    copied: Any = as_made(head)
+    copied.pooling = exportable_pooling(head)
+    copied.logits = _exportable_logits(copied.logits, head.stage_name)
+    return copied
+
+
+def exportable_pooling(head: Head) -> Pooling:
+    """Return a copy of the pooling of a head.
+
+    Raises
+    ------
+    ValueError
+        If it is a function of the user's.
+    """
+    if isinstance(head.pooling, FunctionPooling):
+        raise ValueError(
+            f"pooling={head.pooling.function!r} is a function of yours, and cannot be "
+            "written to ONNX. Use 'auto', 'second_order', 'none' or a number of cells."
+        )
+    copied: Any = as_made(head.pooling)
+    return AtOnce(copied) if isinstance(copied, SecondOrder) else copied
+
+
+def _exportable_logits(logits: Any, stage_name: str) -> Logits:
+    match logits:
+        case DistanceLogits():
+            return Distances(logits.means, logits.sharpness)
+        case DirichletLogits():
+            inner = _exportable_logits(logits.logits, stage_name)
+            return DirichletLogits(inner, logits.weight, logits.bias, logits.least)
+        case WeightedLogits():
+            parts = [_exportable_logits(part, stage_name) for part in logits.parts]
+            return WeightedLogits(parts, logits.weights, logits.least)
+        case ClassifierLogits():
+            return _as_layers(logits)
+        case ClustererLogits():
+            return _as_centers(logits)
+    found: Logits = logits
+    return found
+
+
+def _as_centers(logits: ClustererLogits) -> Logits:
+    clusterer = logits.clusterer
+    if isinstance(clusterer, FrozenEstimator):
+        clusterer = clusterer.estimator
+    if type(clusterer) not in (KMeans, MiniBatchKMeans):
+        raise ValueError(
+            f"clusterer={logits.clusterer!r} cannot be written to ONNX: only KMeans "
+            "and MiniBatchKMeans, whose clusters are those of the nearest centers, can."
+        )
+    return NearestCentre(torch.from_numpy(np.asarray(logits.centers)))
+
+
+def layers_of(logits: ClassifierLogits) -> Logits | None:
+    """Return a linear classifier, or a perceptron, as layers; None of another."""
+    classifier, n_classes = logits.classifier, logits.n_classes
+    if len(logits.codes) < n_classes or not hasattr(classifier, "n_features_in_"):
+        return None
+    n_features = int(classifier.n_features_in_)
+    mean = np.array(np.broadcast_to(np.float64(logits.mean), n_features))
+    scale = np.array(np.broadcast_to(np.float64(logits.scale), n_features))
+    tried = np.random.default_rng(0).normal(size=(_TRIED, n_features))
+    found = as_logits(classifier, n_classes, mean, scale, tried)
+    return None if isinstance(found, EstimatorLogits) else found
+
+
+def _as_layers(logits: ClassifierLogits) -> Logits:
+    found = layers_of(logits)
+    if found is None:
+        raise ValueError(
+            f"{logits.parameter}={logits.classifier!r} cannot be written to ONNX at "
+            "exits, where calibration follows: only linear classifiers and perceptrons "
+            "can."
+        )
+    return found

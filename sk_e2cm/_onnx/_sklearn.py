@@ -1,0 +1,65 @@
+"""Classifiers of scikit-learn at the end of a network, by skl2onnx."""
+
+from __future__ import annotations
+
+import numpy as np
+from onnx import TensorProto
+
+from .._multi_exit._estimator_logits import ClassifierLogits
+from ._graph import Program, Scope, Type
+
+# Of the operations for trees and the like: what skl2onnx has long written.
+ML_VERSION = 3
+
+
+def classifier_program(logits: ClassifierLogits, opset: int) -> Program:
+    """Return a fitted classifier as a program, from scaled features to probabilities.
+
+    Parameters
+    ----------
+    logits : ClassifierLogits
+        With the classifier.
+
+    opset : int
+        The version of ONNX's operations.
+
+    Raises
+    ------
+    ValueError
+        If skl2onnx is not installed, or does not know the classifier.
+    """
+    refused = f"{logits.parameter}={logits.classifier!r} cannot be written to ONNX"
+    try:
+        from skl2onnx import to_onnx
+        from skl2onnx.common.data_types import FloatTensorType
+    except ImportError as error:
+        raise ValueError(
+            f"{refused}: linear classifiers and perceptrons can, and others need the "
+            'package skl2onnx: pip install "sk-e2cm[onnx]".'
+        ) from error
+    n_features = int(logits.classifier.n_features_in_)
+    try:
+        model = to_onnx(
+            logits.classifier,
+            initial_types=[("features", FloatTensorType([None, n_features]))],
+            options={"zipmap": False},
+            target_opset={"": opset, "ai.onnx.ml": ML_VERSION},
+        )
+    except Exception as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise ValueError(f"{refused}: {reason}") from error
+    return _of_all_classes(Program.of(model.graph), logits, n_features)
+
+
+def _of_all_classes(
+    program: Program, logits: ClassifierLogits, n_features: int
+) -> Program:
+    """Give each class its column, in double precision; unknown ones get zeros."""
+    scope = Scope()
+    _, proba = scope.call(program, ["features"])
+    exact = scope.op("Cast", proba, to=TensorProto.DOUBLE)
+    columns = np.eye(logits.n_classes)[logits.codes]
+    found = scope.op("MatMul", exact, scope.constant(columns))
+    given = Type(np.dtype(np.float32), (None, n_features))
+    graph = scope.graph("classifier", [("features", given)], [(found, given)])
+    return Program.of(graph)
