@@ -11,7 +11,8 @@ PY := $(VENV)/bin/python
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help demo demo-imagenet demo-text demo-pictures demo-clusters test test-all fuzz check docs \
-	networks bench-accuracy bench-clusters bench-speed bench-scale bench-peers clean
+	networks bench-accuracy bench-clusters bench-speed bench-deploy bench-scale bench-peers \
+	clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -63,6 +64,10 @@ bench-speed: $(VENV)/.setup-examples ## Seconds against the plain network, an ho
 	test -f build/mobilenet_v3_small.pt || \
 		$(PY) examples/train_mobilenet.py --data npz:fashion_mnist
 	PYTHONPATH=examples $(PY) -m benchmarks.speed
+
+bench-deploy: $(VENV)/.setup-deploy ## Early exits in onnxruntime against torch, half an hour
+	OMP_NUM_THREADS=1 PYTHONPATH=examples $(PY) -m benchmarks.deploy
+	OMP_NUM_THREADS=1 PYTHONPATH=examples $(PY) -m benchmarks.deploy_serving
 
 bench-scale: $(VENV)/.setup-scale ## Time and memory against the size of the data, an hour, resumed
 	OMP_NUM_THREADS=1 $(PY) -m benchmarks.scale

@@ -13,6 +13,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -63,11 +64,10 @@ class Exported:
     def __init__(self, subject: Deployed, folder: Path) -> None:
         self.subject = subject
         self.file, self.folder = folder / "early.onnx", folder / "stages"
+        write = partial(to_onnx, subject.fitted, only_open=subject.only_open)
         self.seconds = {
-            FILE: seconds(lambda: to_onnx(subject.fitted, self.file)),
-            FOLDER: seconds(
-                lambda: to_onnx(subject.fitted, self.folder, single_file=False)
-            ),
+            FILE: seconds(lambda: write(self.file)),
+            FOLDER: seconds(lambda: write(self.folder, single_file=False)),
         }
         plain = folder / "plain.onnx"
         export_plain(subject, plain)
@@ -153,7 +153,9 @@ def timed(exported: Exported, size: int) -> dict[str, str]:
     """Return a line of the table of times."""
     spent, stage = time_all(exported, size)
     stages = spent["stages"] / spent["stages"].sum(axis=1, keepdims=True)
-    reach = np.array([(stage >= s).mean() for s in range(stages.shape[1])])
+    last = [each["number"] for each in exported.exits.manifest["stages"]]
+    # Whoever has left at one of the stages before does not reach it.
+    reach = np.array([(stage > before).mean() for before in [-1, *last[:-1]]])
     ideal = (stages * reach).sum(axis=1) * spent[PLAIN_ONNX]
     fitted = exported.subject.fitted
     line = {

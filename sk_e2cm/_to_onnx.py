@@ -23,6 +23,7 @@ def to_onnx(
     path: str | PathLike[str],
     *,
     single_file: bool = True,
+    only_open: bool = False,
     opset: int = 18,
 ) -> None:
     """Write a fitted estimator to ONNX: what has left is not computed further.
@@ -42,6 +43,11 @@ def to_onnx(
         with a file for each stage, for accelerators that run both branches of an
         ``If``, and for stages on several machines: see
         `sk_e2cm.onnx_exits.OnnxExits`.
+
+    only_open : bool, default=False
+        Leave out exits that are closed, all of whose thresholds are infinite: stages
+        between two others run as one, which is quicker, and no thresholds can open
+        them again. The numbers of the stages stay.
 
     opset : int, default=18
         The version of ONNX's operations, at least 18.
@@ -70,7 +76,8 @@ def to_onnx(
     -----
     The file takes ``X``, any number of samples of the shape that was fitted and of the
     network's own type, and ``thresholds`` of shape (n_exits, 1) or (n_exits,
-    n_classes), which may be left out: by default those of the estimator. It returns
+    n_classes), which may be left out: by default those of the estimator. `n_exits` is
+    the number of exits that were written. It returns
     ``label``, as in `classes_`, ``probabilities`` of shape (n_samples, n_classes) and
     ``exit``, the stage at which each sample left. Its metadata has as JSON the "stages"
     by name, the "costs" of leaving at each of them by these thresholds, their
@@ -106,6 +113,7 @@ def to_onnx(
         estimator.input_shape_,
         path,
         single_file=single_file,
+        only_open=only_open,
         opset=opset,
         facts={
             "stages": list(network.stage_names),

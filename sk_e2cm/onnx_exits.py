@@ -79,8 +79,7 @@ class OnnxExits:
     def leave(self, live: Live, thresholds: Any = None) -> tuple[Predictions, Live]:
         """Run the stages that are loaded, on what `begin` or those before returned.
 
-        Return the predictions for all samples that come in, and what the stages after
-        need of those that go on: nothing if there are none.
+        Return predictions for all that come in, and what later stages need of who goes on.
         """
         needed = self._thresholds(thresholds)
         first, value = next(iter(live.items()))
@@ -101,7 +100,8 @@ class OnnxExits:
             goes_on = proba.max(axis=1) < (needed[i][column] if i < n_exits else 0)
             left, stay = rows[~goes_on], np.flatnonzero(goes_on)
             found.label[left] = self.classes_[column[~goes_on]]
-            found.probabilities[left], found.exit[left] = proba[~goes_on], i
+            number = self.manifest["stages"][i]["number"]
+            found.probabilities[left], found.exit[left] = proba[~goes_on], number
             live = {k: self._rows(k, value, stay) for k, value in live.items()}
             rows = rows[goes_on]
         return found, live if len(rows) else {}

@@ -12,6 +12,7 @@ from sklearn.preprocessing import FunctionTransformer
 from torch import nn
 
 from sk_e2cm import E2CMClassifier, TorchExtractor, TunedExitsCV, to_onnx
+from sk_e2cm.onnx_exits import OnnxExits
 from sk_e2cm.testing import ToyExtractor
 
 from ._extractors._torch.networks import Plain
@@ -81,6 +82,26 @@ def test_an_exit_that_was_closed_can_be_opened(tmp_path, fitted, X):
         )
     finally:
         fitted.set_params(threshold=before)
+
+
+@pytest.mark.parametrize("carry", [0, 1])
+def test_exits_that_are_closed_can_be_left_out(tmp_path, carry):
+    torch.manual_seed(0)
+    X, y = samples((4,), n=300)
+    exits = ["first", "second", "third"]
+    fitted = fit(Plain(), exits, X, y, metric="mahalanobis", carry=carry)
+    fitted.set_params(threshold=np.where([0, 1, 0], fitted.threshold, np.inf))
+    session = written(fitted, tmp_path, only_open=True)
+    stage = check_answers(lambda X: session.run(None, {"X": X}), fitted, X)
+    assert {*stage} == {1, 3}
+    to_onnx(fitted, tmp_path / "stages", single_file=False, only_open=True)
+    folder = OnnxExits(tmp_path / "stages")
+    check_answers(folder.run, fitted, X)
+    # What a head carries is computed where it is.
+    n_written = len(fitted.network_.heads[1].carried) + 2
+    assert len(folder.stages) == n_written
+    (thresholds,) = session.get_overridable_initializers()
+    assert (thresholds.name, thresholds.shape[0]) == ("thresholds", n_written - 1)
 
 
 def test_the_metadata_say_what_leaving_costs(fitted, session):

@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 
 from .._multi_exit._network import MultiExitNetwork
+from .._multi_exit._thresholds import is_closed
 from .._utils._arrays import Floats
 from ._files import write_model
 from ._folder import write_folder
@@ -47,6 +48,7 @@ def export(
     path: Path,
     *,
     single_file: bool,
+    only_open: bool,
     opset: int,
     facts: Mapping[str, Any],
 ) -> None:
@@ -66,13 +68,15 @@ def export(
     path : Path
         Of the file or the folder.
 
-    single_file, opset
+    single_file, only_open, opset
         See `to_onnx`.
 
     facts : dict of str
         What the file, or the manifest, says besides.
     """
-    stages = export_stages(parts_of(network, input_shape), opset)
+    kept = _open_stages(network, thresholds) if only_open else range(len(network.heads))
+    stages = export_stages(parts_of(network, input_shape, kept), opset)
+    thresholds = thresholds[list(kept)[:-1]]
     labels = _as_onnx(network.labels)
     if single_file:
         graph = one_graph(stages, Thresholds(thresholds, len(labels)), labels)
@@ -83,6 +87,13 @@ def export(
         write_folder(
             path, stages, thresholds=thresholds, labels=labels, opset=opset, facts=facts
         )
+
+
+def _open_stages(network: MultiExitNetwork, thresholds: Floats) -> list[int]:
+    """Return the exits that are open, those that these carry, and the last stage."""
+    needed = {*np.flatnonzero(~is_closed(thresholds)).tolist(), network.n_exits}
+    carried = {stage for number in needed for stage in network.heads[number].carried}
+    return sorted(needed | carried)
 
 
 def _as_onnx(labels: np.ndarray) -> np.ndarray:

@@ -55,7 +55,8 @@ def write_folder(
     for i, stage in enumerate(stages):
         name = f"stage_{i}.onnx"
         write_model(folder / name, _graph_of(stages, i, len(labels)), opset)
-        of_stages.append({"name": stage.name, "file": name, **_flow(stages, i)})
+        about = {"name": stage.name, "number": stage.number, "file": name}
+        of_stages.append(about | _flow(stages, i))
     values = {
         value.name: _described(value)
         for stage in stages
@@ -77,7 +78,7 @@ def write_folder(
     shutil.copyfile(onnx_exits.__file__, folder / "onnx_exits.py")
 
 
-def _flow(stages: Sequence[ExportedStage], i: int) -> dict[str, list[str]]:
+def _flow(stages: Sequence[ExportedStage], i: int) -> dict[str, Any]:
     """Say what a stage takes and makes, and what is needed after it."""
     stage = stages[i]
     after = needed_from(stages, i + 1)

@@ -7,25 +7,18 @@ back. The first stage is in a branch, too, so that nothing is computed of no sam
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 import numpy as np
-from onnx import GraphProto
+from numpy.typing import NDArray
+from onnx import GraphProto, TensorProto
 
 from ._calls import called, probabilities
 from ._graph import Scope, Type
 from ._stages import ExportedStage, Value, needed_from
-from ._thresholds import Threshold, Thresholds
+from ._thresholds import Thresholds, is_open, stays
 
 _INTEGERS = np.dtype(np.int64)
 _FLOATS = np.dtype(np.float64)
-
-
-class Result(NamedTuple):
-    """What samples leave with: probabilities and stages."""
-
-    probabilities: str
-    exit: str
 
 
 def one_graph(
@@ -46,18 +39,23 @@ def one_graph(
     """
     scope = Scope()
     (X,) = stages[0].takes
-    n_samples = _n_samples(scope, X)
-    nest = _Nest(stages, thresholds.read(scope), len(labels))
-    found = nest.enter_first(scope, n_samples)
-    column = scope.op("ArgMax", found.probabilities, axis=1, keepdims=0)
+    nest = _Nest(stages, thresholds.read(scope), thresholds.closed, len(labels))
+    found = nest.enter_first(scope, _n_samples(scope, X))
+    last = scope.constant(len(labels))
+    columns = scope.constant(np.arange(len(labels)))
+    proba = scope.op("Gather", found, columns, axis=1)
+    exit_ = scope.op(
+        "Cast", scope.op("Gather", found, last, axis=1), to=TensorProto.INT64
+    )
+    column = scope.op("ArgMax", proba, axis=1, keepdims=0)
     label = scope.op("Gather", scope.constant(labels), column)
     outputs = [
         (scope.named(label, "label"), Type(labels.dtype, ("n_samples",))),
         (
-            scope.named(found.probabilities, "probabilities"),
+            scope.named(proba, "probabilities"),
             Type(_FLOATS, ("n_samples", len(labels))),
         ),
-        (scope.named(found.exit, "exit"), Type(_INTEGERS, ("n_samples",))),
+        (scope.named(exit_, "exit"), Type(_INTEGERS, ("n_samples",))),
     ]
     inputs = [("X", X.type), *thresholds.inputs]
     return scope.graph("early_exits", inputs, outputs, thresholds.defaults)
@@ -66,13 +64,21 @@ def one_graph(
 class _Nest:
     """Puts stages into branches.
 
+    What samples leave with is one value: their probabilities and, in a last column, the
+    stage. Each operation costs about as much as a small layer for one sample, and so
+    there are to be few.
+
     Parameters
     ----------
     stages : sequence of ExportedStage
         All stages.
 
-    exits : sequence of Threshold
-        When samples leave.
+    thresholds : str
+        One for each exit and class.
+
+    closed : ndarray of bool, shape (n_exits,)
+        Which exits are closed by default. Their heads run only where other thresholds
+        open them; the others always do.
 
     n_classes : int
         Number of columns of the probabilities.
@@ -81,48 +87,45 @@ class _Nest:
     def __init__(
         self,
         stages: Sequence[ExportedStage],
-        exits: Sequence[Threshold],
+        thresholds: str,
+        closed: NDArray[np.bool_],
         n_classes: int,
     ) -> None:
         self._stages = stages
-        self._exits = exits
+        self._thresholds = thresholds
+        self._closed = closed
         self._n_classes = n_classes
-        self._types = [Type(_FLOATS, (None, n_classes)), Type(_INTEGERS, (None,))]
 
-    def enter_first(self, scope: Scope, n_samples: str) -> Result:
-        """Run all stages if there are samples."""
+    def enter_first(self, scope: Scope, n_samples: str) -> str:
+        """Run all stages if there are samples; return what these leave with."""
         inside, outside = scope.branch(), scope.branch()
         found = self._run(inside, 0, {"X": "X"}, n_samples)
         # Of constants without samples OpenVINO does not know the number of axes.
-        nothing = Result(
-            outside.op(
-                "Expand",
-                outside.constant([[0.0]]),
-                outside.constant([0, self._n_classes]),
-            ),
-            outside.op("Expand", outside.constant([0]), outside.constant([0])),
-        )
+        shape = outside.constant([0, self._n_classes + 1])
+        nothing = outside.op("Expand", outside.constant([[0.0]]), shape)
         is_any = scope.op("Greater", n_samples, scope.constant(0))
         return self._chosen(scope, is_any, (inside, found), (outside, nothing))
 
     def _run(
         self, scope: Scope, i: int, state: Mapping[str, str], n_samples: str
-    ) -> Result:
+    ) -> str:
         """Run a stage and those after it, for samples that are there."""
         stage = self._stages[i]
         state = {**state, **called(scope, stage, state)}
-        length = scope.op("Reshape", n_samples, scope.constant([1]))
-        here = scope.op("Expand", scope.constant([i]), length)
-        if i == len(self._exits):
-            return Result(probabilities(scope, stage, state), here)
-        proba = self._proba_if_open(scope, i, state, length)
-        stays = self._exits[i].stays(scope, proba)
-        rows = scope.op("Reshape", scope.op("NonZero", stays), scope.constant([-1]))
-        return self._go_on(scope, i + 1, state, rows, Result(proba, here))
+        if i == len(self._closed):
+            return _at(scope, probabilities(scope, stage, state), stage.number)
+        needed = scope.op("Gather", self._thresholds, scope.constant(i), axis=0)
+        if self._closed[i]:
+            proba = self._proba_if_open(scope, stage, state, needed, n_samples)
+        else:
+            proba = probabilities(scope, stage, state)
+        # Which samples go on, as a column.
+        rows = scope.op("Transpose", scope.op("NonZero", stays(scope, proba, needed)))
+        return self._go_on(scope, i + 1, state, rows, _at(scope, proba, stage.number))
 
     def _go_on(
-        self, scope: Scope, i: int, state: Mapping[str, str], rows: str, left: Result
-    ) -> Result:
+        self, scope: Scope, i: int, state: Mapping[str, str], rows: str, left: str
+    ) -> str:
         """Run stage `i` for the samples that stay, if there are any."""
         n_stay = scope.op("Size", rows)
         inside, outside = scope.branch(), scope.branch()
@@ -131,43 +134,48 @@ class _Nest:
             for value in needed_from(self._stages, i)
         }
         found = self._run(inside, i, kept, n_stay)
-        places = inside.op("Unsqueeze", rows, inside.constant([1]))
-        put_back = Result(
-            *(
-                inside.op("ScatterND", before, places, after)
-                for before, after in zip(left, found, strict=True)
-            )
-        )
-        same = Result(*(outside.op("Identity", value) for value in left))
+        put_back = inside.op("ScatterND", left, rows, found)
+        same = outside.op("Identity", left)
         is_any = scope.op("Greater", n_stay, scope.constant(0))
         return self._chosen(scope, is_any, (inside, put_back), (outside, same))
 
     def _proba_if_open(
-        self, scope: Scope, i: int, state: Mapping[str, str], length: str
+        self,
+        scope: Scope,
+        stage: ExportedStage,
+        state: Mapping[str, str],
+        needed: str,
+        n_samples: str,
     ) -> str:
         """Return the probabilities at an exit; zeros if it is closed."""
         inside, outside = scope.branch(), scope.branch()
-        proba = probabilities(inside, self._stages[i], state)
-        shape = outside.op(
-            "Concat", length, outside.constant([self._n_classes]), axis=0
-        )
+        proba = probabilities(inside, stage, state)
+        length = outside.op("Reshape", n_samples, outside.constant([1]))
+        n_classes = outside.constant([self._n_classes])
+        shape = outside.op("Concat", length, n_classes, axis=0)
         zeros = outside.op("Expand", outside.constant(0.0), shape)
-        (found,) = scope.choose(
-            self._exits[i].is_open,
-            (inside, [proba]),
-            (outside, [zeros]),
-            self._types[:1],
-        )
+        branches = (inside, [proba]), (outside, [zeros])
+        of_proba = [Type(_FLOATS, (None, self._n_classes))]
+        (found,) = scope.choose(is_open(scope, needed), *branches, of_proba)
         return found
 
     def _chosen(
         self,
         scope: Scope,
         condition: str,
-        then: tuple[Scope, Result],
-        otherwise: tuple[Scope, Result],
-    ) -> Result:
-        return Result(*scope.choose(condition, then, otherwise, self._types))
+        then: tuple[Scope, str],
+        otherwise: tuple[Scope, str],
+    ) -> str:
+        branches = [(inside, [value]) for inside, value in (then, otherwise)]
+        of_result = [Type(_FLOATS, (None, self._n_classes + 1))]
+        (found,) = scope.choose(condition, branches[0], branches[1], of_result)
+        return found
+
+
+def _at(scope: Scope, proba: str, number: int) -> str:
+    """Return probabilities with a further column: the number of the stage."""
+    pads, value = scope.constant([0, 0, 0, 1]), scope.constant(float(number))
+    return scope.op("Pad", proba, pads, value)
 
 
 def _n_samples(scope: Scope, value: Value) -> str:
@@ -176,11 +184,11 @@ def _n_samples(scope: Scope, value: Value) -> str:
 
 
 def _of_rows(scope: Scope, taken: str, rows: str, value: Value) -> str:
-    """Take the entries of some samples."""
-    n_each = value.rows.per_sample
-    if n_each > 1:
-        first = scope.op("Mul", rows, scope.constant(n_each))
-        column = scope.op("Unsqueeze", first, scope.constant([1]))
-        each = scope.op("Add", column, scope.constant(np.arange(n_each)))
-        rows = scope.op("Reshape", each, scope.constant([-1]))
-    return scope.op("Gather", taken, rows, axis=value.rows.axis)
+    """Take the entries of some samples; `rows` is a column."""
+    axis, n_each = value.rows.axis, value.rows.per_sample
+    if (axis, n_each) == (0, 1):
+        return scope.op("GatherND", taken, rows)
+    first = scope.op("Mul", rows, scope.constant(n_each))
+    each = scope.op("Add", first, scope.constant(np.arange(n_each)))
+    entries = scope.op("Reshape", each, scope.constant([-1]))
+    return scope.op("Gather", taken, entries, axis=axis)

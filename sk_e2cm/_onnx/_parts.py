@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,6 +64,9 @@ class StageParts:
     name : str
         Of the stage.
 
+    number : int
+        Of the stage, among those of the estimator.
+
     stage : Part
         From the tensors that are alive before it to those after it, of which the first
         is its output.
@@ -89,6 +92,7 @@ class StageParts:
     """
 
     name: str
+    number: int
     stage: Part
     after: LiveTensors
     head: Part
@@ -100,9 +104,9 @@ class StageParts:
 
 @torch.no_grad()
 def parts_of(
-    network: MultiExitNetwork, input_shape: tuple[int, ...]
+    network: MultiExitNetwork, input_shape: tuple[int, ...], kept: Sequence[int]
 ) -> list[StageParts]:
-    """Return the parts of all stages, in the form that predictions run.
+    """Return the parts of the stages, in the form that predictions run.
 
     Parameters
     ----------
@@ -111,6 +115,10 @@ def parts_of(
 
     input_shape : tuple of int
         Of one sample.
+
+    kept : sequence of int
+        The exits that are kept, and the last stage: what lies between two of them is
+        one stage.
 
     Raises
     ------
@@ -121,26 +129,26 @@ def parts_of(
     # Only its shape and its type count.
     example = torch.zeros((_EXAMPLE_ROWS, *input_shape), dtype=extractor.input_dtype)
     before = LiveTensors(INPUT, (example,))
-    found: list[StageParts] = []
-    for i, (module, rules) in enumerate(_modules_of(extractor, example)):
+    found: dict[int, StageParts] = {}
+    for number, module, rules in _stages_of(extractor, example, kept):
         # Copies, since stages may work in place.
         after = LiveTensors(rules, tuple(module(*before.copies())))
         stage = StageModule(module, before, after)
-        found.append(_with_head(network, i, stage, before, after, found))
+        found[number] = _with_head(network, number, stage, before, after, found)
         before = after
-    return found
+    return list(found.values())
 
 
 def _with_head(
     network: MultiExitNetwork,
-    i: int,
+    number: int,
     stage: StageModule,
     before: LiveTensors,
     after: LiveTensors,
-    stages_before: Sequence[StageParts],
+    stages_before: Mapping[int, StageParts],
 ) -> StageParts:
-    """Return the parts of stage `i`."""
-    name, head = network.stage_names[i], network.heads[i]
+    """Return the parts of a stage."""
+    name, head = network.stage_names[number], network.heads[number]
     output, of_output, axis = after.tensors[:1], after.rows[:1], after.rows[0].axis
     carried = [stages_before[s].features for s in head.carried]
     classifier = _other_than_layers(head)
@@ -150,12 +158,13 @@ def _with_head(
     else:
         module = FeaturesModule(head, classifier, axis)
     pooling = features = None
-    if any(i in later.carried for later in network.heads):
+    if any(number in later.carried for later in network.heads):
         pools = PoolingModule(head, axis)
         pooling = Part(f"The pooling of stage {name!r}", pools, output, of_output)
         features = pools(*output)
     return StageParts(
         name=name,
+        number=number,
         stage=Part(f"Stage {name!r}", stage, before.tensors, before.rows),
         after=after,
         head=Part(
@@ -179,9 +188,10 @@ def _other_than_layers(head: Head) -> ClassifierLogits | None:
     return None
 
 
-def _modules_of(
-    extractor: TorchExtractor, example: Tensor
-) -> Iterator[tuple[fx.GraphModule, KeepRules]]:
+def _stages_of(
+    extractor: TorchExtractor, example: Tensor, kept: Sequence[int]
+) -> Iterator[tuple[int, fx.GraphModule, KeepRules]]:
     form = extractor.form_for(example)
-    modules = cut(form.root, form.graph, form.ends)
-    return zip(modules, form.rules[example.shape[1:]], strict=True)
+    modules = cut(form.root, form.graph, [form.ends[number] for number in kept])
+    rules = form.rules[example.shape[1:]]
+    return zip(kept, modules, (rules[number] for number in kept), strict=True)

@@ -44,6 +44,9 @@ class ExportedStage:
     name : str
         Of the stage.
 
+    number : int
+        Of the stage, among those of the estimator.
+
     takes, gives : list of Value
         What is alive before and after it. The first of `gives` is its output.
 
@@ -64,6 +67,7 @@ class ExportedStage:
     """
 
     name: str
+    number: int
     takes: list[Value]
     gives: list[Value]
     stage: Program
@@ -121,43 +125,44 @@ def export_stages(of_stages: Sequence[StageParts], opset: int) -> list[ExportedS
     programs = iter(export_parts(parts, opset))
     (X,) = of_stages[0].stage.example
     takes = [Value("X", ONE_ROW_EACH, _type_of(X, ONE_ROW_EACH))]
-    found: list[ExportedStage] = []
-    for i, of_stage in enumerate(of_stages):
+    found: dict[int, ExportedStage] = {}
+    for of_stage in of_stages:
+        number = of_stage.number
         stage, head = next(programs), [next(programs)]
         if of_stage.classifier is not None:
             head.append(classifier_program(of_stage.classifier, opset))
-        gives = _values_after(i, of_stage, stage, takes)
+        gives = _values_after(of_stage, stage, takes)
         carried = [found[s].features for s in of_stage.carried]
         features = pooling = None
         if of_stage.features is not None:
             pooling = next(programs)
             of_features = _type_of(of_stage.features, ONE_ROW_EACH)
-            features = Value(f"stage_{i}_features", ONE_ROW_EACH, of_features)
-        found.append(
-            ExportedStage(
-                name=of_stage.name,
-                takes=takes,
-                gives=gives,
-                stage=stage,
-                head_takes=[*(each for each in carried if each), gives[0]],
-                head=head,
-                features=features,
-                pooling=pooling,
-            )
+            features = Value(f"stage_{number}_features", ONE_ROW_EACH, of_features)
+        found[number] = ExportedStage(
+            name=of_stage.name,
+            number=number,
+            takes=takes,
+            gives=gives,
+            stage=stage,
+            head_takes=[*(each for each in carried if each), gives[0]],
+            head=head,
+            features=features,
+            pooling=pooling,
         )
         takes = gives
-    return found
+    return list(found.values())
 
 
 def _values_after(
-    i: int, of_stage: StageParts, stage: Program, takes: Sequence[Value]
+    of_stage: StageParts, stage: Program, takes: Sequence[Value]
 ) -> list[Value]:
     """Return the values after a stage; what it hands on keeps its name."""
     known = dict(zip(stage.inputs, takes, strict=True))
     after = of_stage.after
     of_outputs = zip(stage.outputs, after.rows, after.tensors, strict=True)
+    prefix = f"stage_{of_stage.number}_value"
     return [
-        known.get(name) or Value(f"stage_{i}_value_{k}", rows, _type_of(tensor, rows))
+        known.get(name) or Value(f"{prefix}_{k}", rows, _type_of(tensor, rows))
         for k, (name, rows, tensor) in enumerate(of_outputs)
     ]
 

@@ -2,36 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
+from .._multi_exit._thresholds import is_closed
 from .._utils._arrays import Floats
 from ._graph import Scope, Type
-
-
-@dataclass(frozen=True)
-class Threshold:
-    """Of one exit.
-
-    Parameters
-    ----------
-    needed : str
-        One for each class.
-
-    is_open : str
-        Whether any of them is finite.
-    """
-
-    needed: str
-    is_open: str
-
-    def stays(self, scope: Scope, proba: str) -> str:
-        """Tell which samples are not confident enough to leave; NaN leaves."""
-        confidence = scope.op("ReduceMax", proba, scope.constant([1]), keepdims=0)
-        column = scope.op("ArgMax", proba, axis=1, keepdims=0)
-        needed = scope.op("Gather", self.needed, column)
-        return scope.op("Less", confidence, needed)
 
 
 class Thresholds:
@@ -48,34 +23,50 @@ class Thresholds:
 
     def __init__(self, fitted: Floats, n_classes: int) -> None:
         self._fitted = fitted
-        self._n_exits = len(fitted)
-        self._n_classes = n_classes
+        self._shape = len(fitted), n_classes
+        self.closed = is_closed(fitted)
 
     @property
     def inputs(self) -> list[tuple[str, Type]]:
         """The inputs of the graph: none if the network has no exits."""
-        shape = (self._n_exits, "n_thresholds")
-        of_input = Type(np.dtype(np.float64), shape)
-        return [("thresholds", of_input)] if self._n_exits else []
+        of_input = Type(np.dtype(np.float64), (len(self._fitted), "n_thresholds"))
+        return [("thresholds", of_input)] if len(self._fitted) else []
 
     @property
     def defaults(self) -> dict[str, Floats]:
-        return {"thresholds": self._fitted} if self._n_exits else {}
+        """The values that inputs have if they are not given."""
+        return {"thresholds": self._fitted} if len(self._fitted) else {}
 
-    def read(self, scope: Scope) -> list[Threshold]:
-        """Return those of each exit."""
-        if not self._n_exits:
-            return []
-        shape = (self._n_exits, self._n_classes)
+    def read(self, scope: Scope) -> str:
+        """Return one threshold for each exit and class."""
+        if not len(self._fitted):
+            return ""
         # onnxruntime names the operation that fails where they have another shape.
-        message = f"thresholds must have shape ({shape[0]}, 1) or {shape}"
-        everything = scope.op(
-            "Expand", "thresholds", scope.constant(shape), name=message
-        )
-        infinity = scope.constant(np.inf)
-        found = []
-        for exit_ in range(self._n_exits):
-            needed = scope.op("Gather", everything, scope.constant(exit_), axis=0)
-            lowest = scope.op("ReduceMin", needed, keepdims=0)
-            found.append(Threshold(needed, scope.op("Less", lowest, infinity)))
-        return found
+        message = f"thresholds must have shape ({self._shape[0]}, 1) or {self._shape}"
+        shape = scope.constant(self._shape)
+        return scope.op("Expand", "thresholds", shape, name=message)
+
+
+def is_open(scope: Scope, needed: str) -> str:
+    """Tell whether any of the thresholds of an exit is finite."""
+    lowest = scope.op("ReduceMin", needed, keepdims=0)
+    return scope.op("Less", lowest, scope.constant(np.inf))
+
+
+def stays(scope: Scope, proba: str, needed: str) -> str:
+    """Tell which samples are not confident enough to leave; NaN leaves.
+
+    Parameters
+    ----------
+    scope : Scope
+        Where this is computed.
+
+    proba : str
+        The probabilities at an exit.
+
+    needed : str
+        Its threshold for each class.
+    """
+    confidence = scope.op("ReduceMax", proba, scope.constant([1]), keepdims=0)
+    column = scope.op("ArgMax", proba, axis=1, keepdims=0)
+    return scope.op("Less", confidence, scope.op("Gather", needed, column))
