@@ -79,7 +79,7 @@ class OnnxExits:
     def leave(self, live: Live, thresholds: Any = None) -> tuple[Predictions, Live]:
         """Run the stages that are loaded, on what `begin` or those before returned.
 
-        Return predictions for all that come in, and what later stages need of who goes on.
+        Return what they say of all, and what later stages need of those that go on.
         """
         needed = self._thresholds(thresholds)
         first, value = next(iter(live.items()))
