@@ -88,17 +88,25 @@ def to_onnx(
 
     Examples
     --------
-    >>> import numpy as np, torch
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import numpy as np
+    >>> import onnxruntime
+    >>> import torch
     >>> from sk_e2cm import E2CMClassifier, TorchExtractor, to_onnx
     >>> network = torch.nn.Sequential(
     ...     torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
     >>> X = np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32)
-    >>> clf = E2CMClassifier(TorchExtractor(network, exits=["1"]), threshold=0.4)
+    >>> clf = E2CMClassifier(
+    ...     TorchExtractor(network, exits=["1"]), threshold=0.4, final="network")
     >>> clf = clf.fit(X, [0, 1, 2] * 10)
-    >>> to_onnx(clf, "build/early.onnx")  # doctest: +SKIP
-    >>> import onnxruntime  # doctest: +SKIP
-    >>> session = onnxruntime.InferenceSession("build/early.onnx")  # doctest: +SKIP
-    >>> label, probabilities, exit = session.run(None, {"X": X})  # doctest: +SKIP
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "early.onnx"
+    ...     to_onnx(clf, path)
+    ...     session = onnxruntime.InferenceSession(path)
+    >>> label, probabilities, exit = session.run(None, {"X": X})
+    >>> probabilities.shape
+    (30, 3)
     """
     network, estimator = _checked(fitted)
     _check_packages()

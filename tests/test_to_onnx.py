@@ -218,6 +218,13 @@ def test_half_precision_is_refused(tmp_path, X):
         to_onnx(fitted, tmp_path / "early.onnx")
 
 
+def test_layers_that_torch_has_quantised_are_refused(tmp_path, X):
+    network = torch.ao.quantization.quantize_dynamic(Plain(), {nn.Linear})
+    fitted = fit(network, EXITS, X, np.arange(len(X)) % 3)
+    with pytest.raises(ValueError, match="quantised"):
+        to_onnx(fitted, tmp_path / "early.onnx")
+
+
 def test_paths_that_cannot_be_written_are_refused(tmp_path, fitted):
     with pytest.raises(IsADirectoryError, match="name a file"):
         to_onnx(fitted, tmp_path)

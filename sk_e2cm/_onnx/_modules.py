@@ -172,10 +172,9 @@ class HeadModule(nn.Module):
     def forward(self, *carried_and_output: Tensor) -> Tensor:
         *carried, output = carried_and_output
         output = output.movedim(self.axis, 0)
-        head, logits = self.head, self.head.logits
-        if not carried:
-            return logits.to_proba(head.forward(output))
-        return head.proba_of([*carried, head.pooling.forward(output)])
+        # Averages first, though they may be folded into the weights: onnxruntime takes
+        # longer to read these.
+        return self.head.proba_of([*carried, self.head.pooling.forward(output)])
 
 
 class FeaturesModule(nn.Module):
