@@ -26,6 +26,7 @@ from .._multi_exit._estimator_logits import (
     EstimatorLogits,
     as_logits,
 )
+from .._multi_exit._grid import Cells
 from .._multi_exit._heads import Head, as_made
 from .._multi_exit._logits import (
     DirichletLogits,
@@ -33,7 +34,12 @@ from .._multi_exit._logits import (
     Logits,
     WeightedLogits,
 )
-from .._multi_exit._pooling import FunctionPooling, Pooling, SecondOrder
+from .._multi_exit._pooling import (
+    FunctionPooling,
+    GridAverage,
+    Pooling,
+    SecondOrder,
+)
 
 # Samples on which layers are compared with a classifier.
 _TRIED = 64
@@ -210,6 +216,19 @@ class AtOnce(Pooling):
         return self.pooling.of_map(self.pooling.as_map(output))
 
 
+class OverlappingCells(Cells):
+    """Cells of different lengths, whose averages are one product.
+
+    ONNX has no operation for them, and torch writes a dozen.
+    """
+
+    def __init__(self, cells: Cells) -> None:
+        super().__init__(max(cells.along), cells.sizes)
+
+    def average(self, x: Tensor) -> Tensor:
+        return (x.flatten(2) @ self.shares().to(x.dtype)).flatten(1)
+
+
 class Distances(Logits):
     """What `DistanceLogits` gives, by products of matrices.
 
@@ -282,7 +301,16 @@ def exportable_pooling(head: Head) -> Pooling:
             "written to ONNX. Use 'auto', 'second_order', 'none' or a number of cells."
         )
     copied: Any = as_made(head.pooling)
-    return AtOnce(copied) if isinstance(copied, SecondOrder) else copied
+    if isinstance(copied, GridAverage):
+        copied.cells = _exportable_cells(copied.cells)
+    if isinstance(copied, SecondOrder):
+        copied.means = _exportable_cells(copied.means)
+        return AtOnce(copied)
+    return copied
+
+
+def _exportable_cells(cells: Cells) -> Cells:
+    return cells if cells.regular is not None else OverlappingCells(cells)
 
 
 def _exportable_logits(logits: Any, stage_name: str) -> Logits:
