@@ -20,6 +20,7 @@ import numpy as np
 from sk_e2cm.onnx_exits import OnnxExits, Predictions
 
 BATCH_SIZE = 16
+THRESHOLD = 0.95
 
 
 def main(arguments=None) -> None:
@@ -56,17 +57,18 @@ def main(arguments=None) -> None:
 
 
 def write(folder: Path, epochs: int) -> np.ndarray:
-    """Train and tune the network of the quickstart, write it, return new pictures."""
+    """Train and fit the network of the quickstart, write it, return new pictures."""
     from digits_network import split_digits, train
 
-    from sk_e2cm import E2CMClassifier, TorchExtractor, TunedExitsCV, to_onnx
+    from sk_e2cm import E2CMClassifier, TorchExtractor, to_onnx
 
     train_set, (X, y), (X_test, _) = split_digits()
     network = train(*train_set, epochs=epochs)
     # Digits are easy: with whitened exits nearly all would leave at once.
-    clf = E2CMClassifier(TorchExtractor(network, exits=7), metric="euclidean")
-    search = TunedExitsCV(clf, max_drop=0.0, random_state=0).fit(X, y)
-    to_onnx(search, folder, single_file=False)
+    clf = E2CMClassifier(
+        TorchExtractor(network, exits=7), metric="euclidean", threshold=THRESHOLD
+    )
+    to_onnx(clf.fit(X, y), folder, single_file=False)
     return X_test
 
 

@@ -218,6 +218,9 @@ def test_half_precision_is_refused(tmp_path, X):
         to_onnx(fitted, tmp_path / "early.onnx")
 
 
+@pytest.mark.filterwarnings("ignore:.*:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*:FutureWarning")
+@pytest.mark.filterwarnings("ignore:.*:UserWarning")
 def test_layers_that_torch_has_quantised_are_refused(tmp_path, X):
     network = torch.ao.quantization.quantize_dynamic(Plain(), {nn.Linear})
     fitted = fit(network, EXITS, X, np.arange(len(X)) % 3)
