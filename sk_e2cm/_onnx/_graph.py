@@ -125,27 +125,20 @@ class Scope:
     def choose(
         self,
         condition: str,
-        then: tuple[Scope, Sequence[str]],
-        otherwise: tuple[Scope, Sequence[str]],
-        types: Sequence[Type],
-    ) -> list[str]:
-        """Run one of two branches, each given with its outputs; return those."""
-        outputs = [self._new_name("If") for _ in types]
-        branches = [
-            scope.graph(name, [], list(zip(values, types, strict=True)))
-            for name, (scope, values) in (("then", then), ("else", otherwise))
-        ]
+        then: tuple[Scope, str],
+        otherwise: tuple[Scope, str],
+        type_: Type,
+    ) -> str:
+        """Run one of two branches, each given with its value; return that."""
+        output = self._new_name("If")
+        branches = {
+            f"{name}_branch": scope.graph(name, [], [(value, type_)])
+            for name, (scope, value) in (("then", then), ("else", otherwise))
+        }
         self._nodes.append(
-            helper.make_node(
-                "If",
-                [condition],
-                outputs,
-                outputs[0],
-                then_branch=branches[0],
-                else_branch=branches[1],
-            )
+            helper.make_node("If", [condition], [output], output, **branches)
         )
-        return outputs
+        return output
 
     def named(self, value: str, name: str) -> str:
         """Give a value a name that others know; return it."""

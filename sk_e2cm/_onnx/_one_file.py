@@ -95,6 +95,7 @@ class _Nest:
         self._thresholds = thresholds
         self._closed = closed
         self._n_classes = n_classes
+        self._of_result = Type(_FLOATS, (None, n_classes + 1))
 
     def enter_first(self, scope: Scope, n_samples: str) -> str:
         """Run all stages if there are samples; return what these leave with."""
@@ -104,7 +105,9 @@ class _Nest:
         shape = outside.constant([0, self._n_classes + 1])
         nothing = outside.op("Expand", outside.constant([[0.0]]), shape)
         is_any = scope.op("Greater", n_samples, scope.constant(0))
-        return self._chosen(scope, is_any, (inside, found), (outside, nothing))
+        return scope.choose(
+            is_any, (inside, found), (outside, nothing), self._of_result
+        )
 
     def _run(
         self, scope: Scope, i: int, state: Mapping[str, str], n_samples: str
@@ -137,7 +140,9 @@ class _Nest:
         put_back = inside.op("ScatterND", left, rows, found)
         same = outside.op("Identity", left)
         is_any = scope.op("Greater", n_stay, scope.constant(0))
-        return self._chosen(scope, is_any, (inside, put_back), (outside, same))
+        return scope.choose(
+            is_any, (inside, put_back), (outside, same), self._of_result
+        )
 
     def _proba_if_open(
         self,
@@ -154,22 +159,9 @@ class _Nest:
         n_classes = outside.constant([self._n_classes])
         shape = outside.op("Concat", length, n_classes, axis=0)
         zeros = outside.op("Expand", outside.constant(0.0), shape)
-        branches = (inside, [proba]), (outside, [zeros])
-        of_proba = [Type(_FLOATS, (None, self._n_classes))]
-        (found,) = scope.choose(is_open(scope, needed), *branches, of_proba)
-        return found
-
-    def _chosen(
-        self,
-        scope: Scope,
-        condition: str,
-        then: tuple[Scope, str],
-        otherwise: tuple[Scope, str],
-    ) -> str:
-        branches = [(inside, [value]) for inside, value in (then, otherwise)]
-        of_result = [Type(_FLOATS, (None, self._n_classes + 1))]
-        (found,) = scope.choose(condition, branches[0], branches[1], of_result)
-        return found
+        of_proba = Type(_FLOATS, (None, self._n_classes))
+        condition = is_open(scope, needed)
+        return scope.choose(condition, (inside, proba), (outside, zeros), of_proba)
 
 
 def _at(scope: Scope, proba: str, number: int) -> str:

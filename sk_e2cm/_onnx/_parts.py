@@ -15,13 +15,13 @@ from .._extractors._torch._rows import INPUT, KeepRules, Rows
 from .._multi_exit._estimator_logits import ClassifierLogits
 from .._multi_exit._heads import Head
 from .._multi_exit._network import MultiExitNetwork
+from ._heads import layers_of
 from ._modules import (
     FeaturesModule,
     HeadModule,
     LiveTensors,
     PoolingModule,
     StageModule,
-    layers_of,
 )
 
 # Of one row torch takes the number for a constant.

@@ -88,7 +88,11 @@ def _export_together(parts: Sequence[Part], opset: int) -> list[Program]:
             exported, (), dynamo=True, opset_version=opset, verbose=False
         )
     assert written is not None
-    whole = Program.of(written.model_proto.graph)
+    model = written.model_proto
+    (version,) = (each.version for each in model.opset_import if not each.domain)
+    if version != opset:
+        raise ValueError(f"it writes version {version} of the operations, not {opset}")
+    whole = Program.of(model.graph)
     names_in, names_out = iter(whole.inputs), iter(whole.outputs)
     return [
         whole.part(list(islice(names_in, n_in)), list(islice(names_out, n_out)))
