@@ -9,7 +9,6 @@ in full batches.
 
 import argparse
 import json
-import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -252,9 +251,8 @@ def main() -> None:
     )
     parser.add_argument("--checks", action="store_true", help="without times")
     arguments = parser.parse_args()
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)
-    names = "torch", "onnx", "onnxscript", "onnxruntime", "openvino", "numpy"
+    names = "torch", "onnx", "onnxscript", "onnxruntime", "numpy"
     print(json.dumps({name: version(name) for name in names}))
     for name in arguments.names:
         subject = make(name)

@@ -35,7 +35,12 @@ def main(arguments=None) -> None:
     """Train, fit, choose, serve, ask."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--onnx", action="store_true", help="serve an ONNX file")
-    parser.add_argument("--epochs", type=int, default=8, help="of the training")
+    parser.add_argument(
+        "--epochs",
+        type=int,
+        default=8,
+        help="of the training; with few of them all leave at once",
+    )
     args = parser.parse_args(arguments)
 
     train_set, (X, y), (X_test, _) = split_digits()

@@ -50,6 +50,7 @@ def model_of_onnx(path: str) -> Model:
     options = onnxruntime.SessionOptions()
     # As many requests run at once as there are cores: see serving.py.
     options.intra_op_num_threads = 1
+    options.log_severity_level = 3  # it warns that thresholds may be given
     session = onnxruntime.InferenceSession(path, options)
     about = session.get_modelmeta().custom_metadata_map
     costs = np.array(json.loads(about["costs"]))
@@ -84,18 +85,24 @@ class Service:
             picture = picture_of(body, self._model.input_shape)
         except ValueError as error:
             raise HTTPException(400, str(error)) from error
-        label, proba, stage, cost = await to_thread.run_sync(
-            self._model.predict, picture[None], limiter=self._limiter
-        )
-        # Only the server's thread counts, so that nothing needs a lock.
-        self._counts[stage[0]] += 1
-        self._cost += float(cost[0])
+        try:
+            label, proba, stage, cost = await to_thread.run_sync(
+                self._model.predict, picture[None], limiter=self._limiter
+            )
+        except ValueError as error:
+            raise HTTPException(400, str(error)) from error
+        if not np.isfinite(proba).all():
+            raise HTTPException(400, "The numbers of the picture are too large.")
         answer = {
-            "label": label[0].item(),
+            # A string is no NumPy scalar.
+            "label": label.tolist()[0],
             "proba": proba[0].tolist(),
             "exit": int(stage[0]),
             "cost": float(cost[0]),
         }
+        # Only the server's thread counts, so that nothing needs a lock.
+        self._counts[stage[0]] += 1
+        self._cost += float(cost[0])
         return JSONResponse(answer)
 
     async def exits(self, request: Request) -> JSONResponse:

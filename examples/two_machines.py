@@ -1,9 +1,10 @@
 """A network on two machines: what leaves early on the first is never sent.
 
 The first stages of a network run where the pictures are, a camera say, the others in
-another process, from files of ONNX. Over a socket go only the live tensors of the
-pictures that stay. The second process, and all that runs of the first, need onnxruntime
-and NumPy alone. Half a minute.
+another process, from files of ONNX. Over a pair of sockets go only the live tensors of
+the pictures that stay; of machines, `multiprocessing.connection` has `Listener` and
+`Client`, which send the same bytes. What is run here comes with the files, and needs
+onnxruntime and NumPy alone: see `onnx_exits.py` among them. Half a minute.
 """
 
 import argparse
@@ -12,7 +13,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from multiprocessing import get_context
-from multiprocessing.connection import Client, Connection, Listener
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,8 @@ def main(arguments=None) -> None:
         X = write(folder, args.epochs)
         whole = OnnxExits(folder)
         first = OnnxExits(folder, range(args.stages))
-        with elsewhere(folder, args.stages) as connection:
+        rest = range(args.stages, len(whole.stages))
+        with elsewhere(folder, rest) as connection:
             found, sent = run(first, connection, X)
         expected = whole.run(X)
         nobody_leaves = np.full((len(whole.stages) - 1, 1), np.inf)
@@ -92,30 +94,30 @@ def run(
 
 
 @contextmanager
-def elsewhere(folder: Path, n_before: int) -> Iterator[Connection]:
-    """Start a process that runs all stages but the first ones; connect with it."""
-    with Listener(("127.0.0.1", 0)) as listener:
-        arguments = (folder, n_before, listener.address)
-        # Spawned, so that it shares nothing with this process.
-        process = get_context("spawn").Process(target=serve, args=arguments)
-        process.start()
-        with listener.accept() as connection:
-            yield connection
-        process.join()
+def elsewhere(folder: Path, stages: range) -> Iterator[Connection]:
+    """Start a process that runs these stages; connect with it."""
+    # Spawned, so that it shares nothing with this process.
+    context = get_context("spawn")
+    own, other = context.Pipe()
+    process = context.Process(target=serve, args=(folder, stages, other))
+    process.start()
+    # Of this end there is one left: if the process ends, receiving fails.
+    other.close()
+    with own:
+        yield own
+    process.join()
 
 
-def serve(folder: Path, n_before: int, address: tuple[str, int]) -> None:
+def serve(folder: Path, stages: range, connection: Connection) -> None:
     """Answer with the predictions for live tensors, until the other side is gone."""
-    n_stages = len(OnnxExits(folder, range(0)).manifest["stages"])
-    rest = OnnxExits(folder, range(n_before, n_stages))
-    with Client(address) as connection:
-        while True:
-            try:
-                message = connection.recv_bytes()
-            except EOFError:
-                return
-            found, _ = rest.leave(from_bytes(message))
-            connection.send_bytes(as_bytes(found._asdict()))
+    exits = OnnxExits(folder, stages)
+    while True:
+        try:
+            message = connection.recv_bytes()
+        except EOFError:
+            return
+        found, _ = exits.leave(from_bytes(message))
+        connection.send_bytes(as_bytes(found._asdict()))
 
 
 def as_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:

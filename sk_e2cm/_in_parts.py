@@ -122,10 +122,18 @@ class FitsInParts:
 
         Raises
         ------
+        TypeError
+            If the other is of another class.
+
         ValueError
             If the other has no statistics, if this one was fitted by `fit`, or if they
             are of different features.
         """
+        if not isinstance(other, type(self)):
+            raise TypeError(
+                f"merge takes another {type(self).__name__}, got "
+                f"{type(other).__name__}."
+            )
         for estimator in (self, other):
             is_fresh = estimator is self and self._finished_by not in vars(self)
             if "statistics_" not in vars(estimator) and not is_fresh:

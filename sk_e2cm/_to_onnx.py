@@ -62,12 +62,13 @@ def to_onnx(
 
     ValueError
         If `opset` is too old or too new, or if a part cannot be written: a function as
-        `pooling`, a classifier as `final` or `head` that is neither linear nor a
-        perceptron, another clusterer than k-means, weights of half precision, quantised
-        layers, and what torch.onnx does not know. The part is named.
+        `pooling`, a classifier as `head` that is neither linear nor a perceptron, one
+        as `final` that skl2onnx does not know either, another clusterer than k-means,
+        weights of half precision, convolutions in double precision, quantised layers,
+        and what torch.onnx does not know. The part is named.
 
-    FileExistsError
-        If the folder is there.
+    FileExistsError, FileNotFoundError, IsADirectoryError
+        If a folder is there already, is lacking, or is given in place of a file.
 
     ImportError
         If a package is lacking.
@@ -84,7 +85,8 @@ def to_onnx(
     "cost_unit", the "classes" and "sk_e2cm", the version that wrote it.
 
     Weights are in the file up to 2 GB; those of larger networks lie beside it. NaN in
-    a sample leaves at the first open exit, without an error.
+    a sample leaves at the first exit that was open when the file was written, without
+    an error.
 
     Examples
     --------

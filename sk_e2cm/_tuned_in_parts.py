@@ -15,7 +15,7 @@ from ._tuning._held_out import Data, cross_predict_seen
 
 
 class TunedInParts(FitsInParts, TunedFit):
-    """Adds `partial_fit` and `merge` to a choice of thresholds.
+    """Adds `partial_fit`, `merge` and what goes with them to a choice of thresholds.
 
     A copy of the estimator, made for each call, sees the samples.
     """

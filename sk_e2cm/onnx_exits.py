@@ -18,8 +18,7 @@ import onnxruntime
 FORMAT = 1
 MANIFEST = "manifest.json"
 
-# The values that are alive between two stages, by name.
-Live = Mapping[str, np.ndarray]
+Live = Mapping[str, np.ndarray]  # between two stages, by name
 
 
 class Predictions(NamedTuple):
@@ -53,6 +52,8 @@ class OnnxExits:
         self.classes_ = np.array(self.manifest["classes"])
         files = [stage["file"] for stage in self.manifest["stages"]]
         self.stages = range(len(files)) if stages is None else stages
+        if not set(self.stages) <= set(range(len(files))):
+            raise ValueError(f"stages must be among 0 to {len(files) - 1}.")
         # So that the head of a closed exit does not run.
         self._options = onnxruntime.RunOptions()
         self._options.only_execute_path_to_fetches = True
@@ -82,9 +83,7 @@ class OnnxExits:
         Return what they say of all, and what later stages need of those that go on.
         """
         needed = self._thresholds(thresholds)
-        first, value = next(iter(live.items()))
-        axis, n_each = self._layout(first)
-        rows = np.arange(value.shape[axis] // n_each)
+        rows = np.arange(max(map(self._n_samples, live, live.values()), default=0))
         label = np.zeros(len(rows), self.classes_.dtype)
         proba, n_exits = np.zeros((len(rows), len(self.classes_))), len(needed)
         found = Predictions(label, proba, np.full(len(rows), -1))
@@ -109,20 +108,22 @@ class OnnxExits:
     def _advance(self, i: int, live: Live, is_open: bool) -> tuple[Live, Any]:
         stage = self.manifest["stages"][i]
         names = [*stage["makes"], *["probabilities"] * is_open]
+        if lacking := [name for name in stage["takes"] if name not in live]:
+            raise ValueError(f"Stage {i} needs {lacking}, got {[*live]}.")
         taken = {name: live[name] for name in stage["takes"]}
         values = self._sessions[i].run(names, taken, self._options)
         known = {**live, **dict(zip(names, values, strict=True))}
         live = {name: known[name] for name in stage["keeps"]}
         return live, known.get("probabilities")
 
-    def _layout(self, name: str) -> tuple[int, int]:
-        """Return the axis of the samples of a value, and the entries of each there."""
-        value = self.manifest["values"][name]
-        return value["axis"], value["per_sample"]
+    def _n_samples(self, name: str, value: np.ndarray) -> int:
+        about = self.manifest["values"][name]
+        return value.shape[about["axis"]] // about["per_sample"]
 
     def _rows(self, name: str, value: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        axis, n_each = self._layout(name)
-        return value.take((rows[:, None] * n_each + np.arange(n_each)).ravel(), axis)
+        about = self.manifest["values"][name]
+        entries = rows[:, None] * about["per_sample"] + np.arange(about["per_sample"])
+        return value.take(entries.ravel(), about["axis"])
 
     def _thresholds(self, thresholds: Any) -> list[np.ndarray]:
         """Return those of each exit, one for each class."""
@@ -132,7 +133,7 @@ class OnnxExits:
         given = np.asarray(thresholds, np.float64)
         n, k = len(self.manifest["stages"]) - 1, len(self.classes_)
         if given.shape not in ((n,), (n, 1), (n, k)) or np.isnan(given).any():
-            shapes = f"the shape ({n}, 1) or ({n}, {k}), got {given.shape}"
+            shapes = f"shape ({n},), ({n}, 1) or ({n}, {k}), got {given.shape}"
             raise ValueError(f"thresholds must be numbers of {shapes}.")
         return [np.broadcast_to(of_exit, k) for of_exit in given]
 
@@ -141,9 +142,8 @@ def _manifest(path: Path) -> dict[str, Any]:
     found = json.loads(path.read_text(encoding="utf-8"))
     if found.get("format") != FORMAT:
         raise ValueError(f"{path} has the format {found.get('format')}, not {FORMAT}.")
-    stages = found["stages"]
-    before = [{"X"}, *(set(stage["keeps"]) for stage in stages)]
-    lacking = (set(s["takes"]) - b for s, b in zip(stages, before, strict=False))
-    if before[-1] or any(lacking):
+    flow = [{"X"}, *(set(stage["keeps"]) for stage in found["stages"])]
+    takes = [set(stage["takes"]) for stage in found["stages"]]
+    if flow[-1] or any(a - b for a, b in zip(takes, flow, strict=False)):
         raise ValueError(f"{path} lacks a stage.")
     return found

@@ -102,6 +102,35 @@ def test_of_samples_that_have_all_left_nothing_is_alive(folder, X):
     found, live = here.leave(here.begin(X), np.zeros((3, 1)))
     assert (found.exit == 0).all()
     assert not live
+    others, nothing = OnnxExits(folder, range(2, 4)).leave(live)
+    assert len(others.label) == len(others.exit) == 0
+    assert not nothing
+
+
+def test_stages_that_are_not_there_or_not_loaded_are_named(folder, X):
+    with pytest.raises(ValueError, match="among 0 to 3"):
+        OnnxExits(folder, range(2, 9))
+    there = OnnxExits(folder, range(1, 4))
+    with pytest.raises(ValueError, match=r"Stage 1 needs .*, got \['X'\]"):
+        there.run(X)
+
+
+def test_what_fails_halfway_leaves_no_folder(fitted, tmp_path, monkeypatch):
+    _folder = pytest.importorskip("sk_e2cm._onnx._folder")
+    monkeypatch.delattr(_folder.shutil, "copyfile")
+    with pytest.raises(AttributeError):
+        to_onnx(fitted, tmp_path / "stages", single_file=False)
+    assert not [*tmp_path.iterdir()]
+
+
+def test_thresholds_below_all_probabilities_are_written(fitted, tmp_path, X):
+    before = fitted.threshold
+    try:
+        fitted.set_params(threshold=-np.inf)
+        to_onnx(fitted, tmp_path / "stages", single_file=False)
+    finally:
+        fitted.set_params(threshold=before)
+    assert (OnnxExits(tmp_path / "stages").run(X).exit == 0).all()
 
 
 def test_integers_and_double_precision_are_converted(folder, X):
@@ -132,7 +161,7 @@ def test_samples_that_do_not_fit_are_refused(folder, X, error, message):
     "thresholds", [np.zeros((2, 1)), np.zeros((3, 2)), np.full((3, 1), np.nan), 0.5]
 )
 def test_thresholds_that_do_not_fit_are_refused(folder, X, thresholds):
-    with pytest.raises(ValueError, match=r"the shape \(3, 1\) or \(3, 3\)"):
+    with pytest.raises(ValueError, match=r"the shape \(3,\), \(3, 1\) or \(3, 3\)"):
         OnnxExits(folder).run(X, thresholds)
 
 

@@ -206,7 +206,7 @@ def test_what_has_no_exits_is_refused(tmp_path):
         to_onnx(nn.Linear(2, 2), tmp_path / "early.onnx")
 
 
-@pytest.mark.parametrize("opset", [17, 99, 18.5, "18", True])
+@pytest.mark.parametrize("opset", [17, 99, 18.0, "18", True, np.array([18, 19])])
 def test_versions_of_operations_that_nobody_writes_are_refused(tmp_path, fitted, opset):
     with pytest.raises(ValueError, match="must be a whole number from 18"):
         to_onnx(fitted, tmp_path / "early.onnx", opset=opset)

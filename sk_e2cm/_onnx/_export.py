@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,14 @@ from ._files import write_model
 from ._folder import write_folder
 from ._one_file import one_graph
 from ._parts import parts_of
-from ._stages import export_stages
+from ._stages import ExportedStage, export_stages
 from ._thresholds import Thresholds
 
 # torch writes these, and has them translated to later ones.
 OLDEST_OPSET = 18
+
+# What onnxruntime computes in single precision only, on a CPU.
+_SINGLE_ONLY = {"Conv", "ConvTranspose", "AveragePool", "GRU", "LSTM", "RNN"}
 
 
 def check_opset(opset: Any) -> int:
@@ -33,7 +37,8 @@ def check_opset(opset: Any) -> int:
         If torch does not write it, or the package onnx does not know it.
     """
     newest = onnx.defs.onnx_opset_version()
-    if isinstance(opset, bool) or opset not in range(OLDEST_OPSET, newest + 1):
+    is_whole = isinstance(opset, Integral) and not isinstance(opset, bool)
+    if not is_whole or not OLDEST_OPSET <= opset <= newest:
         raise ValueError(
             f"opset={opset!r} must be a whole number from {OLDEST_OPSET}, the oldest "
             f"that torch writes, to {newest}, the newest that the package onnx knows."
@@ -76,6 +81,7 @@ def export(
     """
     kept = _open_stages(network, thresholds) if only_open else range(len(network.heads))
     stages = export_stages(parts_of(network, input_shape, kept), opset)
+    _refuse_double_maps(stages)
     thresholds = thresholds[list(kept)[:-1]]
     labels = _as_onnx(network.labels)
     if single_file:
@@ -87,6 +93,19 @@ def export(
         write_folder(
             path, stages, thresholds=thresholds, labels=labels, opset=opset, facts=facts
         )
+
+
+def _refuse_double_maps(stages: Sequence[ExportedStage]) -> None:
+    """Refuse maps in double precision, which onnxruntime does not compute."""
+    for stage in stages:
+        kinds = sorted(_SINGLE_ONLY & {node.op_type for node in stage.stage.nodes})
+        values = (*stage.takes, *stage.gives)
+        if kinds and any(value.type.dtype == np.float64 for value in values):
+            raise ValueError(
+                f"Stage {stage.name!r} has {', '.join(kinds)} in double precision, "
+                "which onnxruntime does not compute: pass "
+                "TorchExtractor(module.float(), ...)."
+            )
 
 
 def _open_stages(network: MultiExitNetwork, thresholds: Floats) -> list[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import onnx
 from onnx import GraphProto, helper
@@ -45,12 +46,16 @@ def write_model(
         graph, opset_imports=versions, ir_version=_IR_VERSION, producer_name="sk_e2cm"
     )
     helper.set_model_props(model, dict(facts or {}))
-    if model.ByteSize() > _MOST_BYTES:
-        beside = f"{path.name}.data"
-        onnx.save_model(model, path, save_as_external_data=True, location=beside)
-        onnx.checker.check_model(str(path))
-        return
-    onnx.checker.check_model(model, full_check=True)
-    partial = path.with_name(f"{path.name}.partial")
-    onnx.save_model(model, partial)
-    partial.replace(path)
+    is_large = model.ByteSize() > _MOST_BYTES
+    if not is_large:
+        onnx.checker.check_model(model, full_check=True)
+    with TemporaryDirectory(dir=path.absolute().parent) as beside:
+        written = Path(beside) / path.name
+        weights = f"{path.name}.data"
+        onnx.save_model(
+            model, written, save_as_external_data=is_large, location=weights
+        )
+        if is_large:
+            onnx.checker.check_model(str(written))
+            written.with_name(weights).replace(path.with_name(weights))
+        written.replace(path)

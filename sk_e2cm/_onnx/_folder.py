@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -50,7 +51,21 @@ def write_folder(
     facts : dict of str
         What the manifest says besides.
     """
-    folder.mkdir()
+    with TemporaryDirectory(dir=folder.absolute().parent) as beside:
+        written = Path(beside) / folder.name
+        written.mkdir()
+        _write(written, stages, thresholds, labels, opset, facts)
+        written.rename(folder)
+
+
+def _write(
+    folder: Path,
+    stages: Sequence[ExportedStage],
+    thresholds: Floats,
+    labels: np.ndarray,
+    opset: int,
+    facts: Mapping[str, Any],
+) -> None:
     of_stages = []
     for i, stage in enumerate(stages):
         name = f"stage_{i}.onnx"
@@ -66,9 +81,10 @@ def write_folder(
         "format": onnx_exits.FORMAT,
         **facts,
         "classes": labels.tolist(),
-        # JSON knows no infinity.
+        # JSON knows no infinity; every probability is above 0.
         "thresholds": [
-            [None if t == np.inf else t for t in row] for row in thresholds.tolist()
+            [None if t == np.inf else max(t, 0.0) for t in row]
+            for row in thresholds.tolist()
         ],
         "stages": of_stages,
         "values": values,

@@ -41,11 +41,18 @@ def _export_alone(part: Part, opset: int) -> Program:
     try:
         (program,) = _export_together([part], opset)
     except Exception as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ValueError(
-            f"{part.what} cannot be written to ONNX by torch.onnx: {reason}"
+            f"{part.what} cannot be written to ONNX by torch.onnx: {_reason(error)}"
         ) from error
     return program
+
+
+def _reason(error: BaseException) -> str:
+    """Return the first line of what an error goes back to."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
 class _Together(nn.Module):

@@ -48,18 +48,9 @@ def classifier_program(logits: ClassifierLogits, opset: int) -> Program:
     except Exception as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ValueError(f"{refused}: {reason}") from error
-    return _of_all_classes(Program.of(model.graph), logits, n_features)
-
-
-def _of_all_classes(
-    program: Program, logits: ClassifierLogits, n_features: int
-) -> Program:
-    """Give each class its column, in double precision; unknown ones get zeros."""
     scope = Scope()
-    _, proba = scope.call(program, ["features"])
-    exact = scope.op("Cast", proba, to=TensorProto.DOUBLE)
-    columns = np.eye(logits.n_classes)[logits.codes]
-    found = scope.op("MatMul", exact, scope.constant(columns))
+    _, proba = scope.call(Program.of(model.graph), ["features"])
+    found = scope.op("Cast", proba, to=TensorProto.DOUBLE)
     given = Type(np.dtype(np.float32), (None, n_features))
     graph = scope.graph("classifier", [("features", given)], [(found, given)])
     return Program.of(graph)
