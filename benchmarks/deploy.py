@@ -26,7 +26,7 @@ from sk_e2cm.metrics import first_exit
 from sk_e2cm.onnx_exits import OnnxExits
 
 from .deploy_subjects import MAKERS, Deployed, make
-from .tables import read_table, write_table
+from .tables import read_table, spread, write_table
 
 BATCH_SIZES = [1, 32]
 CHECKED_SIZES = [0, 1, 7, 64]
@@ -228,10 +228,6 @@ def in_openvino(path: Path) -> Callable[[np.ndarray], Any] | None:
 
 def median(values: np.ndarray) -> str:
     return f"{np.median(values):.3g}"
-
-
-def spread(values: np.ndarray) -> str:
-    return f"{np.median(values):.2f} ({np.min(values):.2f}-{np.max(values):.2f})"
 
 
 def add(table: str, line: dict[str, str], key: list[str]) -> None:

@@ -21,9 +21,9 @@ from examples.serving import ask, served
 from examples.serving_app import Model, Predictions, make_app, model_of_onnx
 from sk_e2cm import to_onnx
 
-from .deploy import EARLY, FILE, PLAIN, PLAIN_ONNX, export_plain, options, spread
+from .deploy import EARLY, FILE, PLAIN, PLAIN_ONNX, export_plain, options
 from .deploy_subjects import Deployed, make
-from .tables import write_table
+from .tables import spread, write_table
 
 N_ROUNDS = 5
 SUBJECTS = {"cifar10": 1000, "resnet18": 100}

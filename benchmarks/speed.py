@@ -24,7 +24,7 @@ from sk_e2cm import TorchExtractor, TunedExitsCV
 
 from .speed_picture import draw
 from .speed_subjects import SUBJECTS, Subject
-from .tables import write_table
+from .tables import spread, write_table
 
 MAX_COST = 0.4
 MAX_DROP = 0.01
@@ -266,10 +266,6 @@ def frontier(
         cells = f"{predicted:.3f}", f"{taken:.3f}", f"{predicted / taken:.2f}"
         lines.append([subject.name, subject.exits, str(size), *cells])
     return lines
-
-
-def spread(values: np.ndarray) -> str:
-    return f"{np.median(values):.2f} ({np.min(values):.2f}-{np.max(values):.2f})"
 
 
 def main() -> None:

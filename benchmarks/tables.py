@@ -3,6 +3,8 @@
 import csv
 from pathlib import Path
 
+import numpy as np
+
 FOLDER = Path(__file__).parents[1] / "docs" / "benchmarks"
 
 
@@ -19,3 +21,8 @@ def read_table(name: str) -> list[dict[str, str]]:
         return []
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+def spread(values: np.ndarray) -> str:
+    """Return a median and the range around it, as they stand in a cell."""
+    return f"{np.median(values):.2f} ({np.min(values):.2f}-{np.max(values):.2f})"

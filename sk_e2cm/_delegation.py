@@ -15,7 +15,7 @@ from ._early_exit import EarlyExitClassifierMixin, EarlyExitMixin
 from ._utils._arrays import Floats
 
 
-def _delegated(method: Callable[..., Any]) -> Any:
+def _delegated(method: Callable[..., Any], *, returns_self: bool = False) -> Any:
     """Return a method that calls that of `estimator_`, where it has one."""
     name = method.__name__
 
@@ -24,7 +24,8 @@ def _delegated(method: Callable[..., Any]) -> Any:
         return hasattr(vars(self).get("estimator_", self.estimator), name)
 
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return getattr(self._inside(), name)(*args, **kwargs)
+        found = getattr(self._inside(), name)(*args, **kwargs)
+        return self if returns_self else found
 
     # Under its own signature and docstring.
     return available_if(has_it)(update_wrapper(call, method))
@@ -36,6 +37,7 @@ class DelegatesToEstimator:
     estimator: Any
     estimator_: Any
 
+    prepare = _delegated(EarlyExitClassifierMixin.prepare, returns_self=True)
     predict = _delegated(EarlyExitClassifierMixin.predict)
     predict_proba = _delegated(EarlyExitClassifierMixin.predict_proba)
     predict_exit = _delegated(EarlyExitClassifierMixin.predict_exit)
@@ -58,32 +60,6 @@ class DelegatesToEstimator:
             The tuned estimator, with `seconds_`.
         """
         self._inside().measure_seconds(X, batch_size=batch_size)
-        return self
-
-    def prepare(self, X: ArrayLike) -> Self:
-        """Get ready for requests: after loading, the first one would take longer.
-
-        See `E2CMClassifier.prepare`.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, ...)
-            One or some real samples of the shape that was fitted.
-
-        Returns
-        -------
-        Self
-            The tuned estimator.
-
-        Raises
-        ------
-        NotFittedError
-            If the estimator is not fitted.
-
-        ValueError
-            If the samples are of another shape, or are no finite numbers.
-        """
-        self._inside().prepare(X)
         return self
 
     def _inside(self) -> Any:

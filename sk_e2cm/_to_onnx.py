@@ -11,7 +11,7 @@ from sklearn.pipeline import Pipeline
 
 from ._delegation import with_exits
 from ._extractors import TorchExtractor
-from ._extractors._torch._quantized import is_quantized
+from ._extractors._torch import is_quantized
 from ._multi_exit._network import MultiExitNetwork
 from ._version import __version__
 

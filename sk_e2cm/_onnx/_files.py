@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import onnx
 from onnx import GraphProto, helper
 
+from .._utils._files import replacing
 from ._graph import domains
 from ._sklearn import ML_VERSION
 
@@ -49,8 +49,7 @@ def write_model(
     is_large = model.ByteSize() > _MOST_BYTES
     if not is_large:
         onnx.checker.check_model(model, full_check=True)
-    with TemporaryDirectory(dir=path.absolute().parent) as beside:
-        written = Path(beside) / path.name
+    with replacing(path) as written:
         weights = f"{path.name}.data"
         onnx.save_model(
             model, written, save_as_external_data=is_large, location=weights
@@ -58,4 +57,3 @@ def write_model(
         if is_large:
             onnx.checker.check_model(str(written))
             written.with_name(weights).replace(path.with_name(weights))
-        written.replace(path)

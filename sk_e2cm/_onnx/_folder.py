@@ -6,7 +6,6 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from onnx import GraphProto
 
 from .. import onnx_exits
 from .._utils._arrays import Floats
+from .._utils._files import replacing
 from ._calls import called, probabilities
 from ._files import write_model
 from ._graph import Scope, Type
@@ -51,50 +51,38 @@ def write_folder(
     facts : dict of str
         What the manifest says besides.
     """
-    with TemporaryDirectory(dir=folder.absolute().parent) as beside:
-        written = Path(beside) / folder.name
+    with replacing(folder) as written:
         written.mkdir()
-        _write(written, stages, thresholds, labels, opset, facts)
-        written.rename(folder)
+        of_stages = []
+        for i, stage in enumerate(stages):
+            flow = _flow(stages, i)
+            name = f"stage_{i}.onnx"
+            graph = _graph_of(stage, flow["makes"], len(labels))
+            write_model(written / name, graph, opset)
+            about = {"name": stage.name, "number": stage.number, "file": name}
+            of_stages.append(about | flow)
+        manifest = {
+            "format": onnx_exits.FORMAT,
+            **facts,
+            "classes": labels.tolist(),
+            # JSON knows no infinity; every probability is above 0.
+            "thresholds": [
+                [None if t == np.inf else max(t, 0.0) for t in row]
+                for row in thresholds.tolist()
+            ],
+            "stages": of_stages,
+            "values": {
+                value.name: _described(value)
+                for stage in stages
+                for value in (*stage.takes, *stage.made)
+            },
+        }
+        text = json.dumps(manifest, indent=2, allow_nan=False)
+        (written / onnx_exits.MANIFEST).write_text(text + "\n", encoding="utf-8")
+        shutil.copyfile(onnx_exits.__file__, written / "onnx_exits.py")
 
 
-def _write(
-    folder: Path,
-    stages: Sequence[ExportedStage],
-    thresholds: Floats,
-    labels: np.ndarray,
-    opset: int,
-    facts: Mapping[str, Any],
-) -> None:
-    of_stages = []
-    for i, stage in enumerate(stages):
-        name = f"stage_{i}.onnx"
-        write_model(folder / name, _graph_of(stages, i, len(labels)), opset)
-        about = {"name": stage.name, "number": stage.number, "file": name}
-        of_stages.append(about | _flow(stages, i))
-    values = {
-        value.name: _described(value)
-        for stage in stages
-        for value in (*stage.takes, *stage.made)
-    }
-    manifest = {
-        "format": onnx_exits.FORMAT,
-        **facts,
-        "classes": labels.tolist(),
-        # JSON knows no infinity; every probability is above 0.
-        "thresholds": [
-            [None if t == np.inf else max(t, 0.0) for t in row]
-            for row in thresholds.tolist()
-        ],
-        "stages": of_stages,
-        "values": values,
-    }
-    text = json.dumps(manifest, indent=2, allow_nan=False)
-    (folder / onnx_exits.MANIFEST).write_text(text + "\n", encoding="utf-8")
-    shutil.copyfile(onnx_exits.__file__, folder / "onnx_exits.py")
-
-
-def _flow(stages: Sequence[ExportedStage], i: int) -> dict[str, Any]:
+def _flow(stages: Sequence[ExportedStage], i: int) -> dict[str, list[str]]:
     """Say what a stage takes and makes, and what is needed after it."""
     stage = stages[i]
     after = needed_from(stages, i + 1)
@@ -117,13 +105,12 @@ def _described(value: Value) -> dict[str, Any]:
     }
 
 
-def _graph_of(stages: Sequence[ExportedStage], i: int, n_classes: int) -> GraphProto:
+def _graph_of(stage: ExportedStage, makes: Sequence[str], n_classes: int) -> GraphProto:
     """Return the graph of one stage and its head."""
-    stage, scope = stages[i], Scope()
+    scope = Scope()
     taken = {value.name: value.name for value in stage.used}
     state = taken | called(scope, stage, taken)
     proba = scope.named(probabilities(scope, stage, state), "probabilities")
-    makes = set(_flow(stages, i)["makes"])
     made = [
         (scope.named(state[value.name], value.name), value.type)
         for value in stage.made

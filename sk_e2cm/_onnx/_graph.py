@@ -8,7 +8,7 @@ from itertools import count
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, DTypeLike
+from numpy.typing import ArrayLike
 from onnx import (
     AttributeProto,
     GraphProto,
@@ -104,11 +104,10 @@ class Scope:
         self._nodes.append(node)
         return output
 
-    def constant(self, values: ArrayLike, dtype: DTypeLike | None = None) -> str:
-        """Add a constant; strings are given with the dtype object."""
+    def constant(self, values: ArrayLike) -> str:
+        """Add a constant; strings are given as an array of objects."""
         name = self._new_name("constant")
-        array = np.asarray(values, dtype)
-        self._weights.append(numpy_helper.from_array(array, name))
+        self._weights.append(numpy_helper.from_array(np.asarray(values), name))
         return name
 
     def call(self, program: Program, inputs: Sequence[str]) -> list[str]:

@@ -113,7 +113,7 @@ def exportable(head: Head) -> Head:
     """
     copied: Any = as_made(head)
     copied.pooling = exportable_pooling(head)
-    copied.logits = _exportable_logits(copied.logits, head.stage_name)
+    copied.logits = _exportable_logits(copied.logits)
     return copied
 
 
@@ -143,15 +143,15 @@ def _exportable_cells(cells: Cells) -> Cells:
     return cells if cells.regular is not None else OverlappingCells(cells)
 
 
-def _exportable_logits(logits: Any, stage_name: str) -> Logits:
+def _exportable_logits(logits: Any) -> Logits:
     match logits:
         case DistanceLogits():
             return Distances(logits.means, logits.sharpness)
         case DirichletLogits():
-            inner = _exportable_logits(logits.logits, stage_name)
+            inner = _exportable_logits(logits.logits)
             return DirichletLogits(inner, logits.weight, logits.bias, logits.least)
         case WeightedLogits():
-            parts = [_exportable_logits(part, stage_name) for part in logits.parts]
+            parts = [_exportable_logits(part) for part in logits.parts]
             return WeightedLogits(parts, logits.weights, logits.least)
         case ClassifierLogits():
             return _as_layers(logits)

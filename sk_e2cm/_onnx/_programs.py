@@ -42,12 +42,12 @@ def _export_alone(part: Part, opset: int) -> Program:
         (program,) = _export_together([part], opset)
     except Exception as error:
         raise ValueError(
-            f"{part.what} cannot be written to ONNX by torch.onnx: {_reason(error)}"
+            f"{part.what} cannot be written to ONNX by torch.onnx: {reason_of(error)}"
         ) from error
     return program
 
 
-def _reason(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
     """Return the first line of what an error goes back to."""
     while error.__cause__ is not None:
         error = error.__cause__

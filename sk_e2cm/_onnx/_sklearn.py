@@ -7,6 +7,7 @@ from onnx import TensorProto
 
 from .._multi_exit._estimator_logits import ClassifierLogits
 from ._graph import Program, Scope, Type
+from ._programs import reason_of
 
 # Of the operations for trees and the like: what skl2onnx has long written.
 ML_VERSION = 3
@@ -46,8 +47,7 @@ def classifier_program(logits: ClassifierLogits, opset: int) -> Program:
             target_opset={"": opset, "ai.onnx.ml": ML_VERSION},
         )
     except Exception as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise ValueError(f"{refused}: {reason}") from error
+        raise ValueError(f"{refused}: {reason_of(error)}") from error
     scope = Scope()
     _, proba = scope.call(Program.of(model.graph), ["features"])
     found = scope.op("Cast", proba, to=TensorProto.DOUBLE)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
+
+from .._utils._files import replacing
 
 # Raised when files of this version can no longer be read as those of the last one.
 FORMAT = 1
@@ -41,15 +42,11 @@ def write(
         raise FileNotFoundError(f"There is no folder {str(where.parent)!r}.")
     text = json.dumps({"format": FORMAT, **header}, allow_nan=False)
     metadata = {_HEADER: text, _DIGEST: _digest(text)}
-    beside = where.with_name(f".{where.name}.{secrets.token_hex(4)}")
-    try:
-        beside.touch()
-        mode = beside.stat().st_mode
-        save_file(tensors, beside, metadata)
-        beside.chmod(mode)  # safetensors lets nobody else read it
-        os.replace(beside, where)
-    finally:
-        beside.unlink(missing_ok=True)
+    with replacing(where) as written:
+        written.touch()
+        mode = written.stat().st_mode
+        save_file(tensors, written, metadata)
+        written.chmod(mode)  # safetensors lets nobody else read it
 
 
 def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:

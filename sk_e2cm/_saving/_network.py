@@ -13,6 +13,7 @@ from .._extractors._torch import (
     chained,
     check_module,
     frozen_copy,
+    is_quantized_layer,
     like,
     with_tensors,
 )
@@ -142,7 +143,7 @@ def _check_savable(network: nn.Module) -> None:
         what = f"{name!r} ({type(module).__name__})" if name else type(module).__name__
         if isinstance(module, torch.jit.ScriptModule):
             why = "it is compiled by torch.jit"
-        elif type(module).__module__.startswith("torch.ao."):
+        elif is_quantized_layer(module):
             why = "it is quantised, and keeps its weights in a form of its own"
         else:
             continue

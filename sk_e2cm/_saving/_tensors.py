@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .._extractors._torch import is_dense
+from .._extractors._torch import is_dense, tensors_in
 
 # The types of numbers that a file may hold, under their names in it.
 _DTYPES = {
@@ -46,19 +46,10 @@ def named_tensors(network: nn.Module) -> dict[str, Tensor]:
             parts |= parts.pop(kind, {})
         parts.pop("_modules", None)
         for name, value in parts.items():
-            found.update(_tensors(f"{path}.{name}" if path else name, value))
+            full = f"{path}.{name}" if path else name
+            for keys, tensor in tensors_in(value):
+                found[full + "".join(f"[{key!r}]" for key in keys)] = tensor
     return found
-
-
-def _tensors(name: str, value: Any) -> Iterator[tuple[str, Tensor]]:
-    if isinstance(value, Tensor):
-        yield name, value
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from _tensors(f"{name}[{key!r}]", item)
-    elif isinstance(value, (list, tuple)):
-        for place, item in enumerate(value):
-            yield from _tensors(f"{name}[{place}]", item)
 
 
 class TensorWriter:

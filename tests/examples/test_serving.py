@@ -148,12 +148,13 @@ def test_there_is_nothing_else(url):
 
 
 def test_the_app_needs_neither_torch_nor_this_package():
-    code = (
-        "import sys, serving_app; "
-        "assert not {'torch', 'sklearn', 'sk_e2cm'} & {*sys.modules}"
-    )
+    code = "import sys, serving_app; print(*sys.modules)"
     folder = Path(serving.__file__).parent
-    subprocess.run([sys.executable, "-c", code], cwd=folder, check=True)
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    imported = set(done.stdout.decode().split())
+    assert "starlette" in imported
+    assert not {"torch", "sklearn", "sk_e2cm"} & imported
 
 
 @pytest.mark.slow

@@ -1,7 +1,16 @@
 """A torch network as stages."""
 
 from ._extractor import TorchExtractor, chained
-from ._freeze import check_module, frozen_copy, is_dense, like, picklable, with_tensors
+from ._freeze import (
+    check_module,
+    frozen_copy,
+    is_dense,
+    like,
+    picklable,
+    tensors_in,
+    with_tensors,
+)
+from ._quantized import is_quantized, is_quantized_layer
 from ._trace import Trace
 
 __all__ = [
@@ -11,7 +20,10 @@ __all__ = [
     "check_module",
     "frozen_copy",
     "is_dense",
+    "is_quantized",
+    "is_quantized_layer",
     "like",
     "picklable",
+    "tensors_in",
     "with_tensors",
 ]

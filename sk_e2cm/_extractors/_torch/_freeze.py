@@ -82,21 +82,25 @@ def with_tensors(
     # tensor: pruned weights, for one, refuse to be copied.
     memo: dict[int, Any] = dict(others or {})
     for submodule in module.modules():
-        for tensor in _tensors(vars(submodule)):
+        for _, tensor in tensors_in(vars(submodule)):
             if id(tensor) not in memo:
                 memo[id(tensor)] = convert(tensor)
     return copy.deepcopy(module, memo)
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
+def tensors_in(value: Any) -> Iterator[tuple[tuple[Any, ...], Tensor]]:
+    """Yield the tensors in an attribute, each after the keys that lead to it."""
     if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _tensors(item)
+        yield (), value
+        return
+    items: Iterable[tuple[Any, Any]] = ()
+    if isinstance(value, Mapping):
+        items = value.items()
     elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from _tensors(item)
+        items = enumerate(value)
+    for key, item in items:
+        for keys, tensor in tensors_in(item):
+            yield (key, *keys), tensor
 
 
 def like(original: Tensor, tensor: Tensor) -> Tensor:
@@ -240,7 +244,7 @@ def restore(parts: Sequence[tuple[nn.Module, nn.Module]]) -> None:
     """
     memo: dict[int, Any] = {id(before): after for before, after in parts}
     for before, _ in parts:
-        memo |= {id(tensor): tensor for tensor in _tensors(vars(before))}
+        memo |= {id(tensor): tensor for _, tensor in tensors_in(vars(before))}
     for before, after in parts:
         if not isinstance(after, torch.jit.ScriptModule):
             after.__dict__ = copy.deepcopy(vars(before), memo)

@@ -55,7 +55,12 @@ def _exact(layer: Any) -> nn.Module:
 
 def is_quantized(network: nn.Module) -> bool:
     """Tell whether a part of the network is one of torch's quantised layers."""
-    return any(type(m).__module__.startswith("torch.ao.") for m in network.modules())
+    return any(map(is_quantized_layer, network.modules()))
+
+
+def is_quantized_layer(module: nn.Module) -> bool:
+    """Tell whether a module is one of torch's quantised layers itself."""
+    return type(module).__module__.startswith("torch.ao.")
 
 
 def comes_back_broken(module: nn.Module) -> bool:
