@@ -7,12 +7,13 @@ VENV ?= .venv
 PYTEST_ARGS ?=
 
 PY := $(VENV)/bin/python
+OLDEST := $(VENV)-oldest
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo demo-imagenet demo-text demo-pictures demo-clusters test test-all fuzz check docs \
-	networks bench-accuracy bench-clusters bench-speed bench-deploy bench-scale bench-peers \
-	clean
+.PHONY: help demo demo-imagenet demo-text demo-pictures demo-clusters \
+	test test-all test-cov test-oldest fuzz check package docs links networks \
+	bench-accuracy bench-clusters bench-speed bench-deploy bench-scale bench-peers clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -38,6 +39,17 @@ test: $(VENV)/.setup-tests ## Run the tests but for the slow ones, doctests incl
 test-all: $(VENV)/.setup-tests ## Run all tests
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 $(PYTEST_ARGS)
 
+test-cov: $(VENV)/.setup-dev ## Run all tests and say what they do not reach; less than 97% fails
+	rm -f .coverage .coverage.*
+	OMP_NUM_THREADS=1 $(PY) -m coverage run -m pytest -n 2 $(PYTEST_ARGS)
+	$(PY) -m coverage combine -q
+	$(PY) -m coverage report
+
+test-oldest: ## Run the tests with the oldest packages that are supported
+	test -x $(OLDEST)/bin/pip || $(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install -c tests/oldest.txt --editable ".[tests]"
+	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -n 2 -m "not slow" $(PYTEST_ARGS)
+
 fuzz: $(VENV)/.setup-tests ## Attack every public entry with 10,000 cases, 10 to 20 minutes
 	OMP_NUM_THREADS=1 $(PY) -m tests.fuzz --cases 10000 --seed 0
 
@@ -45,10 +57,19 @@ check: $(VENV)/.setup-dev ## Lint, check the formatting, check the types
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
+	$(PY) -m codespell_lib
+
+package: $(VENV)/.setup-dev ## Build wheel and sdist, install each into an empty environment and try it
+	rm -rf dist
+	$(PY) -m build
+	$(PY) -m tests.package dist/*.whl dist/*.tar.gz
+
+links: $(VENV)/.setup-docs ## Ask for every link of the docs, the ones to elsewhere too
+	$(PY) -m sphinx -b linkcheck -D plot_gallery=0 docs docs/_build/links
 
 docs: $(VENV)/.setup-docs ## Build the HTML documentation; a warning is an error
 	rm -rf docs/generated
-	$(PY) -m sphinx -W --keep-going -b html docs docs/_build/html
+	OMP_NUM_THREADS=1 $(PY) -m sphinx -W --keep-going -b html docs docs/_build/html
 
 networks: $(VENV)/.setup-tests ## Measure the networks of the docs anew
 	$(PY) -m tests._extractors._torch.zoo
@@ -64,6 +85,7 @@ bench-speed: $(VENV)/.setup-examples ## Seconds against the plain network, an ho
 	test -f build/mobilenet_v3_small.pt || \
 		$(PY) examples/train_mobilenet.py --data npz:fashion_mnist
 	PYTHONPATH=examples $(PY) -m benchmarks.speed
+	PYTHONPATH=examples $(PY) -m benchmarks.pays
 
 bench-deploy: $(VENV)/.setup-deploy ## Early exits in onnxruntime against torch, half an hour
 	OMP_NUM_THREADS=1 PYTHONPATH=examples $(PY) -m benchmarks.deploy
@@ -78,7 +100,7 @@ bench-peers: $(VENV)/.setup-peers ## Exits of other papers on the same networks,
 	$(PY) -m benchmarks.paper_figures
 
 clean: ## Remove what builds and runs leave behind (the environment stays)
-	rm -rf build dist *.egg-info docs/_build docs/generated .coverage htmlcov
+	rm -rf build dist *.egg-info docs/_build docs/auto_examples docs/generated .coverage* htmlcov
 	rm -rf .mypy_cache .pytest_cache .ruff_cache
 	find sk_e2cm tests examples benchmarks docs -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -74,6 +74,8 @@ def tokens() -> Iterator[Subject]:
 
 
 VIT = [f"encoder.layers.encoder_layer_{i}" for i in (2, 4, 6, 8)]
+# The blocks after these exits have no skip connection.
+NO_SKIP = [f"features.{i}" for i in (1, 3, 6, 8)]
 SWIN = ["features.1", "features.3", "features.5.1", "features.5.3"]
 MAKERS: dict[str, Callable[[], Iterator[Subject]]] = {
     "cifar10": resnet20("cifar10"),
@@ -81,10 +83,16 @@ MAKERS: dict[str, Callable[[], Iterator[Subject]]] = {
     "digits": digits,
     "tokens": tokens,
     "mobilenet224": random_weights("mobilenet_v3_small", 4),
+    "mobilenet224_no_skip": random_weights("mobilenet_v3_small", NO_SKIP),
     "resnet18": random_weights("resnet18", ["maxpool", "layer1", "layer2", "layer3"]),
     "lite0": lite0,
     "vit": random_weights("vit_b_32", VIT),
     "swin": random_weights("swin_t", SWIN),
+}
+# What tells networks of one name apart.
+ADDED = {
+    "cifar10_ten": ", ten exits",
+    "mobilenet224_no_skip": ", exits before blocks without skips",
 }
 
 
@@ -95,17 +103,17 @@ def make(name: str) -> Deployed:
     are left out; those of ten exits by multiply-adds.
     """
     (subject,) = MAKERS[name]()
-    fitted, name_shown, by_time = subject.estimator, subject.name, False
+    fitted, by_time = subject.estimator, False
     threshold = subject.thresholds
     if threshold is None:
         by_time = name != "cifar10_ten"
         threshold = tuned(fitted, subject, by_time)
-        name_shown += "" if by_time else ", ten exits"
     fitted.set_params(threshold=threshold)
     X = subject.X if subject.X.dtype == np.int64 else subject.X.astype(np.float32)
     # Samples of all classes, in no order.
     mixed = np.random.default_rng(0).permutation(len(X))[:512]
-    return Deployed(name_shown, subject.plain, fitted, X[mixed], by_time)
+    shown = subject.name + ADDED.get(name, "")
+    return Deployed(shown, subject.plain, fitted, X[mixed], by_time)
 
 
 def tuned(fitted: E2CMClassifier, subject: Subject, by_time: bool) -> np.ndarray:

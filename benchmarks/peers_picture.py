@@ -20,6 +20,19 @@ TITLES = {
     "efficientnet": "EfficientNet-Lite0, CIFAR-10",
 }
 FULL, STATIC = "full", "static"
+# What the front page shows, and how.
+LANDING = {
+    "E2CM, default": ("sk-e2cm, default", {"color": "C0", "marker": "o"}),
+    "E2CM, carry=1": ("sk-e2cm, carry=1", {"color": "C2", "marker": "s"}),
+    "Shallow-Deep, 20 epochs": (
+        "exits trained for 20 epochs (Shallow-Deep)",
+        {"color": "C1", "marker": "v", "ls": "--"},
+    ),
+    "E2CM, the paper's": (
+        "the paper's E2CM",
+        {"color": "C4", "marker": "D", "ls": "--"},
+    ),
+}
 Row = dict[str, str]
 
 
@@ -110,6 +123,38 @@ def draw_seconds() -> None:
             )
     one_legend(axes)
     save(figure, axes, "peers_seconds.png")
+
+
+def draw_landing() -> None:
+    """Draw what the front page shows: one network, one image at a time."""
+    rows = [
+        row
+        for row in read_table("peers_times")
+        if (row["network"], row["images at once"]) == ("cifar10", "1")
+    ]
+    full = read_table("peers_runs")
+    plain = np.mean(
+        [
+            float(run["accuracy"])
+            for run in full
+            if (run["subject"], run["budget"], run["method"])
+            == ("cifar10", FULL, "E2CM, default")
+        ]
+    )
+    figure, axes = plt.subplots(figsize=(7.5, 4.5), layout="constrained")
+    for method, (label, look) in LANDING.items():
+        here = [row for row in rows if row["method"] == method]
+        axes.plot(*means(here, "time"), label=label, ms=6, **look)
+    axes.plot(1.0, plain, "k*", ms=14, label="the plain network")
+    axes.axhline(plain, color="gray", ls=":", lw=1)
+    axes.set(
+        title=f"{TITLES['cifar10']}, one image at a time",
+        xlabel="seconds, as a fraction of the plain network's",
+        ylabel="accuracy on the test images",
+    )
+    axes.legend(loc="lower right")
+    figure.savefig(PICTURES / "landing.png", dpi=130)
+    plt.close(figure)
 
 
 def panels(n_columns: int, n_rows: int = 1):

@@ -64,3 +64,8 @@ def load_trained(name: str) -> ResNet20:
     network = ResNet20(len(state["mean"]))
     network.load_state_dict(state)
     return network.eval().to(memory_format=torch.channels_last)
+
+
+def cifar10() -> ResNet20:
+    """Return the network of CIFAR-10, for ``python -m sk_e2cm.report``."""
+    return load_trained("cifar10")

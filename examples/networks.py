@@ -1,13 +1,12 @@
 """Networks by name, with the preparation of their input built in."""
 
-import importlib
-import importlib.util
-import sys
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from sk_e2cm.report import load_network
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -71,14 +70,7 @@ def own(spec: str, side: int | None = None) -> Prepared:
     It returns a network that takes images of bytes, 0..255, of the side that is given;
     or, for one that takes scaled and normalised images, `Prepared(network, ...)`.
     """
-    where, _, name = spec.rpartition(":")
-    try:
-        function = getattr(imported(where), name)
-    except (ValueError, ImportError, FileNotFoundError, AttributeError) as error:
-        raise ValueError(f"{spec!r} is none of {KINDS}: {error}.") from error
-    network = function()
-    if not isinstance(network, nn.Module):
-        raise TypeError(f"{spec!r} returned a {type(network).__name__}, no nn.Module.")
+    network = load_network(spec)
     if not isinstance(network, Prepared):
         if side is None:
             raise ValueError(
@@ -87,20 +79,6 @@ def own(spec: str, side: int | None = None) -> Prepared:
         network = Prepared(network, side=side, mean=(0.0,), std=(1 / 255,))
     network.side = side or network.side
     return network.eval()
-
-
-def imported(where: str):
-    """Import a module by its name, the working directory included, or by its file."""
-    if not where.endswith(".py"):
-        sys.path.append(str(Path.cwd()))
-        return importlib.import_module(where)
-    path = Path(where).resolve(strict=True)
-    sys.path.append(str(path.parent))
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module  # where pickle looks for its classes
-    spec.loader.exec_module(module)
-    return module
 
 
 def save(network: Prepared, path: str) -> None:

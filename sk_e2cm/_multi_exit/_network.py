@@ -11,15 +11,17 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from .._extractors import Extractor, device_of, on_device, picklable, through
+from .._extractors import Extractor, device_of, on_device, picklable
 from .._utils._arrays import Floats, SampleRows, to_tensor
 from .._utils._memory import halving
 from ._costs import Costs
-from ._full_pass import Batch, check_finite, counted
+from ._full_pass import Batch
 from ._heads import Head, in_double, moved
-from ._loop import LazyLoop, Step, StepsOnHost
+from ._loop import LazyLoop, StepsOnHost
+from ._measuring import measure_seconds
+from ._nan import batches_with_nan, refuse_nan, refuse_nan_in
 from ._pooling import PoolingSpec
-from ._seconds import Seconds, measure_seconds
+from ._seconds import Seconds
 from ._stopwatch import Race, race
 from ._thresholds import check_thresholds, is_closed
 
@@ -355,7 +357,7 @@ class MultiExitNetwork:
         with_nan: set[int] = set()
         for made in loop.run():
             steps = StepsOnHost(made, every=every)
-            with_nan |= _batches_with_nan(steps, batch_size)
+            with_nan |= batches_with_nan(steps, batch_size)
             yield steps
         for start in sorted(with_nan):
             # Numbers may be too large for single precision.
@@ -363,7 +365,7 @@ class MultiExitNetwork:
             batch = X[start : start + batch_size]
             again = LazyLoop(self.extractor, heads, needed, batch, batch_size)
             for made in again.run():
-                self._refuse_nan(batch, made)
+                refuse_nan_in(self.extractor, self.heads, batch, made)
                 yield StepsOnHost(made, every=every, first_row=start)
 
     def _needed(
@@ -382,29 +384,6 @@ class MultiExitNetwork:
             else:
                 needed.append(torch.tensor(each, dtype=dtype, device=device))
         return needed
-
-    @torch.inference_mode()
-    def _refuse_nan(self, X: NDArray[Any], steps: Sequence[Step]) -> None:
-        """Tell a stage whose output is at fault from one whose head is."""
-        step = next((s for s in steps if s.confidence.isnan().any()), None)
-        if step is None:
-            return
-        everybody = np.arange(len(X))
-        there = step.rows if isinstance(step.rows, slice) else step.rows.cpu().numpy()
-        rows = everybody[there]
-        confidence = step.confidence.cpu().numpy()
-        bad = np.isnan(confidence)
-        # The others may be more than the memory holds.
-        state, first = self.extractor.begin(X[rows[bad]]), 0
-        for stage in (*self.heads[step.stage].carried, step.stage):
-            state, output = through(self.extractor)(state, first, stage)
-            first = stage + 1
-            pooled = self.heads[stage].pooling(output)
-            finite = pooled.isfinite().all(dim=1, keepdim=True).cpu().numpy()
-            features = np.zeros((len(rows), 1))
-            features[bad] = np.where(finite, 0.0, np.nan)
-            check_finite(features, self.stage_names[stage], rows)
-        refuse_nan(confidence, self.stage_names[step.stage], rows)
 
     def __copy__(self) -> Self:
         return self
@@ -428,35 +407,3 @@ class MultiExitNetwork:
         extractor: Any = self.extractor
         if findings is not None:
             extractor.findings = findings
-
-
-def _batches_with_nan(steps: StepsOnHost, batch_size: int) -> set[int]:
-    """Return the first samples of the batches in which a confidence is NaN.
-
-    Whose confidence is NaN leaves at once.
-    """
-    starts: set[int] = set()
-    for rows, confidence in zip(steps.rows, steps.of("confidence"), strict=True):
-        bad = np.isnan(confidence)
-        if bad.any():
-            if isinstance(rows, slice):
-                rows = np.arange(rows.start, rows.stop)
-            starts.update((rows[bad] // batch_size * batch_size).tolist())
-    return starts
-
-
-def refuse_nan(confidence: Floats, stage_name: str, rows: NDArray[np.intp]) -> None:
-    """Refuse NaN that has arisen in a head; `rows` are the samples of the batch.
-
-    Raises
-    ------
-    ValueError
-        With the stage, and the first sample that is concerned.
-    """
-    if np.isnan(confidence).any():
-        bad = rows[np.isnan(confidence)]
-        raise ValueError(
-            f"The head of stage {stage_name!r} returns NaN for {counted(bad, rows)}, "
-            "though the stage's output is finite: are its numbers too large to be "
-            "squared?"
-        )

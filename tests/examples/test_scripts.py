@@ -17,7 +17,6 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("tqdm")
 
 import bench_your_own
-import cheap_features
 import digits_network
 import networks
 import quickstart
@@ -248,14 +247,6 @@ def test_quickstart(monkeypatch, capsys, tmp_path):
         picture.verify()
 
 
-def test_cheap_features(monkeypatch, capsys):
-    monkeypatch.setattr(cheap_features, "time_ratio", once)
-    cheap_features.main()
-    (thresholds,) = table(capsys.readouterr().out)
-    assert thresholds == [*map(str, story.THRESHOLDS), "none"]
-
-
-@pytest.mark.slow
 def test_imagenet(monkeypatch, capsys, home):
     pytest.importorskip("skimage")
     pytest.importorskip("efficientnet_lite_pytorch")

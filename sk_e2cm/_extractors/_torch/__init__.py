@@ -1,6 +1,6 @@
 """A torch network as stages."""
 
-from ._extractor import TorchExtractor, chained
+from ._extractor import TorchExtractor
 from ._freeze import (
     check_module,
     frozen_copy,
@@ -10,6 +10,7 @@ from ._freeze import (
     tensors_in,
     with_tensors,
 )
+from ._made_of import chained
 from ._quantized import is_quantized, is_quantized_layer
 from ._trace import Trace
 

@@ -31,6 +31,9 @@ class InDouble(TorchDispatchMode):
     tensors.
     """
 
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+
     def __torch_dispatch__(
         self,
         func: Callable[..., Any],

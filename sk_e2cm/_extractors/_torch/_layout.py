@@ -102,7 +102,7 @@ class _Channels(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._axes: Any = WeakTensorKeyDictionary()
 
     def axis(self, tensor: Tensor) -> Axis:

@@ -1,0 +1,178 @@
+"""Accuracy, cost, calibration and time of a fitted estimator, for a report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import is_clusterer
+from sklearn.utils import check_consistent_length
+
+from .._delegation import DelegatesToEstimator, with_exits
+from .._multi_exit._thresholds import first_exit, is_closed
+from .._utils._labels import codes_of, labels_like
+from ..metrics import accuracy_cost_curve, calibration_error
+from ._races import race
+from ._report import Report
+
+
+def report(
+    estimator: Any,
+    network: Any,
+    X: ArrayLike,
+    y: ArrayLike | None = None,
+    *,
+    batch_sizes: Sequence[int] = (1, 32),
+    max_drop: float = 0.01,
+    n_rounds: int = 7,
+    random_state: int | None = 0,
+) -> Report:
+    """Measure whether early exits pay on this network, these samples, this machine.
+
+    Accuracy, costs and calibration come from one run of all stages; times are of
+    ``estimator.predict`` against the plain network, NumPy arrays in, in turn on the
+    same samples, in the threads that torch has. Nothing else should run meanwhile.
+
+    Parameters
+    ----------
+    estimator : TunedExitsCV, E2CMClassifier, E2CMClusterer or Pipeline
+        Fitted; a pipeline ends in one of these.
+
+    network : Module, callable or None
+        What users would run without this package: the module that the extractor was
+        made of, or a function of an array of samples. It is not changed. None stands
+        for what the extractor keeps of it, or for all its stages.
+
+    X : array-like of shape (n_samples, ...)
+        Some hundred or thousand samples that neither the network nor the estimator has
+        seen; the probabilities of all stages are kept for them.
+
+    y : array-like of shape (n_samples,), default=None
+        True labels. By default, and for clusters always, the answers of the full
+        network.
+
+    batch_sizes : sequence of int, default=(1, 32)
+        How many samples each call of ``predict`` gets. One call with many batches of
+        the estimator's `batch_size` is timed, too, if X has two of them.
+
+    max_drop : float, default=0.01
+        Accuracy that may be lost, for the verdict.
+
+    n_rounds : int, default=7
+        Rounds that medians are taken of. A round takes about a second for each way to
+        predict, and longer only if two batches do.
+
+    random_state : int, default=0
+        Chooses the samples that are timed; None for others at each call.
+
+    Returns
+    -------
+    Report
+        To be printed, drawn by its ``plot``, or read.
+
+    Raises
+    ------
+    NotFittedError
+        If the estimator is not fitted.
+
+    TypeError
+        If there are no early exits in it, or if the network is none.
+
+    ValueError
+        If a parameter is no such number, or if X and y do not fit the estimator.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from sk_e2cm import E2CMClassifier
+    >>> from sk_e2cm.inspection import report
+    >>> from sk_e2cm.testing import ToyExtractor
+    >>> X, y = load_digits(return_X_y=True)
+    >>> clf = E2CMClassifier(ToyExtractor()).fit(X[:1000], y[:1000])
+    >>> found = report(clf, None, X[1000:], y[1000:], n_rounds=1)
+    >>> found.stage_names
+    ('part1', 'part2', 'part3')
+    """
+    _check_sizes(batch_sizes, n_rounds, max_drop)
+    inside, X = with_exits(estimator, X)
+    X = inside._check_X(X)
+    if y is not None and not is_clusterer(inside):
+        check_consistent_length(X, y)
+    else:
+        y = None
+    found = _answers(inside, X, y)
+    rng = np.random.default_rng(random_state)
+    return Report(
+        **found,
+        times=race(inside, network, X, batch_sizes, n_rounds, rng),
+        max_drop=max_drop,
+        is_tuned=_is_tuned(estimator),
+        has_labels=y is not None,
+    )
+
+
+def _answers(inside: Any, X: NDArray[Any], y: ArrayLike | None) -> dict[str, Any]:
+    """Return the fields of a report that follow from one run of all stages."""
+    network = inside.network_
+    proba = inside.exit_proba(X)
+    stage = first_exit(proba, inside.threshold)
+    labels = network.labels
+    early, full = network.labels_at(proba, stage), network.labels_at(proba, -1)
+    true = full if y is None else labels_like(y, labels)
+    codes = codes_of(true, labels)
+    counts = np.zeros((network.n_exits + 1, len(labels), 2), dtype=np.intp)
+    np.add.at(counts, (stage, codes, (early == true).astype(np.intp)), 1)
+    lost = (full == true).astype(float) - (early == true)
+    sure = proba[np.arange(len(X)), stage].max(axis=1)
+    left = np.bincount(stage, minlength=network.n_exits + 1)
+    total = np.bincount(stage, sure, minlength=network.n_exits + 1)
+    is_open = np.append(~is_closed(network.thresholds(inside.threshold)), True)
+    score, cost, _ = accuracy_cost_curve(
+        true, proba[:, is_open], inside.stage_cost_[is_open], classes=labels
+    )
+    return {
+        "stage_names": tuple(network.stage_names),
+        "is_open": is_open,
+        "stage_cost": inside.stage_cost_,
+        "counts": counts,
+        "confidence": np.divide(
+            total, left, out=np.full(len(left), np.nan), where=left > 0
+        ),
+        "calibration_error": np.array(
+            [
+                calibration_error(true, proba[:, i], classes=labels)
+                for i in range(proba.shape[1])
+            ]
+        ),
+        "score": float((early == true).mean()),
+        "full_score": float((full == true).mean()),
+        "drop_error": float(lost.std() / len(lost) ** 0.5),
+        "cost": float(inside.stage_cost_[stage].mean()),
+        "unit": network.costs.unit,
+        "curve": (cost, score),
+        "classes": labels,
+    }
+
+
+def _is_tuned(estimator: Any) -> bool:
+    last = estimator[-1] if hasattr(estimator, "steps") else estimator
+    return isinstance(last, DelegatesToEstimator)
+
+
+def _check_sizes(batch_sizes: Any, n_rounds: Any, max_drop: Any) -> None:
+    """Refuse what are no numbers of samples and rounds, and no drop."""
+    for name, values in (("batch_sizes", batch_sizes), ("n_rounds", (n_rounds,))):
+        is_sequence = isinstance(values, Sequence) and len(values) > 0
+        if not is_sequence or not all(
+            isinstance(each, Integral) and not isinstance(each, bool) and int(each) >= 1
+            for each in values
+        ):
+            shown = n_rounds if name == "n_rounds" else batch_sizes
+            raise ValueError(
+                f"{name} must be whole numbers from 1 on, got {shown!r:.60}."
+            )
+    if not isinstance(max_drop, (int, float)) or not 0 <= max_drop <= 1:
+        raise ValueError(f"max_drop must be from 0 to 1, got {max_drop!r:.60}.")

@@ -1,0 +1,205 @@
+"""Predictions with early exits timed against the plain network."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from .._early_exit import EarlyExitMixin
+from .._extractors import device_of
+from .._multi_exit._stopwatch import Lap, run_plain
+
+# A round takes so many seconds or batches; all rounds have so many samples at least.
+_ROUND, _FEWEST_BATCHES, _MOST_BATCHES = 0.5, 2, 200
+_FEWEST_SAMPLES = 64
+# What a ratio has to differ from 1 by to be told from noise.
+_CLEARLY = 0.03
+
+
+@dataclass(frozen=True)
+class TimeRatio:
+    """What predictions take with early exits, and what the plain network takes.
+
+    Parameters
+    ----------
+    at_once : int
+        Samples in a call of ``predict``, and in a batch of the plain network.
+
+    n_batches : int
+        Batches of so many that each call of ``predict`` gets: 1 but for the last line
+        of a report, where one call predicts all samples of a round.
+
+    plain, early : float
+        Medians of the rounds, in seconds per sample.
+
+    ratio, low, high : float
+        Median and quartiles, over the rounds, of `early` divided by `plain`.
+    """
+
+    at_once: int
+    n_batches: int
+    plain: float
+    early: float
+    ratio: float
+    low: float
+    high: float
+
+    @property
+    def pays(self) -> bool | None:
+        """Whether early exits are quicker; None if that cannot be told from noise."""
+        if self.ratio < 1 - _CLEARLY and self.high < 1:
+            return True
+        if self.ratio > 1 + _CLEARLY and self.low > 1:
+            return False
+        return None
+
+    def __str__(self) -> str:
+        """Return how samples are predicted, in words."""
+        if self.n_batches > 1:
+            return f"{self.at_once * self.n_batches} samples in one call"
+        if self.at_once == 1:
+            return "one sample at a time"
+        return f"batches of {self.at_once}"
+
+
+def race(
+    estimator: EarlyExitMixin,
+    network: Any,
+    X: NDArray[Any],
+    batch_sizes: Sequence[int],
+    n_rounds: int,
+    rng: np.random.Generator,
+) -> list[TimeRatio]:
+    """Time ``predict`` against the plain network, in turn, on the same samples.
+
+    Parameters
+    ----------
+    estimator : EarlyExitMixin
+        Fitted.
+
+    network : Module, callable or None
+        See `report`.
+
+    X : ndarray of shape (n_samples, ...)
+        Samples.
+
+    batch_sizes : sequence of int
+        Samples in a call. One more line is for one call with many batches of the
+        estimator's `batch_size`.
+
+    n_rounds : int
+        Rounds that the medians are taken of.
+
+    rng : Generator
+        Chooses the samples of the rounds.
+
+    Returns
+    -------
+    list of TimeRatio
+        One for each size, and one for many batches in one call if X is so long.
+    """
+    plain = _plain(network, estimator)
+    lap = Lap(device_of(estimator.network_.to(estimator.device).extractor))
+    order = rng.permutation(len(X))
+    sizes = sorted({min(size, len(X)) for size in batch_sizes})
+    calls = [(size, False) for size in sizes]
+    if len(X) >= 2 * estimator.batch_size:
+        calls.append((estimator.batch_size, True))
+    return [
+        _time(estimator, plain, lap, X, order, size, in_one_call, n_rounds)
+        for size, in_one_call in calls
+    ]
+
+
+def _time(
+    estimator: EarlyExitMixin,
+    plain: Callable[[NDArray[Any]], Any],
+    lap: Lap,
+    X: NDArray[Any],
+    order: NDArray[np.intp],
+    size: int,
+    in_one_call: bool,
+    n_rounds: int,
+) -> TimeRatio:
+    """Time one way to predict; the first round warms up."""
+    plain(X[order[:size]])
+    started = time.perf_counter()
+    plain(X[order[:size]])
+    once = max(time.perf_counter() - started, 1e-6)
+    fewest = max(_FEWEST_BATCHES, -(-_FEWEST_SAMPLES // (n_rounds * size)))
+    n_batches = int(np.clip(_ROUND / once, fewest, _MOST_BATCHES))
+    n_batches = min(n_batches, len(X) // size)
+    n = n_batches * size
+    spent = np.empty((n_rounds + 1, 2))
+    for i in range(n_rounds + 1):
+        # Other samples in each round, from the first again after the last.
+        taken = X[order[np.arange(i * n, (i + 1) * n) % len(X)]]
+        batches = np.split(taken, n_batches)
+        lap()
+        for part in [taken] if in_one_call else batches:
+            estimator.predict(part)
+        spent[i, 0] = lap()
+        for batch in batches:
+            plain(batch)
+        spent[i, 1] = lap()
+    early, whole = spent[1:].T / n
+    low, ratio, high = np.quantile(early / whole, [0.25, 0.5, 0.75])
+    return TimeRatio(
+        at_once=size,
+        n_batches=n_batches if in_one_call else 1,
+        plain=float(np.median(whole)),
+        early=float(np.median(early)),
+        ratio=float(ratio),
+        low=float(low),
+        high=float(high),
+    )
+
+
+def _plain(network: Any, estimator: EarlyExitMixin) -> Callable[[NDArray[Any]], Any]:
+    """Return what runs the plain network on a batch, where the estimator predicts.
+
+    Raises
+    ------
+    TypeError
+        If `network` is no module and cannot be called.
+    """
+    own = estimator.network_.to(estimator.device)
+    if network is None:
+        return partial(run_plain, own.extractor, own.heads[-1])
+    if not isinstance(network, nn.Module):
+        if not callable(network):
+            raise TypeError(
+                "network must be the module that the extractor was made of, or a "
+                f"function of an array of samples, got {network!r:.60}."
+            )
+        return partial(network)
+    return _as_function(network, device_of(own.extractor))
+
+
+def _as_function(
+    network: nn.Module, device: torch.device
+) -> Callable[[NDArray[Any]], Any]:
+    """Return a function of arrays; a module elsewhere, or in training, is copied."""
+    tensors = [*network.parameters(), *network.buffers()]
+    if network.training or any(tensor.device != device for tensor in tensors):
+        network = copy.deepcopy(network).eval().to(device)
+    dtypes = (each.dtype for each in tensors if each.is_floating_point())
+    dtype = next(dtypes, torch.float32)
+
+    def run(batch: NDArray[Any]) -> Any:
+        samples = torch.from_numpy(batch)
+        if samples.is_floating_point():
+            samples = samples.to(dtype)
+        with torch.inference_mode():
+            return network(samples.to(device))
+
+    return run
