@@ -68,7 +68,7 @@ links: $(VENV)/.setup-docs ## Ask for every link of the docs, the ones to elsewh
 	$(PY) -m sphinx -b linkcheck -D plot_gallery=0 docs docs/_build/links
 
 docs: $(VENV)/.setup-docs ## Build the HTML documentation; a warning is an error
-	rm -rf docs/generated
+	rm -rf docs/generated docs/sg_execution_times.rst
 	OMP_NUM_THREADS=1 $(PY) -m sphinx -W --keep-going -b html docs docs/_build/html
 
 networks: $(VENV)/.setup-tests ## Measure the networks of the docs anew

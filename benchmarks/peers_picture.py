@@ -149,7 +149,7 @@ def draw_landing() -> None:
     axes.axhline(plain, color="gray", ls=":", lw=1)
     axes.set(
         title=f"{TITLES['cifar10']}, one image at a time",
-        xlabel="seconds, as a fraction of the plain network's",
+        xlabel="time, as a fraction of the plain network's",
         ylabel="accuracy on the test images",
     )
     axes.legend(loc="lower right")

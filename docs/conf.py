@@ -2,6 +2,8 @@
 
 from importlib.metadata import metadata
 
+from numpydoc.xref import DEFAULT_LINKS
+
 import sk_e2cm
 
 project = "sk-e2cm"
@@ -38,7 +40,9 @@ autosummary_context = {"added_by_sklearn": ADDED_BY_SKLEARN}
 # The class template lists the members already.
 numpydoc_show_class_members = False
 numpydoc_xref_param_type = True
-numpydoc_xref_aliases = {
+# These would lead to the sites of Python and NumPy.
+numpydoc_xref_ignore = set(DEFAULT_LINKS)
+numpydoc_xref_aliases = {name: name for name in DEFAULT_LINKS} | {
     name: f"sk_e2cm.{name}" for name in sk_e2cm.__all__ if name[0].isupper()
 }
 
@@ -47,7 +51,7 @@ sphinx_gallery_conf = {
     "gallery_dirs": "auto_examples",
     # The other files are commands, and what several examples need.
     "filename_pattern": r"/plot_",
-    "ignore_pattern": r"/(?!plot_)[^/]*\.py$",
+    "ignore_pattern": r"(^|/)(?!plot_)[^/]*\.py$",
     "within_subsection_order": "FileNameSortKey",
     # Each example links the classes it uses, and they link it.
     "doc_module": "sk_e2cm",
