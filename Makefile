@@ -40,10 +40,7 @@ test-all: $(VENV)/.setup-tests ## Run all tests
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 $(PYTEST_ARGS)
 
 test-cov: $(VENV)/.setup-dev ## Run all tests and say what they do not reach; less than 97% fails
-	rm -f .coverage .coverage.*
-	OMP_NUM_THREADS=1 $(PY) -m coverage run -m pytest -n 2 $(PYTEST_ARGS)
-	$(PY) -m coverage combine -q
-	$(PY) -m coverage report
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --cov $(PYTEST_ARGS)
 
 test-oldest: ## Run the tests with the oldest packages that are supported
 	test -x $(OLDEST)/bin/pip || $(PYTHON) -m venv $(OLDEST)

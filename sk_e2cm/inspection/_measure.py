@@ -15,7 +15,7 @@ from .._delegation import DelegatesToEstimator, with_exits
 from .._multi_exit._thresholds import first_exit, is_closed
 from .._utils._labels import codes_of, labels_like
 from ..metrics import accuracy_cost_curve, calibration_error
-from ._races import race
+from ._races import Race, TimeRatio
 from ._report import Report
 
 
@@ -103,15 +103,26 @@ def report(
         check_consistent_length(X, y)
     else:
         y = None
-    found = _answers(inside, X, y)
-    rng = np.random.default_rng(random_state)
+    order = np.random.default_rng(random_state).permutation(len(X))
+    race = Race(inside, network, X[order], n_rounds)
     return Report(
-        **found,
-        times=race(inside, network, X, batch_sizes, n_rounds, rng),
+        **_answers(inside, X, y),
+        times=_times(race, len(X), batch_sizes, inside.batch_size),
         max_drop=max_drop,
         is_tuned=_is_tuned(estimator),
         has_labels=y is not None,
     )
+
+
+def _times(
+    race: Race, n_samples: int, batch_sizes: Sequence[int], own_size: int
+) -> list[TimeRatio]:
+    """Time each size, and many batches in one call if there are some."""
+    sizes = sorted({min(size, n_samples) for size in batch_sizes})
+    times = [race.run(size) for size in sizes]
+    if n_samples >= 2 * own_size:
+        times.append(race.run(own_size, in_one_call=True))
+    return times
 
 
 def _answers(inside: Any, X: NDArray[Any], y: ArrayLike | None) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +20,8 @@ from .._multi_exit._stopwatch import Lap, run_plain
 # A round takes so many seconds or batches; all rounds have so many samples at least.
 _ROUND, _FEWEST_BATCHES, _MOST_BATCHES = 0.5, 2, 200
 _FEWEST_SAMPLES = 64
+# No time is shorter, in seconds, whatever the timer says.
+_SHORTEST = 1e-7
 # What a ratio has to differ from 1 by to be told from noise.
 _CLEARLY = 0.03
 
@@ -71,15 +72,8 @@ class TimeRatio:
         return f"batches of {self.at_once}"
 
 
-def race(
-    estimator: EarlyExitMixin,
-    network: Any,
-    X: NDArray[Any],
-    batch_sizes: Sequence[int],
-    n_rounds: int,
-    rng: np.random.Generator,
-) -> list[TimeRatio]:
-    """Time ``predict`` against the plain network, in turn, on the same samples.
+class Race:
+    """Times ``predict`` against the plain network, in turn, on the same samples.
 
     Parameters
     ----------
@@ -90,78 +84,64 @@ def race(
         See `report`.
 
     X : ndarray of shape (n_samples, ...)
-        Samples.
-
-    batch_sizes : sequence of int
-        Samples in a call. One more line is for one call with many batches of the
-        estimator's `batch_size`.
+        Samples, in an order that says nothing of them.
 
     n_rounds : int
         Rounds that the medians are taken of.
-
-    rng : Generator
-        Chooses the samples of the rounds.
-
-    Returns
-    -------
-    list of TimeRatio
-        One for each size, and one for many batches in one call if X is so long.
     """
-    plain = _plain(network, estimator)
-    lap = Lap(device_of(estimator.network_.to(estimator.device).extractor))
-    order = rng.permutation(len(X))
-    sizes = sorted({min(size, len(X)) for size in batch_sizes})
-    calls = [(size, False) for size in sizes]
-    if len(X) >= 2 * estimator.batch_size:
-        calls.append((estimator.batch_size, True))
-    return [
-        _time(estimator, plain, lap, X, order, size, in_one_call, n_rounds)
-        for size, in_one_call in calls
-    ]
 
+    def __init__(
+        self, estimator: EarlyExitMixin, network: Any, X: NDArray[Any], n_rounds: int
+    ) -> None:
+        self._estimator = estimator
+        self._plain = _plain(network, estimator)
+        self._lap = Lap(device_of(estimator.network_.to(estimator.device).extractor))
+        self._X = X
+        self._n_rounds = n_rounds
 
-def _time(
-    estimator: EarlyExitMixin,
-    plain: Callable[[NDArray[Any]], Any],
-    lap: Lap,
-    X: NDArray[Any],
-    order: NDArray[np.intp],
-    size: int,
-    in_one_call: bool,
-    n_rounds: int,
-) -> TimeRatio:
-    """Time one way to predict; the first round warms up."""
-    plain(X[order[:size]])
-    started = time.perf_counter()
-    plain(X[order[:size]])
-    once = max(time.perf_counter() - started, 1e-6)
-    fewest = max(_FEWEST_BATCHES, -(-_FEWEST_SAMPLES // (n_rounds * size)))
-    n_batches = int(np.clip(_ROUND / once, fewest, _MOST_BATCHES))
-    n_batches = min(n_batches, len(X) // size)
-    n = n_batches * size
-    spent = np.empty((n_rounds + 1, 2))
-    for i in range(n_rounds + 1):
-        # Other samples in each round, from the first again after the last.
-        taken = X[order[np.arange(i * n, (i + 1) * n) % len(X)]]
-        batches = np.split(taken, n_batches)
-        lap()
-        for part in [taken] if in_one_call else batches:
-            estimator.predict(part)
-        spent[i, 0] = lap()
+    def run(self, size: int, *, in_one_call: bool = False) -> TimeRatio:
+        """Time batches of one size, each alone or all in one call of ``predict``."""
+        n_batches = min(self._n_batches(size), len(self._X) // size)
+        n = n_batches * size
+        spent = []
+        for i in range(self._n_rounds + 1):  # the first warms up
+            # Other samples in each round, from the first again after the last.
+            samples = self._X[np.arange(i * n, (i + 1) * n) % len(self._X)]
+            batches = np.split(samples, n_batches)
+            calls = [samples] if in_one_call else batches
+            spent.append(
+                (
+                    self._seconds(self._estimator.predict, calls),
+                    self._seconds(self._plain, batches),
+                )
+            )
+        early, plain = np.array(spent[1:]).T / n
+        low, ratio, high = np.quantile(early / plain, [0.25, 0.5, 0.75])
+        return TimeRatio(
+            at_once=size,
+            n_batches=n_batches if in_one_call else 1,
+            plain=float(np.median(plain)),
+            early=float(np.median(early)),
+            ratio=float(ratio),
+            low=float(low),
+            high=float(high),
+        )
+
+    def _n_batches(self, size: int) -> int:
+        """Return how many batches a round has."""
+        batch = [self._X[:size]]
+        self._seconds(self._plain, batch)
+        fewest = max(_FEWEST_BATCHES, -(-_FEWEST_SAMPLES // (self._n_rounds * size)))
+        wanted = _ROUND / self._seconds(self._plain, batch)
+        return int(np.clip(wanted, fewest, _MOST_BATCHES))
+
+    def _seconds(
+        self, run: Callable[[NDArray[Any]], Any], batches: Sequence[NDArray[Any]]
+    ) -> float:
+        self._lap()
         for batch in batches:
-            plain(batch)
-        spent[i, 1] = lap()
-    early, whole = spent[1:].T / n
-    low, ratio, high = np.quantile(early / whole, [0.25, 0.5, 0.75])
-    return TimeRatio(
-        at_once=size,
-        n_batches=n_batches if in_one_call else 1,
-        plain=float(np.median(whole)),
-        early=float(np.median(early)),
-        ratio=float(ratio),
-        low=float(low),
-        high=float(high),
-    )
+            run(batch)
+        return max(self._lap(), _SHORTEST)
 
 
 def _plain(network: Any, estimator: EarlyExitMixin) -> Callable[[NDArray[Any]], Any]:

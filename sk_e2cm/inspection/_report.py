@@ -180,8 +180,8 @@ class Report:
             *self._stage_lines(),
             "",
             f"Full network: {name} {self.full_score:.4f}. With early exits: "
-            f"{self.score:.4f}, {points:.2f} points {lost} (standard error {error:.2f}), "
-            f"at {self.cost:.2f} of its {self.unit}.",
+            f"{self.score:.4f}, {points:.2f} points {lost} (standard error "
+            f"{error:.2f}), at {self.cost:.2f} of its {self.unit}.",
             "",
             *self._time_lines(),
             "",
