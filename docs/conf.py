@@ -40,8 +40,8 @@ autosummary_context = {"added_by_sklearn": ADDED_BY_SKLEARN}
 # The class template lists the members already.
 numpydoc_show_class_members = False
 numpydoc_xref_param_type = True
-# These would lead to the sites of Python and NumPy.
-numpydoc_xref_ignore = set(DEFAULT_LINKS)
+# Names of this package become links; those of Python and NumPy would lead elsewhere.
+numpydoc_xref_ignore = "all"
 numpydoc_xref_aliases = {name: name for name in DEFAULT_LINKS} | {
     name: f"sk_e2cm.{name}" for name in sk_e2cm.__all__ if name[0].isupper()
 }

@@ -56,5 +56,5 @@ TradeoffDisplay.from_estimator(
     search, X_new, y_new, name="one threshold, new images", ax=axes
 )
 axes.plot(cheap.best_cost_, cheap.best_score_, "s", color="C3", label="max_cost=0.1")
-axes.set_xlim(0, 0.5)
+axes.set_xlim(0, 0.2)
 axes.legend()

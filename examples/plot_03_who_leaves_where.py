@@ -42,13 +42,12 @@ for line, stage in zip(axes, stages, strict=True):
         ax.set(xticks=[], yticks=[])
         rows = np.flatnonzero((found.exit == stage) & (y_new == digit))
         if not len(rows):
-            ax.axis("off")
+            ax.set_frame_on(False)
             continue
         row = rows[sure[rows].argmax()]
         ax.imshow(X_new[row, 0], cmap="gray_r")
         if found.label[row] != digit:
             ax.set_title(f"not {found.label[row]}", color="red", fontsize=8)
-    line[0].axis("on")
     line[0].set_ylabel(
         extractor.stage_names[stage], rotation=0, ha="right", va="center"
     )

@@ -60,7 +60,7 @@ for (name, _), cost in zip(pipeline.steps, costs, strict=True):
 
 extractor = PipelineExtractor(pipeline, costs=costs)
 clf = E2CMClassifier(extractor, final=LogisticRegression(C=10, max_iter=1000))
-search = TunedExitsCV(clf, max_drop=0.005, random_state=0).fit(X, y)
+search = TunedExitsCV(clf, max_drop=0.001, random_state=0).fit(X, y)
 full = search.exit_proba(X_new)[:, -1].argmax(axis=1)
 print(f"full accuracy   {(full == y_new).mean():.3f}")
 print(f"early accuracy  {search.score(X_new, y_new):.3f}")

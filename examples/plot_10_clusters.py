@@ -23,8 +23,9 @@ from sk_e2cm import E2CMClusterer, TorchExtractor, TunedExitsCV
 from sk_e2cm.metrics import agreement_cost_scorer
 
 _, (X, _), (X_new, y_new) = split_digits()
-extractor = TorchExtractor(trained(), exits=6, output="blocks.7")
-clusterer = E2CMClusterer(extractor, n_clusters=10, random_state=0)
+exits = ["stem", *(f"blocks.{i}" for i in range(6))]
+extractor = TorchExtractor(trained(), exits, output="blocks.7")
+clusterer = E2CMClusterer(extractor, n_clusters=10, pooling=1, random_state=0)
 search = TunedExitsCV(clusterer, max_drop=0.01, random_state=0).fit(X)
 
 early = search.predict(X_new)
@@ -45,6 +46,6 @@ left.scatter(*plane.T, c=early, cmap="tab10", s=10)
 left.set_title("cluster")
 points = right.scatter(*plane.T, c=search.predict_exit(X_new), cmap="viridis", s=10)
 right.set_title("stage at which it left")
-plt.colorbar(points, ax=right, ticks=np.arange(7))
+plt.colorbar(points, ax=right, ticks=np.arange(8))
 for ax in (left, right):
     ax.set(xticks=[], yticks=[])

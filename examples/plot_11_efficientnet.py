@@ -86,6 +86,5 @@ for line, j in zip(axes, (stage.min(), stage.max()), strict=True):
         if len(rows):
             ax.imshow(X_new[rows[0]].transpose(1, 2, 0))
         else:
-            ax.axis("off")
-    line[0].axis("on")
-    line[0].set_ylabel(extractor.stage_names[j].rpartition(".")[2] if j < 6 else "last")
+            ax.set_frame_on(False)
+    line[0].set_ylabel(f"stage {j}")

@@ -57,10 +57,11 @@ class Images(Dataset):
 
 
 loader = DataLoader(Images(path, labels), batch_size=256)
-extractor = TorchExtractor(trained(), exits=3)
+exits = ["stem", *(f"blocks.{i}" for i in range(4))]
+extractor = TorchExtractor(trained(), exits)
 
 with config_context(working_memory=16):  # MiB, for features of a uniform subset
-    clf = E2CMClassifier(extractor, final="network").fit(loader)
+    clf = E2CMClassifier(extractor, pooling=1, final="network").fit(loader)
 print(f"accuracy {clf.score(X_new, y_new):.3f} at cost {clf.cost(X_new):.3f}")
 
 # %%
@@ -70,14 +71,14 @@ print(f"accuracy {clf.score(X_new, y_new):.3f} at cost {clf.cost(X_new):.3f}")
 # rounding.
 
 here, there = (
-    E2CMClassifier(extractor, final="network"),
-    E2CMClassifier(extractor, final="network"),
+    E2CMClassifier(extractor, pooling=1, final="network"),
+    E2CMClassifier(extractor, pooling=1, final="network"),
 )
 half = n // 2
 here.partial_fit(on_disk[:half], labels[:half], classes=range(10))
 there.partial_fit(on_disk[half:], labels[half:], classes=range(10))
 merged = here.merge(there)
-whole = E2CMClassifier(extractor, final="network").fit(on_disk, labels)
+whole = E2CMClassifier(extractor, pooling=1, final="network").fit(on_disk, labels)
 apart = np.abs(merged.exit_proba(X_new) - whole.exit_proba(X_new)).max()
 print(f"probabilities differ by {apart:.0e} at most")
 
