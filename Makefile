@@ -39,8 +39,8 @@ test: $(VENV)/.setup-tests ## Run the tests but for the slow ones, doctests incl
 test-all: $(VENV)/.setup-tests ## Run all tests
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 $(PYTEST_ARGS)
 
-test-cov: $(VENV)/.setup-dev ## Run all tests and say what they do not reach; less than 97% fails
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --cov $(PYTEST_ARGS)
+test-cov: $(VENV)/.setup-dev ## What the tests but for the slow ones do not reach; less than 97% fails
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 -m "not slow" --cov $(PYTEST_ARGS)
 
 test-oldest: ## Run the tests with the oldest packages that are supported
 	test -x $(OLDEST)/bin/pip || $(PYTHON) -m venv $(OLDEST)

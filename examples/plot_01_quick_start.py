@@ -20,8 +20,8 @@ print(X.shape, X_new.shape)
 # %%
 # Cut, fit, tune
 # --------------
-# One forward pass gives class means at each exit, and the thresholds that lose at most a
-# point of accuracy. These digits are easy: means of a grid over each feature map, the
+# One forward pass gives class means at each exit, and the thresholds that lose at most
+# a point of accuracy. These digits are easy: means of a grid over each feature map, the
 # default, tell them apart right after the first layer, so ``pooling=1`` takes the mean
 # of the whole map.
 

@@ -13,7 +13,9 @@ import importlib.util
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,9 +25,13 @@ from torch import nn
 from ._classifier import E2CMClassifier
 from ._extractors import TorchExtractor
 from ._tuned import TunedExitsCV
-from .inspection import report
+from .inspection import Report, report
 
 __all__ = ["load_network", "load_samples", "main"]
+
+
+# Exits if none are asked for.
+_MOST_EXITS = 6
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -39,27 +45,39 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Raises
     ------
     SystemExit
-        If the network or the samples cannot be had, with the reason.
+        If something cannot be had or done, with the reason.
     """
-    given = _parser().parse_args(arguments)
+    parser = _parser()
+    given = parser.parse_args(arguments)
+    if given.picture and (given.picture.is_dir() or not given.picture.parent.is_dir()):
+        parser.error(f"--picture: {given.picture} is no file in a folder that exists.")
+    # What the network's own code raises comes with its traceback.
+    network = load_network(given.network)
     try:
-        network = load_network(given.network)
-        X, y = load_samples(given.data)
-    except (ImportError, OSError, TypeError, ValueError) as error:
+        found = _measure(network, given)
+        print(found)
+        if given.picture:
+            found.plot().savefig(given.picture)
+            print(f"Picture: {given.picture}")
+    except (OSError, RuntimeError, TypeError, ValueError) as error:
         raise SystemExit(f"sk_e2cm.report: {error}") from error
+
+
+def _measure(network: nn.Module, given: argparse.Namespace) -> Report:
+    """Fit and tune on one half of the samples, report on the other."""
+    X, y = load_samples(given.data)
     X_fit, X_new, y_fit, y_new = train_test_split(
         X, y, test_size=0.5, stratify=y, random_state=0
     )
-    extractor = TorchExtractor(network, _exits(given.exits))
     clf = E2CMClassifier(
-        extractor,
+        _cut(network, given.exits, X.shape[1:]),
         cost_unit="seconds",
         batch_size=given.batch_size,
         device=given.device,
     )
     search = TunedExitsCV(clf, max_drop=given.max_drop, random_state=0)
     search.fit(X_fit, y_fit)
-    found = report(
+    return report(
         search,
         network,
         X_new,
@@ -67,10 +85,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
         batch_sizes=(1, given.batch_size),
         max_drop=given.max_drop,
     )
-    print(found)
-    if given.picture:
-        found.plot().savefig(given.picture)
-        print(f"Picture: {given.picture}")
+
+
+def _cut(
+    network: nn.Module, exits: str | None, input_shape: tuple[int, ...]
+) -> TorchExtractor:
+    """Cut the network at the exits that were asked for, or at some."""
+    if exits is None:
+        everywhere = TorchExtractor(network, "all", input_shape=input_shape)
+        if len(everywhere.exits) <= _MOST_EXITS:
+            return everywhere
+        return TorchExtractor(network, _MOST_EXITS, input_shape=input_shape)
+    if exits.isdecimal():
+        return TorchExtractor(network, int(exits), input_shape=input_shape)
+    names = exits if exits == "all" else [name.strip() for name in exits.split(",")]
+    return TorchExtractor(network, names, input_shape=input_shape)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -92,7 +121,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE.npz",
         help="of numpy.savez: X, as the network takes it, and y; or X_test and y_test",
     )
-    add("--exits", default="6", help="how many, all, or names with commas (default: 6)")
+    add("--exits", help="how many, all, or names with commas (default: 6 at most)")
     add("--max-drop", type=float, default=0.01, help="of accuracy (default: 0.01)")
     add(
         "--batch-size", type=int, default=32, help="beside single samples (default: 32)"
@@ -117,37 +146,47 @@ def load_network(spec: str) -> nn.Module:
 
     Raises
     ------
-    ValueError
-        If there is no such function.
-
-    TypeError
-        If it returns no module.
+    SystemExit
+        If there is no such function, or if it returns no module. What its own code
+        raises is not caught.
     """
     where, _, name = spec.rpartition(":")
-    try:
-        function = getattr(_imported(where), name)
-    except (ImportError, OSError, AttributeError, ValueError) as error:
-        raise ValueError(
-            f"{spec!r} is neither FILE.py:FUNCTION nor MODULE:FUNCTION: {error}."
-        ) from error
-    network = function()
+    module = _of_file(Path(where)) if where.endswith(".py") else _of_name(where)
+    if module is None or not callable(getattr(module, name, None)):
+        what = f"there is no {where!r}" if module is None else f"it has no {name!r}"
+        raise SystemExit(
+            f"{spec!r} is neither FILE.py:FUNCTION nor MODULE:FUNCTION: {what}."
+        )
+    network = getattr(module, name)()
     if not isinstance(network, nn.Module):
-        raise TypeError(f"{spec!r} returned a {type(network).__name__}, no nn.Module.")
+        raise SystemExit(f"{spec!r} returned a {type(network).__name__}, no nn.Module.")
     return network
 
 
-def _imported(where: str) -> Any:
-    """Import a module by its name, the working directory included, or by its file."""
-    if not where.endswith(".py"):
-        sys.path.append(str(Path.cwd()))
-        return importlib.import_module(where)
-    path = Path(where).resolve(strict=True)
+def _of_name(name: str) -> ModuleType | None:
+    """Import a module, the working directory included; None if there is none."""
+    sys.path.append(str(Path.cwd()))
+    try:
+        found = importlib.util.find_spec(name)
+    except (ModuleNotFoundError, ValueError):  # of a package before the last dot
+        return None
+    return importlib.import_module(name) if found else None
+
+
+def _of_file(path: Path) -> ModuleType | None:
+    """Import a file; None if there is none."""
+    if not path.is_file():
+        return None
+    path = path.resolve()
     sys.path.append(str(path.parent))
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    name = path.stem
+    while name in sys.modules:  # as of a file that is called random.py
+        name += "_"
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module  # where pickle looks for its classes
+    sys.modules[name] = module  # where pickle looks for its classes
     spec.loader.exec_module(module)
     return module
 
@@ -172,23 +211,17 @@ def load_samples(path: str) -> tuple[NDArray[Any], NDArray[Any]]:
         If it cannot be read.
 
     ValueError
-        If it has no such arrays.
+        If it is no such file, or has no such arrays.
     """
-    with np.load(path) as file:
-        for names in (("X_test", "y_test"), ("X", "y")):
-            if set(names) <= set(file):
-                return file[names[0]], file[names[1]]
-        raise ValueError(
-            f"{path} needs the arrays X and y, or X_test and y_test, and has "
-            f"{', '.join(file.files) or 'none'}."
-        )
-
-
-def _exits(text: str) -> Any:
-    """Return the exits as `TorchExtractor` takes them."""
-    if text.isdigit():
-        return int(text)
-    return "all" if text == "all" else text.split(",")
+    try:
+        with open(path, "rb") as opened, np.load(opened) as file:
+            for names in (("X_test", "y_test"), ("X", "y")):
+                if set(names) <= set(file):
+                    return file[names[0]], file[names[1]]
+            has = ", ".join(file) or "none"
+    except (EOFError, BadZipFile, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is no file of numpy.savez: {error}") from error
+    raise ValueError(f"{path} needs the arrays X and y, or X_test and y_test: {has}.")
 
 
 if __name__ == "__main__":

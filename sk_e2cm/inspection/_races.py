@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -11,19 +10,22 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from scipy.stats import binom
+from torch import Tensor, nn
 
 from .._early_exit import EarlyExitMixin
-from .._extractors import device_of
+from .._extractors import Extractor, device_of
+from .._extractors._torch import frozen_copy
 from .._multi_exit._stopwatch import Lap, run_plain
+from .._utils._arrays import convert, to_tensor
 
 # A round takes so many seconds or batches; all rounds have so many samples at least.
 _ROUND, _FEWEST_BATCHES, _MOST_BATCHES = 0.5, 2, 200
 _FEWEST_SAMPLES = 64
 # No time is shorter, in seconds, whatever the timer says.
 _SHORTEST = 1e-7
-# What a ratio has to differ from 1 by to be told from noise.
-_CLEARLY = 0.03
+# A gain or a loss is so large at least, and by a sign test no luck in 19 cases of 20.
+_CLEARLY, _LUCK = 0.03, 0.05
 
 
 @dataclass(frozen=True)
@@ -33,17 +35,21 @@ class TimeRatio:
     Parameters
     ----------
     at_once : int
-        Samples in a call of ``predict``, and in a batch of the plain network.
+        Samples in a batch of the plain network, and in a call of ``predict`` if
+        `n_batches` is 1.
 
     n_batches : int
-        Batches of so many that each call of ``predict`` gets: 1 but for the last line
-        of a report, where one call predicts all samples of a round.
+        So many batches each call of ``predict`` gets: 1 but for the last line of a
+        report, where one call predicts all samples of a round.
 
     plain, early : float
         Medians of the rounds, in seconds per sample.
 
     ratio, low, high : float
         Median and quartiles, over the rounds, of `early` divided by `plain`.
+
+    n_quicker, n_rounds : int
+        In how many of the rounds early exits were quicker.
     """
 
     at_once: int
@@ -53,14 +59,19 @@ class TimeRatio:
     ratio: float
     low: float
     high: float
+    n_quicker: int
+    n_rounds: int
 
     @property
     def pays(self) -> bool | None:
         """Whether early exits are quicker; None if that cannot be told from noise."""
-        if self.ratio < 1 - _CLEARLY and self.high < 1:
-            return True
-        if self.ratio > 1 + _CLEARLY and self.low > 1:
-            return False
+        for is_quicker, n in (
+            (True, self.n_rounds - self.n_quicker),
+            (False, self.n_quicker),
+        ):
+            gain = 1 - self.ratio if is_quicker else self.ratio - 1
+            if gain > _CLEARLY and binom.cdf(n, self.n_rounds, 0.5) <= _LUCK:
+                return is_quicker
         return None
 
     def __str__(self) -> str:
@@ -94,7 +105,7 @@ class Race:
         self, estimator: EarlyExitMixin, network: Any, X: NDArray[Any], n_rounds: int
     ) -> None:
         self._estimator = estimator
-        self._plain = _plain(network, estimator)
+        self.plain = plain_network(network, estimator)
         self._lap = Lap(device_of(estimator.network_.to(estimator.device).extractor))
         self._X = X
         self._n_rounds = n_rounds
@@ -112,7 +123,7 @@ class Race:
             spent.append(
                 (
                     self._seconds(self._estimator.predict, calls),
-                    self._seconds(self._plain, batches),
+                    self._seconds(self.plain, batches),
                 )
             )
         early, plain = np.array(spent[1:]).T / n
@@ -125,14 +136,16 @@ class Race:
             ratio=float(ratio),
             low=float(low),
             high=float(high),
+            n_quicker=int((early < plain).sum()),
+            n_rounds=self._n_rounds,
         )
 
     def _n_batches(self, size: int) -> int:
         """Return how many batches a round has."""
         batch = [self._X[:size]]
-        self._seconds(self._plain, batch)
+        self._seconds(self.plain, batch)
         fewest = max(_FEWEST_BATCHES, -(-_FEWEST_SAMPLES // (self._n_rounds * size)))
-        wanted = _ROUND / self._seconds(self._plain, batch)
+        wanted = _ROUND / self._seconds(self.plain, batch)
         return int(np.clip(wanted, fewest, _MOST_BATCHES))
 
     def _seconds(
@@ -144,7 +157,9 @@ class Race:
         return max(self._lap(), _SHORTEST)
 
 
-def _plain(network: Any, estimator: EarlyExitMixin) -> Callable[[NDArray[Any]], Any]:
+def plain_network(
+    network: Any, estimator: EarlyExitMixin
+) -> Callable[[NDArray[Any]], Any]:
     """Return what runs the plain network on a batch, where the estimator predicts.
 
     Raises
@@ -162,24 +177,26 @@ def _plain(network: Any, estimator: EarlyExitMixin) -> Callable[[NDArray[Any]], 
                 f"function of an array of samples, got {network!r:.60}."
             )
         return partial(network)
-    return _as_function(network, device_of(own.extractor))
+    return _as_function(network, own.extractor)
 
 
 def _as_function(
-    network: nn.Module, device: torch.device
+    network: nn.Module, extractor: Extractor
 ) -> Callable[[NDArray[Any]], Any]:
-    """Return a function of arrays; a module elsewhere, or in training, is copied."""
-    tensors = [*network.parameters(), *network.buffers()]
-    if network.training or any(tensor.device != device for tensor in tensors):
-        network = copy.deepcopy(network).eval().to(device)
-    dtypes = (each.dtype for each in tensors if each.is_floating_point())
-    dtype = next(dtypes, torch.float32)
+    """Return a function of arrays that runs a copy in eval mode, and waits for it."""
+    device = device_of(extractor)
+    frozen = frozen_copy(network, device)
+    dtype = getattr(extractor, "input_dtype", torch.float32)
+    if dtype.is_floating_point:  # no token ids
+        floats = (p.dtype for p in frozen.parameters() if p.is_floating_point())
+        dtype = next(floats, dtype)
 
     def run(batch: NDArray[Any]) -> Any:
-        samples = torch.from_numpy(batch)
-        if samples.is_floating_point():
-            samples = samples.to(dtype)
+        samples = to_tensor(batch)
+        if samples.dtype != dtype:
+            samples = convert(samples, device, dtype)
         with torch.inference_mode():
-            return network(samples.to(device))
+            found = frozen(samples.to(device))
+        return found.cpu() if isinstance(found, Tensor) else found
 
     return run

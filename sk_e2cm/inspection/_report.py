@@ -18,8 +18,10 @@ from ._tradeoff import TradeoffDisplay
 _NEXT_TO_NOTHING = 0.02
 # As many standard errors are more than luck.
 _ERRORS = 2.0
-# By so much confidence may be above what is right.
-_TOO_SURE = 0.05
+# By so much confidence may be above what is right, and by so many standard errors.
+_TOO_SURE, _SURELY = 0.05, 3.0
+# By so much the network's own outputs are worse where X is not what it takes.
+_FOREIGN = 0.05
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,8 +55,12 @@ class Report:
         Accuracy with early exits, and with none: of an estimator without labels, the
         share of samples that get the answer of the full network, and 1.
 
+    own_score : float or None
+        Accuracy of the plain network's own outputs, if it has one for each class and
+        their order is known.
+
     drop_error : float
-        Standard error of ``full_score - score``.
+        Standard error of ``full_score - score``; one sample among all at least.
 
     cost : float
         Mean cost, in fractions of `unit`.
@@ -89,6 +95,7 @@ class Report:
     calibration_error: Floats
     score: float
     full_score: float
+    own_score: float | None
     drop_error: float
     cost: float
     unit: str
@@ -112,12 +119,21 @@ class Report:
     @property
     def verdict(self) -> list[str]:
         """Whether to use early exits, for each way to predict, and what to try."""
+        if self.own_score is not None and self._is_foreign(self.own_score):
+            return [
+                f"The network's own outputs are right for {self.own_score:.1%}, what "
+                f"stands in their place at the last stage for {self.full_score:.1%}. "
+                "Is X prepared as in the network's training (pictures of 0..255 are the "
+                "usual trap), and are its outputs in the order of the labels? Until "
+                "that is settled, nothing here says anything."
+            ]
         left = 1.0 - self.leaves[-1]
         if left < _NEXT_TO_NOTHING:
             return [self._why_nobody_leaves(left)]
-        loses = self.drop - _ERRORS * self.drop_error > self.max_drop
-        said = [_about_time(time, loses) for time in self.times]
-        said += [*self._about_accuracy(loses), *self._about_confidence()]
+        margin = _ERRORS * self.drop_error
+        keeps = self.drop + margin <= self.max_drop
+        said = [_about_time(time, keeps) for time in self.times]
+        said += [*self._about_accuracy(margin), *self._about_confidence()]
         if self.unit != "time" and any(time.pays is not True for time in self.times):
             said.append(
                 "Multiply-adds are not seconds: with cost_unit='seconds' TunedExitsCV "
@@ -125,33 +141,39 @@ class Report:
             )
         return said
 
+    def _is_foreign(self, own_score: float) -> bool:
+        gap = self.full_score - own_score
+        return gap > max(_FOREIGN, _ERRORS * self.drop_error)
+
     def _why_nobody_leaves(self, left: float) -> str:
         start = f"Do not use it as it is: {left:.1%} of the samples leave early."
         if not self.is_tuned:
             return f"{start} Choose thresholds with TunedExitsCV."
         if not self.is_open[:-1].any():
-            return f"{start} TunedExitsCV has closed all exits: none of them pays here."
+            return f"{start} TunedExitsCV has closed all exits, as it was asked to."
         return f"{start} Early layers do not tell these classes apart."
 
-    def _about_accuracy(self, loses: bool) -> list[str]:
+    def _about_accuracy(self, margin: float) -> list[str]:
+        of = "accuracy" if self.has_labels else "agreement"
         points, allowed = 100 * self.drop, 100 * self.max_drop
-        if loses:
-            of = "accuracy" if self.has_labels else "agreement"
+        said = []
+        if self.drop - margin > self.max_drop:
             how = "TunedExitsCV(max_drop=, confidence=0.95)"
             if self.is_tuned:
                 how = "confidence=0.95, or a smaller max_drop"
-            return [
+            said.append(
                 f"It loses {points:.1f} points of {of}, more than max_drop allows "
                 f"({allowed:.1f}): choose thresholds with {how}."
-            ]
+            )
+        elif self.drop + margin > self.max_drop:
+            said.append(
+                f"{int(self.counts.sum())} samples are too few to say whether it loses "
+                f"more than {allowed:.1f} points of {of}, which max_drop allows: here "
+                f"{points:.1f}, with a standard error of {100 * self.drop_error:.1f}."
+            )
         if not self.is_tuned:
-            return ["Thresholds are not tuned: TunedExitsCV may find cheaper ones."]
-        if _ERRORS * self.drop_error > self.max_drop > 0:
-            return [
-                f"These samples are too few to tell a loss of {allowed:.1f} points "
-                f"from none: the standard error is {100 * self.drop_error:.1f}."
-            ]
-        return []
+            said.append("Thresholds are not tuned: TunedExitsCV may find cheaper ones.")
+        return said
 
     def _about_confidence(self) -> list[str]:
         wrong, right = self.counts.sum(axis=1)[:-1].T
@@ -162,13 +184,13 @@ class Report:
         gap = self.confidence[used] - share
         names = [
             self.stage_names[i]
-            for i in used[gap > np.maximum(_ERRORS * error, _TOO_SURE)]
+            for i in used[gap > np.maximum(_SURELY * error, _TOO_SURE)]
         ]
         if not self.has_labels or not names:
             return []
         return [
-            f"Too sure of themselves: {', '.join(names)}. Were the exits fitted to "
-            "samples that the network was trained on?"
+            f"Too sure of themselves: {', '.join(names)}. Were the exits fitted to few "
+            "samples, or to those that the network was trained on?"
         ]
 
     def __str__(self) -> str:
@@ -176,18 +198,27 @@ class Report:
         name = "accuracy" if self.has_labels else "agreement with the full network"
         points, error = abs(100 * self.drop), 100 * self.drop_error
         lost = "lost" if self.drop >= 0 else "gained"
+        at = f"at {self.cost:.2f} of its {self.unit}"
+        if self.unit == "time":
+            at = f"and {self.cost:.2f} of its time predicted"
         lines = [
             *self._stage_lines(),
             "",
             f"Full network: {name} {self.full_score:.4f}. With early exits: "
             f"{self.score:.4f}, {points:.2f} points {lost} (standard error "
-            f"{error:.2f}), at {self.cost:.2f} of its {self.unit}.",
+            f"{error:.2f}), {at}.",
+            *self._own_line(),
             "",
             *self._time_lines(),
             "",
             *self.verdict,
         ]
         return "\n".join(lines)
+
+    def _own_line(self) -> list[str]:
+        if self.own_score is None:
+            return []
+        return [f"The network's own outputs, as it was given: {self.own_score:.4f}."]
 
     def _stage_lines(self) -> list[str]:
         width = max(map(len, (*self.stage_names, "stage")))
@@ -266,20 +297,19 @@ class Report:
                 xytext=(8, -12),
                 textcoords="offset points",
             )
-        low = min(1.0, *self.confidence[used], *share)
-        ax.axline((low, low), (1.0, 1.0), color="k", linestyle=":")
+        ax.axline((0.0, 0.0), slope=1.0, color="k", linestyle=":")
+        low = min(*self.confidence[used], *share)
+        ax.set(xlim=(low - 0.05, 1.05), ylim=(low - 0.05, 1.05))
         ax.set(
             xlabel="Mean confidence of who leaves there",
             ylabel="Share that is right",
         )
 
 
-def _about_time(time: TimeRatio, loses: bool) -> str:
+def _about_time(time: TimeRatio, keeps: bool) -> str:
     ratio = f"{time.ratio:.2f} of the network's time"
     if time.pays is None:
         return f"No gain for {time}: {ratio}, which noise may explain."
     if not time.pays:
         return f"Do not use it for {time}: {ratio}."
-    if loses:
-        return f"Quicker for {time}: {ratio}, at a loss of accuracy."
-    return f"Use it for {time}: {ratio}."
+    return f"{'Use it' if keeps else 'Quicker'} for {time}: {ratio}."
