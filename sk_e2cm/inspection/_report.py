@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ from ._exits import ExitDisplay
 from ._races import TimeRatio
 from ._tradeoff import TradeoffDisplay
 
+# Of the verdict, in characters.
+_WIDTH = 80
 # Of the samples: fewer are next to none.
 _NEXT_TO_NOTHING = 0.02
 # As many standard errors are more than luck.
@@ -122,10 +125,11 @@ class Report:
         if self.own_score is not None and self._is_foreign(self.own_score):
             return [
                 f"The network's own outputs are right for {self.own_score:.1%}, what "
-                f"stands in their place at the last stage for {self.full_score:.1%}. "
-                "Is X prepared as in the network's training (pictures of 0..255 are the "
-                "usual trap), and are its outputs in the order of the labels? Until "
-                "that is settled, nothing here says anything."
+                "stands in their place at the last stage for "
+                f"{self.full_score:.1%}. Is X prepared as in the network's training "
+                "(pictures of 0..255 are the usual trap), and are its outputs in the "
+                "order of the labels? Until that is settled, nothing here says "
+                "anything."
             ]
         left = 1.0 - self.leaves[-1]
         if left < _NEXT_TO_NOTHING:
@@ -204,14 +208,14 @@ class Report:
         lines = [
             *self._stage_lines(),
             "",
-            f"Full network: {name} {self.full_score:.4f}. With early exits: "
-            f"{self.score:.4f}, {points:.2f} points {lost} (standard error "
-            f"{error:.2f}), {at}.",
+            f"Full network: {name} {self.full_score:.4f}.",
+            f"With early exits: {self.score:.4f}, {points:.2f} points {lost} (standard "
+            f"error {error:.2f}), {at}.",
             *self._own_line(),
             "",
             *self._time_lines(),
             "",
-            *self.verdict,
+            *(fill(sentence, _WIDTH) for sentence in self.verdict),
         ]
         return "\n".join(lines)
 

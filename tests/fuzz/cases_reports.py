@@ -12,7 +12,7 @@ from numpy.random import Generator
 from sklearn.linear_model import LogisticRegression
 
 from sk_e2cm import E2CMClassifier, E2CMClusterer, TunedExitsCV, metrics
-from sk_e2cm.inspection import ExitDisplay, TradeoffDisplay
+from sk_e2cm.inspection import ExitDisplay, TradeoffDisplay, report
 from sk_e2cm.testing import ToyExtractor
 
 from .calls import careful, demand_answer, demand_refusal
@@ -77,6 +77,13 @@ def right_reports(rng: Generator, notes: Notes) -> str:
             1e-9,
         )
     _draw(clf, X, y)
+
+    shown = report(clf, None, X, y, batch_sizes=(7,), n_rounds=1)
+    demand_close("score of a report", shown.score, right.mean(), 1e-9)
+    demand_close("full score of a report", shown.full_score, full.mean(), 1e-9)
+    demand_close("cost of a report", shown.cost, cost.mean(), 1e-9)
+    leaves = np.bincount(stage, minlength=len(clf.stage_cost_)) / len(X)
+    demand_close("leaves of a report", shown.leaves, leaves, 1e-9)
     return "answered"
 
 
@@ -136,6 +143,14 @@ def _wrong_calls(clf: Any, X: Any, y: Any, proba: Any) -> dict[str, Callable[[],
         "curve: text threshold": lambda: curve(y, proba, cost, ["a"], **k),
         "curve: y as a column": lambda: curve(y[:, None], proba, cost, **k),
         "curve: no samples": lambda: curve(y[:0], proba[:0], cost, **k),
+        "report: y too short": lambda: report(clf, None, X, y[1:]),
+        "report: unknown label": lambda: report(clf, None, X, unknown),
+        "report: not fitted": lambda: report(E2CMClassifier(), None, X, y),
+        "report: another": lambda: report(LogisticRegression(), None, X, y),
+        "report: network as text": lambda: report(clf, "mine", X, y),
+        "report: no sizes": lambda: report(clf, None, X, y, batch_sizes=()),
+        "report: n_rounds -1": lambda: report(clf, None, X, y, n_rounds=-1),
+        "report: NaN max_drop": lambda: report(clf, None, X, y, max_drop=np.nan),
         "first_exit: two axes": lambda: metrics.first_exit(one, 0.5),
         "first_exit: text": lambda: metrics.first_exit(proba, "high"),
         "first_exit: NaN": lambda: metrics.first_exit(proba * np.nan, 0.5),
