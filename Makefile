@@ -97,7 +97,7 @@ bench-peers: $(VENV)/.setup-peers ## Exits of other papers on the same networks,
 	$(PY) -m benchmarks.paper_figures
 
 clean: ## Remove what builds and runs leave behind (the environment stays)
-	rm -rf build dist *.egg-info docs/_build docs/auto_examples docs/generated .coverage* htmlcov
+	rm -rf build dist *.egg-info docs/_build docs/auto_examples docs/generated docs/sg_execution_times.rst .coverage* htmlcov
 	rm -rf .mypy_cache .pytest_cache .ruff_cache
 	find sk_e2cm tests examples benchmarks docs -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -8,6 +8,8 @@ takes.
 import argparse
 import json
 
+import torch
+
 from sk_e2cm.inspection import report
 
 from .deploy_subjects import MAKERS, make
@@ -27,9 +29,7 @@ def lines_of(name: str) -> list[dict[str, str]]:
         {
             "network": subject.name,
             "stages": str(n_stages),
-            "predicted": str(time).split(" samples")[0]
-            if time.n_batches == 1
-            else "many in one call",
+            "predicted": str(time) if time.n_batches == 1 else "many in one call",
             PER_STAGE: f"{1000 * time.plain / n_stages:.3f}",
             "MACs": f"{found.cost:.2f}",
             "time": f"{time.ratio:.2f} ({time.low:.2f}-{time.high:.2f})",
@@ -41,6 +41,7 @@ def lines_of(name: str) -> list[dict[str, str]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("names", nargs="*", default=list(MAKERS))
+    torch.set_num_threads(1)
     for name in parser.parse_args().names:
         new = lines_of(name)
         print(json.dumps(new), flush=True)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sk_e2cm.report import load_network
+from sk_e2cm.report import NetworkSpecError, load_network
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -70,7 +70,10 @@ def own(spec: str, side: int | None = None) -> Prepared:
     It returns a network that takes images of bytes, 0..255, of the side that is given;
     or, for one that takes scaled and normalised images, `Prepared(network, ...)`.
     """
-    network = load_network(spec)
+    try:
+        network = load_network(spec)
+    except NetworkSpecError as error:
+        raise ValueError(f"{spec!r} is none of {KINDS}: {error}") from error
     if not isinstance(network, Prepared):
         if side is None:
             raise ValueError(

@@ -38,7 +38,7 @@ class Coarse(Extractor):
         return X[rows]
 
     def macs(self, input_shape):
-        return [64, 64, 64]
+        return [64, 128, 192]  # up to the end of each stage
 
 
 # %%

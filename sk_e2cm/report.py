@@ -27,11 +27,15 @@ from ._extractors import TorchExtractor
 from ._tuned import TunedExitsCV
 from .inspection import Report, report
 
-__all__ = ["load_network", "load_samples", "main"]
+__all__ = ["NetworkSpecError", "load_network", "load_samples", "main"]
 
 
 # Exits if none are asked for.
 _MOST_EXITS = 6
+
+
+class NetworkSpecError(ValueError):
+    """A network that was named is not to be had."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -51,8 +55,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     if given.picture and (given.picture.is_dir() or not given.picture.parent.is_dir()):
         parser.error(f"--picture: {given.picture} is no file in a folder that exists.")
-    # What the network's own code raises comes with its traceback.
-    network = load_network(given.network)
+    try:
+        network = load_network(given.network)
+    except NetworkSpecError as error:  # what its own code raises has its traceback
+        raise SystemExit(f"sk_e2cm.report: {error}") from error
     try:
         found = _measure(network, given)
         print(found)
@@ -146,7 +152,7 @@ def load_network(spec: str) -> nn.Module:
 
     Raises
     ------
-    SystemExit
+    NetworkSpecError
         If there is no such function, or if it returns no module. What its own code
         raises is not caught.
     """
@@ -154,12 +160,14 @@ def load_network(spec: str) -> nn.Module:
     module = _of_file(Path(where)) if where.endswith(".py") else _of_name(where)
     if module is None or not callable(getattr(module, name, None)):
         what = f"there is no {where!r}" if module is None else f"it has no {name!r}"
-        raise SystemExit(
+        raise NetworkSpecError(
             f"{spec!r} is neither FILE.py:FUNCTION nor MODULE:FUNCTION: {what}."
         )
     network = getattr(module, name)()
     if not isinstance(network, nn.Module):
-        raise SystemExit(f"{spec!r} returned a {type(network).__name__}, no nn.Module.")
+        raise NetworkSpecError(
+            f"{spec!r} returned a {type(network).__name__}, no nn.Module."
+        )
     return network
 
 

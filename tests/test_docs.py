@@ -1,4 +1,4 @@
-"""What README and docs show runs, and what they point at exists."""
+"""What the README and the quick start show runs, and what they point at exists."""
 
 import re
 from pathlib import Path
@@ -72,7 +72,7 @@ def test_the_files_that_the_readme_links_exist():
     assert [link for link in here if not (ROOT / link).exists()] == []
 
 
-def test_the_version_stands_in_one_place_and_is_cited():
+def test_the_version_that_is_cited_is_that_of_the_package():
     from sk_e2cm import __version__
 
     assert f"version: {__version__}\n" in (ROOT / "CITATION.cff").read_text()

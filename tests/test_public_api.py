@@ -62,6 +62,8 @@ def methods(cls: type) -> list[str]:
 
 def parameters(function) -> str:
     """Return names, kinds and defaults of parameters, without annotations."""
+    if inspect.isclass(function) and issubclass(function, Exception):
+        return ""
     signature = inspect.signature(function)
     bare = [
         each.replace(annotation=inspect.Parameter.empty)

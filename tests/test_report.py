@@ -9,7 +9,6 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 from sk_e2cm import E2CMClassifier, E2CMClusterer, TorchExtractor, TunedExitsCV
-from sk_e2cm import report as command
 from sk_e2cm.inspection import TimeRatio, report
 from sk_e2cm.metrics import calibration_error
 
@@ -34,6 +33,20 @@ def make_network():
     )
 
 
+def ratio_of(ratio, *, n_quicker, n_rounds=9, at_once=1, n_batches=1):
+    return TimeRatio(
+        at_once=at_once,
+        n_batches=n_batches,
+        plain=1.0,
+        early=ratio,
+        ratio=ratio,
+        low=ratio - 0.1,
+        high=ratio + 0.1,
+        n_quicker=n_quicker,
+        n_rounds=n_rounds,
+    )
+
+
 @pytest.fixture(scope="module")
 def network():
     return make_network().eval()
@@ -43,7 +56,7 @@ def network():
 def clf(network):
     X, y = samples(300, 0)
     extractor = TorchExtractor(network, ["1", "3"])
-    return E2CMClassifier(extractor, threshold=0.6, final="class_means").fit(X, y)
+    return E2CMClassifier(extractor, threshold=0.6).fit(X, y)
 
 
 @pytest.fixture(scope="module")
@@ -130,29 +143,38 @@ def test_a_search_and_a_pipeline_are_looked_into(clf, network, new):
 
 class TestTimes:
     def test_early_exits_and_the_network_see_the_same_samples(self, clf, new):
-        seen = []
+        class Recorded(E2CMClassifier):
+            def predict(self, X):
+                early.append(X)
+                return super().predict(X)
 
         def network(X):
-            seen.append(X)
+            plain.append(X)
             return np.zeros((len(X), N_CLASSES))
 
-        found = report(clf, network, *new, batch_sizes=(8,), n_rounds=2)
-        alone = [batch for batch in seen if len(batch) == 8]
-        # Two batches alone, then three rounds, of which the first warms up.
-        n_batches = (len(alone) - 2) / 3
-        assert n_batches == int(n_batches) >= 2
+        early, plain = [], []
+        recorded = Recorded(clf.extractor, final="class_means")
+        recorded.fit(*samples(300, 0))
+        found = report(recorded, network, *new, batch_sizes=(8,), n_rounds=2)
         assert found.times[0].at_once == 8
+        # Two batches of the plain network alone say how many a round has.
+        plain = plain[2:]
+        assert len(plain) >= 6
+        for ours, theirs in zip(early, plain, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
 
-    def test_many_batches_in_one_call_are_timed_where_there_are_some(self, clf, new):
+    def test_many_samples_in_one_call_are_timed_where_there_are_some(self, clf, new):
         X, _ = new
         small = E2CMClassifier(clf.extractor, batch_size=16, final="class_means")
         small.fit(*samples(300, 0))
-        *alone, many = report(small, None, X, batch_sizes=(1,), n_rounds=1).times
-        assert [each.n_batches for each in alone] == [1]
-        # The plain network gets batches that suit it.
-        assert (many.at_once, many.n_batches) == (64, 3)
-        assert str(many) == "192 samples in one call"
-        few = report(small, None, X[:100], batch_sizes=(1,), n_rounds=1)
+        *alone, many = report(small, None, X, batch_sizes=(1, 8), n_rounds=1).times
+        assert [each.n_batches for each in alone] == [1, 1]
+        # In batches of the size that is quickest for the plain network.
+        quickest = min(alone, key=lambda each: each.plain)
+        assert many.at_once == quickest.at_once
+        assert many.at_once * many.n_batches >= 2 * 16
+        assert str(many).endswith("samples in one call")
+        few = report(small, None, X[:31], batch_sizes=(1,), n_rounds=1)
         assert len(few.times) == 1
 
     def test_no_batch_is_larger_than_there_are_samples(self, clf, new):
@@ -204,7 +226,7 @@ class TestTimes:
     def test_what_noise_may_explain_is_neither_gain_nor_loss(
         self, ratio, n_quicker, n_rounds, pays
     ):
-        time = TimeRatio(1, 1, 1.0, ratio, ratio, ratio, ratio, n_quicker, n_rounds)
+        time = ratio_of(ratio, n_quicker=n_quicker, n_rounds=n_rounds)
         assert time.pays is pays
 
 
@@ -224,16 +246,24 @@ class TestOwnScore:
         found = report(clf.fit(X, y), network, *new, batch_sizes=(8,), n_rounds=1)
         assert found.own_score == pytest.approx(found.full_score)
 
-    def test_of_other_outputs_or_text_nothing_is_said(self, clf, new):
+    def test_of_other_outputs_or_text_nothing_is_said(self, network, new):
         X, y = new
-        found = report(clf, lambda X: X, X, y, batch_sizes=(8,), n_rounds=1)
+        own = E2CMClassifier(TorchExtractor(network, ["1"]), final="network")
+        own.fit(*samples(300, 0))
+        found = report(own, lambda X: X, X, y, batch_sizes=(8,), n_rounds=1)
         assert found.own_score is None
         names = np.array(["a", "b", "c"])
         X_fit, y_fit = samples(300, 0)
-        of_text = E2CMClassifier(clf.extractor, final="class_means")
+        of_text = E2CMClassifier(own.extractor)
         of_text.fit(X_fit, names[y_fit])
         network = make_network()
         found = report(of_text, network, X, names[y], batch_sizes=(8,), n_rounds=1)
+        assert found.own_score is None
+
+    def test_class_means_that_were_asked_for_need_no_network(self, network, new):
+        own = E2CMClassifier(TorchExtractor(network, ["1"]), final="class_means")
+        own.fit(*samples(300, 0))
+        found = report(own, network, *new, batch_sizes=(8,), n_rounds=1)
         assert found.own_score is None
 
     def test_where_the_network_does_not_fit_the_data_there_is_no_verdict(self, found):
@@ -246,7 +276,7 @@ class TestOwnScore:
 class TestVerdict:
     @pytest.fixture
     def base(self, found):
-        quick = TimeRatio(1, 1, 1.0, 0.5, 0.5, 0.4, 0.6, 9, 9)
+        quick = ratio_of(0.5, n_quicker=9)
         return replace(
             found,
             times=[quick],
@@ -264,14 +294,14 @@ class TestVerdict:
         ]
 
     def test_what_is_slower_is_not(self, base):
-        slow = TimeRatio(32, 1, 1.0, 1.5, 1.5, 1.4, 1.6, 0, 9)
+        slow = ratio_of(1.5, n_quicker=0, at_once=32)
         said = replace(base, times=[slow]).verdict
         assert said[0].startswith("Do not use it for batches of 32: 1.50")
         assert "cost_unit='seconds'" in said[1]
         assert len(replace(base, times=[slow], unit="time").verdict) == 1
 
     def test_what_cannot_be_told_from_noise_is_no_gain(self, base):
-        same = TimeRatio(32, 4, 1.0, 1.0, 1.0, 0.9, 1.1, 4, 9)
+        same = ratio_of(1.0, n_quicker=4, at_once=32, n_batches=4)
         said = replace(base, times=[same]).verdict
         assert said[0].startswith("No gain for 128 samples in one call: 1.00")
 
@@ -286,7 +316,7 @@ class TestVerdict:
         assert said[0].startswith("Quicker for one sample at a time")
         assert said[1].startswith("200 samples are too few to say")
 
-    def test_no_sample_is_evidence_enough(self, clf, network, new):
+    def test_one_sample_is_not_evidence_enough(self, clf, network, new):
         X, y = new
         found = report(clf, network, X[:1], y[:1], batch_sizes=(1,), n_rounds=1)
         assert found.drop_error == 1.0
@@ -304,9 +334,9 @@ class TestVerdict:
         counts = np.zeros_like(base.counts)
         counts[-1, :, 1] = 10
         nobody = replace(base, counts=counts)
-        assert "Early layers do not tell" in nobody.verdict[0]
+        assert "Few reach the thresholds" in nobody.verdict[0]
         closed = replace(nobody, is_open=np.array([False, False, True]))
-        assert "has closed all exits, as it was asked" in closed.verdict[0]
+        assert "has closed all exits: none was worth opening" in closed.verdict[0]
         untuned = replace(nobody, is_tuned=False)
         assert "Choose thresholds with TunedExitsCV" in untuned.verdict[0]
 
@@ -375,109 +405,3 @@ def test_labels_of_another_length_are_refused(clf, network, new):
     X, y = new
     with pytest.raises(ValueError, match="inconsistent numbers of samples"):
         report(clf, network, X, y[:-1])
-
-
-class TestCommand:
-    @pytest.fixture
-    def files(self, tmp_path):
-        network = tmp_path / "mine.py"
-        network.write_text(
-            "import torch\n"
-            "def make():\n"
-            "    torch.manual_seed(0)\n"
-            "    return torch.nn.Sequential(torch.nn.Linear(6, 16), torch.nn.ReLU(),\n"
-            "                               torch.nn.Linear(16, 3))\n"
-            "def nothing():\n"
-            "    return None\n"
-        )
-        X, y = samples(240, 0)
-        np.savez(tmp_path / "data.npz", X=X, y=y)
-        return tmp_path
-
-    @pytest.mark.filterwarnings("ignore:The thresholds chosen close")
-    @pytest.mark.filterwarnings("ignore:By the clock")
-    def test_it_prints_a_verdict_and_saves_a_picture(self, files, capsys):
-        picture = files / "report.png"
-        arguments = ["--network", f"{files / 'mine.py'}:make"]
-        arguments += ["--data", str(files / "data.npz"), "--exits", "1"]
-        command.main([*arguments, "--batch-size", "8", "--picture", str(picture)])
-        said = capsys.readouterr().out
-        assert "120 samples" in said
-        assert "Full network: accuracy" in said
-        assert picture.stat().st_size > 0
-
-    def test_samples_of_a_training_set_are_left_alone(self, tmp_path):
-        X, y = samples(30, 0)
-        path = tmp_path / "all.npz"
-        np.savez(path, X_train=X, y_train=y, X_test=X[:10], y_test=y[:10])
-        found, labels = command.load_samples(str(path))
-        np.testing.assert_array_equal(found, X[:10])
-        np.testing.assert_array_equal(labels, y[:10])
-
-    @pytest.mark.parametrize(
-        ("network", "message"),
-        [
-            ("mine.py:other", "it has no 'other'"),
-            ("mine.py", "neither FILE.py:FUNCTION nor MODULE:FUNCTION"),
-            ("lacking.py:make", r"there is no .*lacking\.py"),
-            ("no_such_module:make", "there is no 'no_such_module'"),
-            ("no_such.module:make", r"there is no 'no_such\.module'"),
-            ("mine.py:nothing", "returned a NoneType, no nn.Module"),
-        ],
-    )
-    def test_what_is_no_network_ends_it(self, files, network, message):
-        spec = str(files / network) if ".py" in network else network
-        with pytest.raises(SystemExit, match=message):
-            command.main(["--network", spec, "--data", str(files / "data.npz")])
-
-    def test_a_file_may_have_the_name_of_a_module(self, files):
-        (files / "mine.py").rename(files / "random.py")
-        network = command.load_network(f"{files / 'random.py'}:make")
-        assert isinstance(network, torch.nn.Sequential)
-        import random
-
-        assert random.random() < 1
-
-    def test_what_the_code_of_the_network_raises_is_shown(self, files):
-        (files / "bad.py").write_text("import no_such_package\n")
-        with pytest.raises(ModuleNotFoundError, match="no_such_package"):
-            command.load_network(f"{files / 'bad.py'}:make")
-
-    @pytest.mark.parametrize(
-        ("name", "write", "message"),
-        [
-            ("other.npz", lambda p: np.savez(p, images=np.zeros(3)), "X and y.*images"),
-            ("array.npy", lambda p: np.save(p, np.zeros(3)), "no file of numpy.savez"),
-            (
-                "cut.npz",
-                lambda p: p.write_bytes(b"PK\x03\x04"),
-                "no file of numpy.savez",
-            ),
-            ("empty.npz", lambda p: p.write_bytes(b""), "no file of numpy.savez"),
-            ("lacking.npz", lambda p: None, "No such file"),
-        ],
-    )
-    def test_files_without_samples_end_it(self, files, name, write, message):
-        write(files / name)
-        arguments = ["--network", f"{files / 'mine.py'}:make", "--data"]
-        with pytest.raises(SystemExit, match=message):
-            command.main([*arguments, str(files / name)])
-
-    def test_pickled_objects_are_not_loaded(self, tmp_path):
-        y = np.array([{}, {}], dtype=object)
-        np.savez(tmp_path / "objects.npz", X=np.zeros(2), y=y)
-        with pytest.raises(ValueError, match="allow_pickle=False"):
-            command.load_samples(str(tmp_path / "objects.npz"))
-
-    @pytest.mark.parametrize("exits", ["layr", "0", "1, 9"])
-    def test_exits_that_there_are_not_end_it(self, files, exits):
-        arguments = ["--network", f"{files / 'mine.py'}:make", "--exits", exits]
-        with pytest.raises(SystemExit, match=r"^sk_e2cm\.report: "):
-            command.main([*arguments, "--data", str(files / "data.npz")])
-
-    def test_a_picture_that_cannot_be_written_ends_it_before_all(self, files, capsys):
-        arguments = ["--network", "x:y", "--data", "z", "--picture"]
-        for picture in (files, files / "no" / "x.png"):
-            with pytest.raises(SystemExit):
-                command.main([*arguments, str(picture)])
-            assert "no file in a folder that exists" in capsys.readouterr().err

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from sklearn.base import is_clusterer
 from sklearn.utils import check_consistent_length
 
@@ -184,9 +184,8 @@ class ExitDisplay:
             raise ValueError(
                 f"exits has the stage {exits.max()}, but stage_names names {n_stages}."
             )
-        counts = np.zeros((n_stages, len(labels), 2), dtype=np.intp)
-        where = exits, codes_of(y_true, labels), (y_true == y_pred).astype(np.intp)
-        np.add.at(counts, where, 1)
+        codes = codes_of(y_true, labels)
+        counts = counted(exits, codes, y_true == y_pred, n_stages, len(labels))
         return cls(counts, labels, stage_names=stage_names).plot(ax, by=by)
 
     def plot(self, ax: Any = None, *, by: str = "correctness") -> Self:
@@ -233,6 +232,19 @@ class ExitDisplay:
         self.ax_.set_xticks(stages, names, rotation=90)
         self.ax_.set_xlabel("Stage at which they leave")
         return self
+
+
+def counted(
+    stage: NDArray[np.intp],
+    codes: NDArray[np.intp],
+    right: NDArray[np.bool_],
+    n_stages: int,
+    n_classes: int,
+) -> NDArray[np.intp]:
+    """Return how many leave at each stage, by class and correctness."""
+    counts = np.zeros((n_stages, n_classes, 2), dtype=np.intp)
+    np.add.at(counts, (stage, codes, right.astype(np.intp)), 1)
+    return counts
 
 
 def _checked_names(stage_names: Any) -> tuple[str, ...] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from copy import copy
 from numbers import Integral, Real
 from typing import Any
 
@@ -16,11 +17,9 @@ from .._early_exit import accuracy
 from .._multi_exit._thresholds import first_exit, is_closed
 from .._utils._labels import codes_of, labels_like
 from ..metrics import accuracy_cost_curve, calibration_error
-from ._races import Race, TimeRatio
+from ._exits import counted
+from ._races import PredictionRace, TimeRatio
 from ._report import Report
-
-# From so many samples on a CPU takes no less time for each.
-_FULL_BATCH = 64
 
 
 def report(
@@ -60,16 +59,17 @@ def report(
         network.
 
     batch_sizes : sequence of int, default=(1, 32)
-        How many samples each call of ``predict`` gets. One call with many batches of
-        the estimator's `batch_size`, or of 64, is timed, too, if X has two of them.
+        How many samples each call of ``predict`` gets. One call with many samples is
+        timed, too, against the size that is quickest for the plain network, if X has
+        two of the estimator's batches.
 
     max_drop : float, default=0.01
         Accuracy that may be lost, for the verdict.
 
     n_rounds : int, default=9
         Rounds that medians are taken of; of less than five nothing can be told from
-        noise. A round takes about a second for each way to predict, and longer only if
-        two batches do, or as many samples as make 64 in all rounds.
+        noise. A round takes about a second for each way to predict, longer if two
+        batches do, or the samples that make 64 in all rounds.
 
     random_state : int, default=0
         Chooses the samples that are timed; None for others at each call.
@@ -108,13 +108,13 @@ def report(
     inside, X = with_exits(estimator, X)
     if not inside.network_.n_exits:
         raise ValueError("There is nothing to report: the estimator has no exits.")
-    X = inside._check_X(X)
+    X, inside = inside._check_X(X), _without_names(inside)
     if y is not None and not is_clusterer(inside):
         check_consistent_length(X, y)
     else:
         y = None
     order = np.random.default_rng(random_state).permutation(len(X))
-    race = Race(_for_timing(inside), network, X[order], n_rounds)
+    race = PredictionRace(inside._quiet(), network, X[order], n_rounds)
     return Report(
         **_answers(inside, X, y),
         own_score=None if y is None else _own_score(race.plain, inside, X, y),
@@ -125,23 +125,23 @@ def report(
     )
 
 
-def _for_timing(inside: Any) -> Any:
-    """Return a copy that draws no bars, and asks arrays for no names of columns."""
-    quiet = inside._quiet()
-    vars(quiet).pop("feature_names_in_", None)
-    return quiet
+def _without_names(inside: Any) -> Any:
+    """Return a copy that asks arrays, checked before, for no names of columns."""
+    nameless = copy(inside)
+    vars(nameless).pop("feature_names_in_", None)
+    return nameless
 
 
 def _times(
-    race: Race, n_samples: int, batch_sizes: list[int], own_size: int
+    race: PredictionRace, n_samples: int, batch_sizes: list[int], own_size: int
 ) -> list[TimeRatio]:
     """Time each size, and many batches in one call if there are some."""
     sizes = sorted({min(size, n_samples) for size in batch_sizes})
     times = [race.run(size) for size in sizes]
-    # The plain network takes many samples in batches that suit it, too.
-    size = max(own_size, _FULL_BATCH)
-    if n_samples >= 2 * size:
-        times.append(race.run(size, in_one_call=True))
+    if n_samples >= 2 * own_size:
+        # The plain network, too, gets many samples in the way that suits it.
+        quickest = min(times, key=lambda time: time.plain)
+        times.append(race.run(quickest.at_once, in_one_call=True))
     return times
 
 
@@ -150,11 +150,13 @@ def _own_score(
 ) -> float | None:
     """Return the accuracy of the plain network; None if its classes are not known."""
     labels, head_classes = inside.network_.labels, getattr(inside, "head_classes", None)
+    if getattr(inside, "final", None) not in ("auto", "network"):
+        return None  # it may have been trained for other classes
     if head_classes is None and labels.dtype.kind not in "biuf":
         return None  # nobody knows the order of text
     columns = labels if head_classes is None else np.asarray(head_classes)
     answers = []
-    for rows in gen_batches(len(X), max(inside.batch_size, _FULL_BATCH)):
+    for rows in gen_batches(len(X), inside.batch_size):
         output = plain(X[rows])
         if getattr(output, "ndim", 0) != 2 or output.shape[1] != len(columns):
             return None
@@ -171,8 +173,7 @@ def _answers(inside: Any, X: NDArray[Any], y: ArrayLike | None) -> dict[str, Any
     early, full = network.labels_at(proba, stage), network.labels_at(proba, -1)
     true = full if y is None else labels_like(y, labels)
     codes = codes_of(true, labels)
-    counts = np.zeros((network.n_exits + 1, len(labels), 2), dtype=np.intp)
-    np.add.at(counts, (stage, codes, (early == true).astype(np.intp)), 1)
+    counts = counted(stage, codes, early == true, network.n_exits + 1, len(labels))
     lost = (full == true).astype(float) - (early == true)
     sure = proba[np.arange(len(X)), stage].max(axis=1)
     left = np.bincount(stage, minlength=network.n_exits + 1)

@@ -28,7 +28,7 @@ _SHORTEST = 1e-7
 _CLEARLY, _LUCK = 0.03, 0.05
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TimeRatio:
     """What predictions take with early exits, and what the plain network takes.
 
@@ -83,7 +83,7 @@ class TimeRatio:
         return f"batches of {self.at_once}"
 
 
-class Race:
+class PredictionRace:
     """Times ``predict`` against the plain network, in turn, on the same samples.
 
     Parameters
@@ -112,21 +112,22 @@ class Race:
 
     def run(self, size: int, *, in_one_call: bool = False) -> TimeRatio:
         """Time batches of one size, each alone or all in one call of ``predict``."""
-        n_batches = min(self._n_batches(size), len(self._X) // size)
+        fewest = -(-2 * self._estimator.batch_size // size) if in_one_call else 1
+        n_batches = min(self._n_batches(size, fewest), len(self._X) // size)
         n = n_batches * size
-        spent = []
-        for i in range(self._n_rounds + 1):  # the first warms up
+        spent = np.empty((self._n_rounds + 1, 2))
+        for i in range(len(spent)):  # the first warms up
             # Other samples in each round, from the first again after the last.
             samples = self._X[np.arange(i * n, (i + 1) * n) % len(self._X)]
             batches = np.split(samples, n_batches)
-            calls = [samples] if in_one_call else batches
-            spent.append(
-                (
-                    self._seconds(self._estimator.predict, calls),
-                    self._seconds(self.plain, batches),
-                )
-            )
-        early, plain = np.array(spent[1:]).T / n
+            turns = [
+                (self._estimator.predict, [samples] if in_one_call else batches),
+                (self.plain, batches),
+            ]
+            # In turn, since the second finds the samples in the caches.
+            for which in (i % 2, 1 - i % 2):
+                spent[i, which] = self._seconds(*turns[which])
+        early, plain = spent[1:].T / n
         low, ratio, high = np.quantile(early / plain, [0.25, 0.5, 0.75])
         return TimeRatio(
             at_once=size,
@@ -140,13 +141,14 @@ class Race:
             n_rounds=self._n_rounds,
         )
 
-    def _n_batches(self, size: int) -> int:
+    def _n_batches(self, size: int, fewest: int) -> int:
         """Return how many batches a round has."""
         batch = [self._X[:size]]
         self._seconds(self.plain, batch)
-        fewest = max(_FEWEST_BATCHES, -(-_FEWEST_SAMPLES // (self._n_rounds * size)))
+        of_all = -(-_FEWEST_SAMPLES // (self._n_rounds * size))
+        fewest = max(fewest, _FEWEST_BATCHES, of_all)
         wanted = _ROUND / self._seconds(self.plain, batch)
-        return int(np.clip(wanted, fewest, _MOST_BATCHES))
+        return int(max(min(wanted, _MOST_BATCHES), fewest))
 
     def _seconds(
         self, run: Callable[[NDArray[Any]], Any], batches: Sequence[NDArray[Any]]

@@ -27,7 +27,7 @@ _TOO_SURE, _SURELY = 0.05, 3.0
 _FOREIGN = 0.05
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Report:
     """What early exits do to accuracy, cost and time; made by `report`.
 
@@ -129,7 +129,8 @@ class Report:
                 f"{self.full_score:.1%}. Is X prepared as in the network's training "
                 "(pictures of 0..255 are the usual trap), and are its outputs in the "
                 "order of the labels? Until that is settled, nothing here says "
-                "anything."
+                "anything. If it was trained for other classes, fit with "
+                "final='class_means'."
             ]
         left = 1.0 - self.leaves[-1]
         if left < _NEXT_TO_NOTHING:
@@ -146,16 +147,20 @@ class Report:
         return said
 
     def _is_foreign(self, own_score: float) -> bool:
-        gap = self.full_score - own_score
-        return gap > max(_FOREIGN, _ERRORS * self.drop_error)
+        variance = sum(p * (1 - p) for p in (own_score, self.full_score))
+        error = (variance / self.counts.sum()) ** 0.5
+        return self.full_score - own_score > max(_FOREIGN, _ERRORS * error)
 
     def _why_nobody_leaves(self, left: float) -> str:
         start = f"Do not use it as it is: {left:.1%} of the samples leave early."
         if not self.is_tuned:
             return f"{start} Choose thresholds with TunedExitsCV."
         if not self.is_open[:-1].any():
-            return f"{start} TunedExitsCV has closed all exits, as it was asked to."
-        return f"{start} Early layers do not tell these classes apart."
+            return (
+                f"{start} TunedExitsCV has closed all exits: none was worth opening "
+                "within its limits."
+            )
+        return f"{start} Few reach the thresholds of early exits."
 
     def _about_accuracy(self, margin: float) -> list[str]:
         of = "accuracy" if self.has_labels else "agreement"

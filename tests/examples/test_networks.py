@@ -103,7 +103,7 @@ def test_a_file_of_weights_that_does_not_exist(tmp_path):
 
 @pytest.mark.parametrize("spec", ["resnet18", "keras:resnet18", ""])
 def test_a_library_that_is_not_known(spec):
-    with pytest.raises(SystemExit, match="nor MODULE:FUNCTION"):
+    with pytest.raises(ValueError, match="none of torchvision:NAME, timm:NAME"):
         networks.load(spec, "NONE")
 
 
@@ -192,9 +192,9 @@ def test_its_weights_may_come_from_a_file(folder):
     ("function", "error", "message"),
     [
         ("make", ValueError, "pass --side"),
-        ("number", SystemExit, "returned a int, no nn.Module"),
+        ("number", ValueError, "returned a int, no nn.Module"),
         ("wrong", ValueError, "^of its own$"),
-        ("nothing", SystemExit, "it has no 'nothing'"),
+        ("nothing", ValueError, "it has no 'nothing'"),
     ],
 )
 def test_a_function_that_makes_no_network(folder, function, error, message):
@@ -203,5 +203,5 @@ def test_a_function_that_makes_no_network(folder, function, error, message):
 
 
 def test_a_file_that_does_not_exist(folder):
-    with pytest.raises(SystemExit, match=r"there is no .nowhere\.py"):
+    with pytest.raises(ValueError, match=r"there is no .nowhere\.py"):
         networks.load("nowhere.py:make", "NONE")

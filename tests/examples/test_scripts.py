@@ -247,6 +247,7 @@ def test_quickstart(monkeypatch, capsys, tmp_path):
         picture.verify()
 
 
+@pytest.mark.slow
 def test_imagenet(monkeypatch, capsys, home):
     pytest.importorskip("skimage")
     pytest.importorskip("efficientnet_lite_pytorch")
