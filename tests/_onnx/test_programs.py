@@ -75,6 +75,7 @@ def test_networks_of_every_kind_leave_as_they_do_in_torch(tmp_path, make, exits,
         check_answers(answers, fitted, X)
 
 
+@pytest.mark.slow
 def test_a_transformer_over_token_ids_leaves_as_it_does_in_torch(tmp_path):
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
