@@ -256,6 +256,8 @@ def test_row_hashes_do_not_depend_on_the_other_rows():
 
 def test_row_hashes_are_spread_evenly():
     hashes = row_hashes(np.arange(20_000.0)[:, None])
-    assert_allclose(np.bincount(hashes % np.uint64(5)) / 20_000, 0.2, atol=0.02)
+    assert_allclose(
+        np.bincount((hashes % np.uint64(5)).astype(int)) / 20_000, 0.2, atol=0.02
+    )
     below = (hashes.astype(np.float64) < 0.3 * 2.0**64).mean()
     assert_allclose(below, 0.3, atol=0.02)
