@@ -62,7 +62,7 @@ SCORES = {
     "accuracy": ("accuracy", accuracy_score),
     "balanced": ("balanced_accuracy", balanced_accuracy_score),
     "f1_macro": ("f1_macro", f1_macro),
-    "made": (make_scorer(f1_score, average="macro"), f1_macro),
+    "made": (make_scorer(f1_score, average="macro", pos_label=None), f1_macro),
     "one class": (make_scorer(f2_of_dogs), f2_of_dogs),
 }
 
