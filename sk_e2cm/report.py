@@ -12,6 +12,7 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -97,15 +98,13 @@ def _cut(
     network: nn.Module, exits: str | None, input_shape: tuple[int, ...]
 ) -> TorchExtractor:
     """Cut the network at the exits that were asked for, or at some."""
+    cut = partial(TorchExtractor, network, input_shape=input_shape)
     if exits is None:
-        everywhere = TorchExtractor(network, "all", input_shape=input_shape)
-        if len(everywhere.exits) <= _MOST_EXITS:
-            return everywhere
-        return TorchExtractor(network, _MOST_EXITS, input_shape=input_shape)
+        everywhere = cut("all")
+        return everywhere if len(everywhere.exits) <= _MOST_EXITS else cut(_MOST_EXITS)
     if exits.isdecimal():
-        return TorchExtractor(network, int(exits), input_shape=input_shape)
-    names = exits if exits == "all" else [name.strip() for name in exits.split(",")]
-    return TorchExtractor(network, names, input_shape=input_shape)
+        return cut(int(exits))
+    return cut(exits if exits == "all" else [e.strip() for e in exits.split(",")])
 
 
 def _parser() -> argparse.ArgumentParser:

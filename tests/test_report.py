@@ -362,6 +362,7 @@ def test_what_is_right_and_sure_throughout_can_be_drawn(found, tmp_path):
     counts[0, :, 1] = 10
     figure = replace(found, counts=counts, confidence=np.array([1, np.nan, np.nan]))
     figure.plot().savefig(tmp_path / "sure.png")
+    assert (tmp_path / "sure.png").stat().st_size > 0
     plt.close("all")
 
 

@@ -224,9 +224,7 @@ def race(
     way = Way(extractor, at_once)
     closed = [None] * len(thresholds)
     once = max(watch.plain(X[:batch_size]), 1e-6)
-    # Of one batch alone nothing is joined.
-    n_batches = int(np.clip(_ROUND / once, _FEWEST_BATCHES, _MOST_BATCHES))
-    n = min(len(X), n_batches * batch_size)
+    n = min(len(X), batches_in_a_round(once) * batch_size)
     started = time.perf_counter()
     spent: list[list[float]] = []
     while len(spent) < _LEAST_ROUNDS:
@@ -243,6 +241,13 @@ def race(
             ]
         )
     return Race(*(np.median(spent[1:], axis=0) / n))
+
+
+def batches_in_a_round(once: float, fewest: int = 1) -> int:
+    """Return how many batches to time in a round, if one takes so many seconds."""
+    # Of one batch alone nothing is joined.
+    fewest = max(fewest, _FEWEST_BATCHES)
+    return max(int(min(_ROUND / once, _MOST_BATCHES)), fewest)
 
 
 def run_plain(extractor: Any, last: Head, batch: NDArray[Any]) -> NDArray[Any]:

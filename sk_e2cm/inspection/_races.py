@@ -16,11 +16,10 @@ from torch import Tensor, nn
 from .._early_exit import EarlyExitMixin
 from .._extractors import Extractor, device_of
 from .._extractors._torch import frozen_copy
-from .._multi_exit._stopwatch import Lap, run_plain
+from .._multi_exit._stopwatch import Lap, batches_in_a_round, run_plain
 from .._utils._arrays import convert, to_tensor
 
-# A round takes so many seconds or batches; all rounds have so many samples at least.
-_ROUND, _FEWEST_BATCHES, _MOST_BATCHES = 0.5, 2, 200
+# All rounds together have so many samples at least.
 _FEWEST_SAMPLES = 64
 # No time is shorter, in seconds, whatever the timer says.
 _SHORTEST = 1e-7
@@ -146,9 +145,8 @@ class PredictionRace:
         batch = [self._X[:size]]
         self._seconds(self.plain, batch)
         of_all = -(-_FEWEST_SAMPLES // (self._n_rounds * size))
-        fewest = max(fewest, _FEWEST_BATCHES, of_all)
-        wanted = _ROUND / self._seconds(self.plain, batch)
-        return int(max(min(wanted, _MOST_BATCHES), fewest))
+        once = self._seconds(self.plain, batch)
+        return batches_in_a_round(once, max(fewest, of_all))
 
     def _seconds(
         self, run: Callable[[NDArray[Any]], Any], batches: Sequence[NDArray[Any]]

@@ -112,7 +112,17 @@ class Report:
     @property
     def leaves(self) -> Floats:
         """The share of the samples that leave at each stage, (n_exits + 1,)."""
-        return np.asarray(self.counts.sum(axis=(1, 2)) / self.counts.sum())
+        return np.asarray(self._left / self.counts.sum())
+
+    @property
+    def _left(self) -> NDArray[np.intp]:
+        return np.asarray(self.counts.sum(axis=(1, 2)))
+
+    @property
+    def _share_right(self) -> Floats:
+        """Of who leaves at each stage, the share that is right; 0 of nobody."""
+        right = self.counts[:, :, 1].sum(axis=1)
+        return np.asarray(right / np.maximum(self._left, 1))
 
     @property
     def drop(self) -> float:
@@ -185,9 +195,8 @@ class Report:
         return said
 
     def _about_confidence(self) -> list[str]:
-        wrong, right = self.counts.sum(axis=1)[:-1].T
-        used = np.flatnonzero(wrong + right)
-        n, share = (wrong + right)[used], right[used] / (wrong + right)[used]
+        used = np.flatnonzero(self._left[:-1])
+        n, share = self._left[used], self._share_right[used]
         # The binomial formula, with a share of one at least among so many.
         error = np.sqrt(np.maximum(share * (1 - share), 1 / n) / n)
         gap = self.confidence[used] - share
@@ -231,17 +240,15 @@ class Report:
 
     def _stage_lines(self) -> list[str]:
         width = max(map(len, (*self.stage_names, "stage")))
-        wrong, right = self.counts.sum(axis=1).T
         lines = [
             f"{int(self.counts.sum())} samples; costs are fractions of the network's "
             f"{self.unit}.",
             f"{'stage':{width}}    cost  leaves   right    sure  calibration error",
         ]
         for i, name in enumerate(self.stage_names):
-            n = wrong[i] + right[i]
             line = f"{name:{width}}  {self.stage_cost[i]:6.3f}  {self.leaves[i]:6.3f}"
-            if n:
-                line += f"  {right[i] / n:6.3f}  {self.confidence[i]:6.3f}"
+            if self._left[i]:
+                line += f"  {self._share_right[i]:6.3f}  {self.confidence[i]:6.3f}"
             else:
                 line += f"  {'-':>6}  {'-':>6}"
             error = self.calibration_error[i]
@@ -293,9 +300,8 @@ class Report:
         ax.set_xlabel("Time, in fractions of the plain network's (dotted)")
 
     def _draw_calibration(self, ax: Any) -> None:
-        wrong, right = self.counts.sum(axis=1).T
-        used = (wrong + right) > 0
-        share = right[used] / (wrong + right)[used]
+        used = self._left > 0
+        share = self._share_right[used]
         ax.scatter(self.confidence[used], share, s=20 + 300 * self.leaves[used])
         for i, confidence, y in zip(
             np.flatnonzero(used), self.confidence[used], share, strict=True
@@ -308,8 +314,9 @@ class Report:
             )
         ax.axline((0.0, 0.0), slope=1.0, color="k", linestyle=":")
         low = min(*self.confidence[used], *share)
-        ax.set(xlim=(low - 0.05, 1.05), ylim=(low - 0.05, 1.05))
         ax.set(
+            xlim=(low - 0.05, 1.05),
+            ylim=(low - 0.05, 1.05),
             xlabel="Mean confidence of who leaves there",
             ylabel="Share that is right",
         )
