@@ -28,7 +28,8 @@ def to_onnx(
 ) -> None:
     """Write a fitted estimator to ONNX: what has left is not computed further.
 
-    Needs the packages onnx and onnxscript: ``pip install "sk-e2cm[onnx]"``.
+    Needs the packages onnx and onnxscript: ``pip install "sk-e2cm[onnx]"``. With torch
+    below 2.10 torch.onnx refuses some networks and poolings.
 
     Parameters
     ----------

@@ -244,7 +244,7 @@ def test_one_class_only(clf):
 
 
 def test_weights_that_are_zero_or_negative(clf):
-    with pytest.raises(ValueError, match="zero"):
+    with pytest.raises(ValueError, match="zero for every sample"):
         clf.fit(X, y, sample_weight=np.zeros(40))
     with pytest.raises(ValueError, match="y has 1 class"):
         clf.fit(X, y, sample_weight=y.astype(float))

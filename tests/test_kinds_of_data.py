@@ -123,6 +123,7 @@ NO_NUMBERS = {
     ),
     "masked": (np.ma.array(X, mask=X > 1), "X has masked values"),
     "sparse array": (sparse.csr_array(X), r"X is sparse.*X\.toarray\(\)"),
+    "sparse dict": (sparse.dok_array(X), r"X is sparse.*X\.toarray\(\)"),
     "sparse tensor": (tensor(X).to_sparse(), r"X is a sparse tensor.*to_dense\(\)"),
     "sparse rows": (
         quietly(tensor(X).to_sparse_csr),

@@ -487,7 +487,7 @@ def test_seconds_need_samples_to_measure_on(data):
 def test_to_show_an_estimator_is_not_to_finish_its_exits(data, default):
     X, y, _ = data
     clf = clone(default).partial_fit(X[y == "ant"], y[y == "ant"], NAMES)
-    assert "statistics_" in clf._repr_html_()
+    assert "E2CMClassifier" in clf._repr_html_()
     assert "network_" not in vars(clf)
     assert "statistics_" in dir(clf)
     clf.partial_fit(X, y).predict(X)

@@ -198,7 +198,7 @@ def test_labels_or_weights_of_another_length(clf, cv):
 
 @CVS
 def test_weights_that_are_zero_or_negative(clf, cv):
-    with pytest.raises(ValueError, match="zero"):
+    with pytest.raises(ValueError, match="zero for every sample"):
         tuned(clf, cv=cv).fit(X, y, np.zeros(200))
     with pytest.raises(ValueError, match=r"[Nn]egative"):
         tuned(clf, cv=cv).fit(X, y, -np.ones(200))

@@ -8,6 +8,7 @@ from typing import Any, TypeGuard
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import issparse
 from sklearn.base import BaseEstimator
 from sklearn.utils import assert_all_finite, check_array, check_X_y
 from sklearn.utils.multiclass import check_classification_targets
@@ -67,7 +68,8 @@ def as_array(X: Any) -> NDArray[Any]:
             f"X must be an array in memory here, got one of {type(X).__module__}. "
             "Read some of its samples, such as X[:1000]."
         )
-    if isinstance(X, Mapping):
+    # One kind of sparse array is a dict; below, all are refused alike.
+    if isinstance(X, Mapping) and not issparse(X):
         raise TypeError(
             f"X must be one array or tensor, got a {type(X).__name__} of "
             f"{[*X][:5]}. {WRAP}"
@@ -123,6 +125,9 @@ def check_weight(sample_weight: Any, n_samples: int) -> NDArray[np.float64]:
     """
     if sample_weight is not None:
         sample_weight = as_numbers(sample_weight, "sample_weight")
+        # scikit-learn refuses it since 1.8 only.
+        if sample_weight.size and not sample_weight.any():
+            raise ValueError("sample_weight is zero for every sample.")
         if sample_weight.ndim == 0:
             sample_weight = sample_weight.item()
     weight: NDArray[np.float64] = _check_sample_weight(
@@ -181,16 +186,8 @@ def _refuse_not_finite(estimator: BaseEstimator, X: NDArray[Any]) -> None:
 
 
 def with_weight(sample_weight: NDArray[np.float64]) -> NDArray[np.bool_] | slice:
-    """Return what selects the samples that count, without a copy if all do.
-
-    Raises
-    ------
-    ValueError
-        If none does.
-    """
+    """Return what selects the samples that count, without a copy if all do."""
     used = sample_weight > 0
-    if not used.any():
-        raise ValueError("sample_weight is zero for every sample.")
     return slice(None) if used.all() else used
 
 

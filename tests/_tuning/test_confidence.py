@@ -154,7 +154,8 @@ def test_what_passes_drops_too_much_as_seldom_as_it_says(max_drop):
         n_passed = len(test.passed(points).loss)
         largest[draw] = true_drops[-n_passed:].max()
     standard_error = (0.1 * 0.9 / N_DRAWS) ** 0.5
-    assert (largest > max_drop).mean() <= 0.1 + 2 * standard_error
+    # But for the rounding of a mean.
+    assert (largest > max_drop + 1e-12).mean() <= 0.1 + 2 * standard_error
     assert (true_drops > max_drop).any()
     if max_drop:  # and not because nothing passes
         assert np.median(largest) > max_drop / 3

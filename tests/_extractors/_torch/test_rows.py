@@ -116,7 +116,10 @@ CARRIED = {
     "named tuple": (lambda x: x.max(1), lambda y, m: y + m.values[:, None]),
     "tuple": (lambda x: x.max(1), lambda y, m: y + m[0][:, None] * m[1][:, None]),
     "size": (lambda x: x.shape, lambda y, size: y * size.numel() / size[0]),
-    "parts": (lambda x: x.split(2, 1), lambda y, parts: y + torch.cat(parts, 1)),
+    "parts": (
+        lambda x: x.split(2, 1),
+        lambda y, parts: y + torch.cat([parts[1], parts[0]], 1),
+    ),
     "number of entries": (
         lambda x: x.numel(),
         lambda y, n: y.flatten()[:n].view(-1, 4),
@@ -125,7 +128,10 @@ CARRIED = {
         lambda x: (x.dtype, x.device),
         lambda y, to: y.to(to[1], to[0]),
     ),
-    "row numbers": (lambda x: torch.arange(x.shape[0]), lambda y, rows: y[rows]),
+    "row numbers": (
+        lambda x: x.new_ones(x.shape[0], dtype=torch.int64).cumsum(0) - 1,
+        lambda y, rows: y[rows],
+    ),
     "copies of the batch": (
         lambda x: torch.cat([x, -x]),
         lambda y, both: y + both.chunk(2)[0],
