@@ -37,6 +37,8 @@ ADDED_BY_SKLEARN = [
     "set_score_request",
 ]
 autosummary_context = {"added_by_sklearn": ADDED_BY_SKLEARN}
+# Names of methods alone, so that they fit beside the page.
+toc_object_entries_show_parents = "hide"
 # The class template lists the members already.
 numpydoc_show_class_members = False
 numpydoc_xref_param_type = True

@@ -30,7 +30,7 @@ from sk_e2cm import E2CMClassifier, TorchExtractor, TunedExitsCV
 extractor = TorchExtractor(network, ["stem", "blocks.0", "blocks.1", "blocks.3"])
 clf = E2CMClassifier(extractor, pooling=1)
 search = TunedExitsCV(clf, max_drop=0.01, random_state=0).fit(X, y)
-extractor.summary()
+extractor.summary((1, 8, 8))
 
 # %%
 # Predict

@@ -223,8 +223,11 @@ class Report:
             *self._stage_lines(),
             "",
             f"Full network: {name} {self.full_score:.4f}.",
-            f"With early exits: {self.score:.4f}, {points:.2f} points {lost} (standard "
-            f"error {error:.2f}), {at}.",
+            fill(
+                f"With early exits: {self.score:.4f}, {points:.2f} points {lost} "
+                f"(standard error {error:.2f}), {at}.",
+                _WIDTH,
+            ),
             *self._own_line(),
             "",
             *self._time_lines(),
