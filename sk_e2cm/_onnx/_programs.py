@@ -42,7 +42,7 @@ def _export_alone(part: Part, opset: int) -> Program:
         (program,) = _export_together([part], opset)
     except Exception as error:
         hint = ""
-        if torch.__version__ < (2, 10):
+        if torch.__version__ < "2.10":
             hint = f" (torch 2.10 and later write more than {torch.__version__})"
         raise ValueError(
             f"{part.what} cannot be written to ONNX by torch.onnx: "

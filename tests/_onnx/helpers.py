@@ -10,7 +10,7 @@ from sk_e2cm.metrics import first_exit
 pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
 onnxruntime = pytest.importorskip("onnxruntime")
-if torch.__version__ < (2, 10):
+if torch.__version__ < "2.10":
     pytest.skip("torch.onnx below 2.10 refuses some networks", allow_module_level=True)
 
 BATCHES = (0, 1, 7, 64)

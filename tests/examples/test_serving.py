@@ -66,7 +66,7 @@ def test_many_at_once_are_answered_as_one_array_is(url, search, pictures):
     check_counts(url, expected, search.estimator_.network_.stage_names)
 
 
-@pytest.mark.skipif(torch.__version__ < (2, 10), reason="torch.onnx refuses a head")
+@pytest.mark.skipif(torch.__version__ < "2.10", reason="torch.onnx refuses a head")
 def test_an_onnx_file_is_served_as_the_estimator_is(search, pictures, tmp_path):
     pytest.importorskip("onnxruntime")
     from sk_e2cm import to_onnx

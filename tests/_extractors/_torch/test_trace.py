@@ -295,7 +295,7 @@ def test_rows_and_shapes_of_the_input_may_be_read(read):
     assert_right(TorchExtractor(network, ["first"]), network, torch.randn(8, 4))
 
 
-@pytest.mark.skipif(torch.__version__ < (2, 9), reason="torch.fx stopped there")
+@pytest.mark.skipif(torch.__version__ < "2.9", reason="torch.fx stopped there")
 def test_positions_may_be_counted_up_to_a_size_of_the_input():
     network = Reads(lambda x: x + torch.arange(x.shape[1], device=x.device))
     assert_right(TorchExtractor(network, ["first"]), network, torch.randn(8, 4))
