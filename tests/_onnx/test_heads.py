@@ -32,7 +32,13 @@ def residual():
 
 @pytest.mark.parametrize(
     ("pooling", "side"),
-    [("auto", 8), ("none", 7), ("second_order", 8), ("second_order", 9), (3, 7)],
+    [
+        ("auto", 8),
+        ("none", 7),
+        ("second_order", 8),
+        pytest.param("second_order", 9, marks=pytest.mark.slow),
+        (3, 7),
+    ],
 )
 def test_poolings_are_written_over_cells_that_overlap_too(
     tmp_path, residual, pooling, side

@@ -11,6 +11,7 @@ pytest.importorskip("onnxruntime")
 import two_machines
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.__version__ < "2.10", reason="torch.onnx refuses a head")
 def test_only_what_stays_is_sent_and_leaves_where_it_does_on_one_machine(capsys):
     two_machines.main(["--epochs", "1"])
