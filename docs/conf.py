@@ -11,8 +11,8 @@ author = "sk-e2cm developers"
 copyright = "2026, sk-e2cm developers"
 version = release = sk_e2cm.__version__
 
-# No intersphinx, and MathJax from a package: the build and its pages must work without a
-# network.
+# No intersphinx, and MathJax from a package: the build and its pages must work without
+# a network.
 extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",

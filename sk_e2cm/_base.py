@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -36,6 +35,7 @@ from ._multi_exit._grafting import linear_exits
 from ._utils._arrays import SampleRows
 from ._utils._compat import StrOptions
 from ._utils._validation import Interval
+from ._utils._warnings import warn
 
 # A fifth of so many samples are enough to calibrate on.
 _MANY = 10_000
@@ -305,10 +305,9 @@ class BaseE2CM(EarlyExitMixin, BaseEstimator):
     def _warn_if_nobody_leaves(self) -> None:
         thresholds = self.network_.thresholds(self.threshold)
         if len(thresholds) and (thresholds > 1).all():
-            warnings.warn(
+            warn(
                 "threshold is above 1, and so above any probability, at every exit: "
-                "nothing will leave early.",
-                stacklevel=3,
+                "nothing will leave early."
             )
 
     def __sklearn_tags__(self) -> Tags:

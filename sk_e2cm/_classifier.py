@@ -12,8 +12,8 @@ from ._base import BaseE2CM
 from ._classifier_fit import ClassifierFit
 from ._early_exit import EarlyExitClassifierMixin
 from ._extractors import Extractor
-from ._streams import is_stream
 from ._utils._compat import StrOptions
+from ._utils._streams import is_stream
 from ._utils._validation import HasMethods
 
 

@@ -14,8 +14,8 @@ from ._base import BaseE2CM
 from ._clusterer_fit import ClustererFit
 from ._extractors import Extractor
 from ._fitting._means import ClassMeans
-from ._streams import check_in_order, is_stream
 from ._utils._arrays import Floats
+from ._utils._streams import check_in_order, is_stream
 from ._utils._validation import HasMethods, Interval
 
 

@@ -14,7 +14,11 @@ from ._fitting._labelled import LabelledStatistics, Source
 from ._fitting._means import OF_SECOND_ORDER
 from ._fitting._statistics import N_FOLDS
 from ._multi_exit._full_pass import FullPass
-from ._streams import (
+from ._multi_exit._thresholds import check_thresholds
+from ._utils._arrays import Floats, SampleRows, take_rows
+from ._utils._labels import labels_like
+from ._utils._progress import drawing
+from ._utils._streams import (
     N_LOOKED_AT,
     SampleBatch,
     batches_of,
@@ -22,9 +26,6 @@ from ._streams import (
     n_samples_of,
     with_enough_first,
 )
-from ._utils._arrays import Floats, SampleRows, take_rows
-from ._utils._labels import labels_like
-from ._utils._progress import drawing
 from ._utils._validation import check_samples, with_weight
 
 
@@ -103,6 +104,8 @@ class CollectingE2CM(BaseE2CM):
     ) -> tuple[FullPass, LabelledStatistics]:
         """Return the pass over samples like these, and statistics of none yet."""
         extractor = self._checked_extractor(given)
+        # Before the pass, which may take hours.
+        check_thresholds(self.threshold, len(extractor.stage_names) - 1, None)
         full_pass = self._full_pass(extractor, self.pooling)
         source = self._source(extractor, X, n_folds)
         if before is None:

@@ -15,9 +15,9 @@ from ._costs import CostsMixin
 from ._extractors import Extractor
 from ._multi_exit._network import Exits, MultiExitNetwork
 from ._multi_exit._thresholds import first_exit, is_closed
-from ._streams import as_one
 from ._utils._arrays import Floats
 from ._utils._labels import labels_like
+from ._utils._streams import as_one
 from ._utils._validation import check_weight
 
 # No probability reaches it.

@@ -17,7 +17,10 @@ from ._multi_exit._full_pass import Batch, FullPass
 from ._multi_exit._network import MultiExitNetwork
 from ._multi_exit._pooling import PoolingSpec
 from ._multi_exit._seconds import Seconds
-from ._streams import (
+from ._utils._arrays import largest, row_chunks
+from ._utils._compat import validate_parameter_constraints
+from ._utils._progress import shown
+from ._utils._streams import (
     SampleBatch,
     batches_of,
     check_in_order,
@@ -25,9 +28,6 @@ from ._streams import (
     is_stream,
     n_samples_of,
 )
-from ._utils._arrays import largest, parts_of
-from ._utils._compat import validate_parameter_constraints
-from ._utils._progress import shown
 from ._utils._validation import WRAP, as_array, check_numbers, is_valid
 from ._utils._warnings import warn
 
@@ -115,13 +115,14 @@ class InputsMixin:
         return self._drawn(batches, X, lambda each: each[0].n_samples)
 
     def _scored_parts(
-        self, X: Any, y: Any, sample_weight: Any
+        self, X: Any, y: Any, sample_weight: Any, *, labelled: bool = True
     ) -> Iterator[tuple[Self, SampleBatch]]:
-        """Yield samples with labels and weights, and what predicts them.
+        """Yield samples with weights and, if wanted, labels; and what predicts them.
 
         That draws how far it is, unless there are other parts to come.
         """
-        given = batches_of(X, y, sample_weight, batch_size=self.batch_size)
+        size = self.batch_size
+        given = batches_of(X, y, sample_weight, batch_size=size, labelled=labelled)
         if not is_stream(X):
             yield self, next(given)
             return
@@ -224,7 +225,7 @@ class InputsMixin:
             return
         given = largest(X)
         is_float = X.dtype.kind == "f"
-        is_fraction = is_float and any((part % 1).any() for part in parts_of(X))
+        is_fraction = is_float and any((part % 1).any() for part in row_chunks(X))
         if given > _OTHER_SCALE * fitted or (
             is_fraction and fitted > _OTHER_SCALE * given
         ):

@@ -13,11 +13,11 @@ from sklearn.utils.metaestimators import available_if
 
 from ._delegation import DelegatesToEstimator
 from ._in_parts import FitsInParts
-from ._streams import brings_labels, is_stream
 from ._tuned_in_parts import TunedInParts
 from ._tuning._held_out import Data
 from ._tuning._risk import RiskControl
 from ._utils._compat import StrOptions, _fit_context
+from ._utils._streams import brings_labels, is_stream
 from ._utils._validation import Interval
 
 

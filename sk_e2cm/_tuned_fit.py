@@ -34,7 +34,7 @@ from ._tuning._held_out import (
     fit_predict_held_out,
     predict_held_out,
 )
-from ._tuning._problem import ThresholdProblem
+from ._tuning._problem import ThresholdProblem, check_has_labels
 from ._tuning._risk import RiskControl, promised
 from ._tuning._search import Points, concatenate, evaluate, search, used_exits
 from ._tuning._soft import SoftTargets
@@ -227,11 +227,7 @@ class TunedFit:
                 "most accurate thresholds of at most this cost, or the cheapest that "
                 "lose no more than this drop."
             )
-        if not has_labels and self.scoring != "accuracy":
-            raise ValueError(
-                f"scoring={self.scoring!r} needs labels: without y, and for clusters, "
-                "use scoring='accuracy', which is agreement with the full network."
-            )
+        check_has_labels(self.scoring, has_labels)
         get_scorer(self.scoring)  # refuses what it does not know
         check_drop(self.max_drop, self.scoring)
         if self.confidence is not None:
@@ -301,7 +297,7 @@ class TunedFit:
         self._check_sets_none_aside()
         estimator = self._own_estimator()
         if isinstance(self.cv, str):
-            return predict_held_out(estimator, data), nobody
+            return predict_held_out(estimator, data, self.scoring), nobody
         if is_lazy(data.X) and data.y is None and not is_clusterer(estimator):
             raise ValueError(
                 "Without y thresholds agree with the full network, which of what comes "

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
-from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -15,13 +14,13 @@ from sklearn.utils import check_consistent_length
 from ._delegation import with_exits
 from ._early_exit import accuracy
 from ._multi_exit._thresholds import check_thresholds, first_exit
-from ._streams import as_one
 from ._tuning._candidates import Results, cheapest, most_accurate
 from ._tuning._problem import ThresholdProblem
 from ._tuning._search import evaluate, shared
 from ._utils._arrays import as_numbers, as_proba
 from ._utils._labels import as_labels, codes_of, labels_of
-from ._utils._validation import check_weight
+from ._utils._streams import SampleBatch, as_one
+from ._utils._validation import check_weight, is_number, is_whole
 
 __all__ = [
     "accuracy_cost_curve",
@@ -89,12 +88,8 @@ def accuracy_cost_scorer(
             "The numbers of clusters are no labels, and so have no accuracy: use "
             "agreement_cost_scorer."
         )
-    found = [
-        (*_early_and_full(own, batch.X), batch.y, batch.sample_weight)
-        for own, batch in inside._scored_parts(X, y, sample_weight)
-    ]
-    labels, full_labels, cost, y, weight = as_one(found)
-    weight = check_weight(weight, len(labels))
+    parts = inside._scored_parts(X, y, sample_weight)
+    labels, full_labels, cost, y, weight = _early_and_full(parts)
     return {
         "accuracy": accuracy(y, labels, weight),
         "cost": float(np.average(cost, weights=weight)),
@@ -126,7 +121,7 @@ def agreement_cost_scorer(
         Ignored.
 
     sample_weight : array-like of shape (n_samples,), default=None
-        Weights of the samples.
+        Weights of the samples. None where they come with X.
 
     Returns
     -------
@@ -152,20 +147,24 @@ def agreement_cost_scorer(
     >>> agreement_cost_scorer(search.best_estimator_, X)["agreement"] >= 0.95
     True
     """
-    labels, full_labels, cost = _early_and_full(*with_exits(estimator, X))
-    weight = check_weight(sample_weight, len(cost))
+    inside, X = with_exits(estimator, X)
+    parts = inside._scored_parts(X, None, sample_weight, labelled=False)
+    labels, full_labels, cost, _, weight = _early_and_full(parts)
     return {
         "agreement": float(np.average(labels == full_labels, weights=weight)),
         "cost": float(np.average(cost, weights=weight)),
     }
 
 
-def _early_and_full(
-    estimator: Any, X: ArrayLike
-) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.float64]]:
-    """Return the labels with early exits, those without, and the cost of each."""
-    stage, labels, full_labels = estimator._early_and_full(X)
-    return labels, full_labels, estimator.stage_cost_[stage]
+def _early_and_full(parts: Iterable[tuple[Any, SampleBatch]]) -> tuple[Any, ...]:
+    """Return labels with early exits, labels without, costs, true labels, weights."""
+    found = []
+    for own, batch in parts:
+        stage, labels, full_labels = own._early_and_full(batch.X)
+        cost = own.stage_cost_[stage]
+        found.append((labels, full_labels, cost, batch.y, batch.sample_weight))
+    labels, full_labels, cost, y, weight = as_one(found)
+    return labels, full_labels, cost, y, check_weight(weight, len(labels))
 
 
 def accuracy_cost_curve(
@@ -304,14 +303,18 @@ def calibration_error(
     >>> calibration_error([0, 1], [[0.75, 0.25], [0.75, 0.25]], n_bins=1)
     0.25
     """
-    if not isinstance(n_bins, Integral) or isinstance(n_bins, bool) or n_bins < 1:
+    if not is_whole(n_bins) or n_bins < 1:
         raise ValueError(f"n_bins must be a whole number from 1 on, got {n_bins!r}.")
     proba = as_proba(proba, "proba", "n_samples", "n_classes")
     y_true = as_labels(y_true, "y_true")
     check_consistent_length(y_true, proba)
     labels = labels_of(y_true, classes, proba.shape[1])
     right = proba.argmax(axis=1) == codes_of(y_true, labels)
-    gap = (proba.max(axis=1) - right)[proba.max(axis=1).argsort(kind="stable")]
+    # Samples that are equally sure count alike, whichever bins they fall into.
+    confidence, which, counts = np.unique(
+        proba.max(axis=1), return_inverse=True, return_counts=True
+    )
+    gap = np.repeat(confidence - np.bincount(which, right) / counts, counts)
     bins = np.array_split(gap, min(n_bins, len(gap)))
     return float(sum(abs(each.sum()) for each in bins) / len(gap))
 
@@ -370,6 +373,6 @@ def cheapest_within_drop(max_drop: float) -> Callable[[Results], int]:
 
 
 def _number(name: str, value: Any) -> float:
-    if not isinstance(value, Real) or isinstance(value, bool) or np.isnan(float(value)):
+    if not is_number(value) or np.isnan(float(value)):
         raise ValueError(f"{name} must be a number, got {value!r}.")
     return float(value)

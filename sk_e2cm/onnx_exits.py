@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import onnxruntime
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -47,10 +46,11 @@ class OnnxExits:
     def __init__(
         self, folder: str | PathLike[str], stages: range | None = None, **session: Any
     ) -> None:
-        folder = Path(folder)
-        self.manifest = _manifest(folder / MANIFEST)
+        import onnxruntime  # not needed to write a folder
+
+        self.manifest = _manifest(Path(folder) / MANIFEST)
         self.classes_ = np.array(self.manifest["classes"])
-        files = [stage["file"] for stage in self.manifest["stages"]]
+        files = [Path(folder, stage["file"]) for stage in self.manifest["stages"]]
         self.stages = range(len(files)) if stages is None else stages
         if not set(self.stages) <= set(range(len(files))):
             raise ValueError(f"stages must be among 0 to {len(files) - 1}.")
@@ -58,7 +58,7 @@ class OnnxExits:
         self._options = onnxruntime.RunOptions()
         self._options.only_execute_path_to_fetches = True
         start = onnxruntime.InferenceSession
-        self._sessions = {i: start(folder / files[i], **session) for i in self.stages}
+        self._sessions = {i: start(files[i], **session) for i in self.stages}
 
     def run(self, X: Any, thresholds: Any = None) -> Predictions:
         """Predict samples, by thresholds of shape (n_exits, 1) or (n_exits, n_classes).

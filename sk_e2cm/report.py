@@ -26,6 +26,7 @@ from torch import nn
 from ._classifier import E2CMClassifier
 from ._extractors import TorchExtractor
 from ._tuned import TunedExitsCV
+from ._utils._compat import check_matplotlib_support
 from .inspection import Report, report
 
 __all__ = ["NetworkSpecError", "load_network", "load_samples", "main"]
@@ -54,8 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     parser = _parser()
     given = parser.parse_args(arguments)
-    if given.picture and (given.picture.is_dir() or not given.picture.parent.is_dir()):
-        parser.error(f"--picture: {given.picture} is no file in a folder that exists.")
+    if given.picture:
+        _check_picture(parser, given.picture)
     try:
         network = load_network(given.network)
     except NetworkSpecError as error:  # what its own code raises has its traceback
@@ -68,6 +69,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"Picture: {given.picture}")
     except (OSError, RuntimeError, TypeError, ValueError) as error:
         raise SystemExit(f"sk_e2cm.report: {error}") from error
+
+
+def _check_picture(parser: argparse.ArgumentParser, path: Path) -> None:
+    """Refuse a picture that could not be saved in the end."""
+    if path.is_dir() or not path.parent.is_dir():
+        parser.error(f"--picture: {path} is no file in a folder that exists.")
+    try:
+        check_matplotlib_support("--picture")
+    except ImportError as error:
+        parser.error(str(error))
 
 
 def _measure(network: nn.Module, given: argparse.Namespace) -> Report:
@@ -173,6 +184,8 @@ def load_network(spec: str) -> nn.Module:
 def _of_name(name: str) -> ModuleType | None:
     """Import a module, the working directory included; None if there is none."""
     sys.path.append(str(Path.cwd()))
+    if name.startswith("."):  # of which package, nobody knows
+        return None
     try:
         found = importlib.util.find_spec(name)
     except (ModuleNotFoundError, ValueError):  # of a package before the last dot

@@ -4,6 +4,7 @@ import pickle
 
 import numpy as np
 import pytest
+import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import BaseEstimator, clone
 from sklearn.cluster import KMeans
@@ -12,6 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, KFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from torch.utils.data import DataLoader, TensorDataset
 
 from sk_e2cm import E2CMClassifier, E2CMClusterer, TunedExitsCV
 from sk_e2cm.metrics import (
@@ -95,6 +97,17 @@ def test_scores_are_those_of_predictions_with_and_without_exits(data, estimator)
     assert scores["cost"] == pytest.approx(inside.cost(X))
     early, full = inside.predict(X), inside.set_params(threshold=np.inf).predict(X)
     assert scores["agreement"] == pytest.approx(np.mean(early == full))
+
+
+@EVERY_ESTIMATOR
+def test_scores_of_batches_are_those_of_all_whatever_their_order(data, estimator):
+    X, y = data
+    fitted = clone(estimator).fit(X[:200], y[:200])
+    weight = np.random.default_rng(0).uniform(0.5, 2, 100)
+    expected = agreement_cost_scorer(fitted, X[200:], sample_weight=weight)
+    batches = TensorDataset(*map(torch.tensor, (X[200:], np.zeros(100), weight)))
+    for given in (batches, DataLoader(batches, batch_size=32, shuffle=True)):
+        assert agreement_cost_scorer(fitted, given) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("threshold", [np.inf, [np.inf, np.inf], 1.1])

@@ -70,7 +70,7 @@ def lazy(request, tmp_path):
 
 @pytest.fixture(autouse=True)
 def few_are_read_at_once(monkeypatch):
-    monkeypatch.setattr("sk_e2cm._streams._READ_BYTES", READ * 12 * 4)
+    monkeypatch.setattr("sk_e2cm._utils._streams._READ_BYTES", READ * 12 * 4)
 
 
 @pytest.fixture(scope="module")

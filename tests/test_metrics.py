@@ -174,6 +174,14 @@ def test_certainty_that_is_right_has_no_error_and_that_is_wrong_has_all():
     assert calibration_error(y, np.eye(3)[y - 1]) == 1
 
 
+def test_samples_that_are_equally_sure_count_alike_whatever_their_order():
+    y = np.repeat([0, 1], [780, 220])
+    proba = np.tile([0.75, 0.25], (1000, 1))
+    # By hand: .75 are said to be right, and .78 are.
+    for order in (np.arange(1000), np.random.default_rng(0).permutation(1000)):
+        assert_allclose(calibration_error(y[order], proba[order]), 0.03, atol=1e-12)
+
+
 def test_calibrated_probabilities_err_less(data):
     X, y = data
     errors = {}

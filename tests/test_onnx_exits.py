@@ -11,12 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from sk_e2cm import to_onnx
+from sk_e2cm import onnx_exits, to_onnx
 
 from ._extractors._torch.networks import FoldedAlive, ResidualNetwork
 from ._onnx.helpers import check_answers, fit, samples, thirds
 
-onnx_exits = pytest.importorskip("sk_e2cm.onnx_exits")
 OnnxExits = onnx_exits.OnnxExits
 
 EXITS = ["first", "second", "third"]
@@ -56,7 +55,8 @@ def edit(folder, change):
 def test_the_module_is_short_and_imports_onnxruntime_and_numpy_alone():
     lines = Path(onnx_exits.__file__).read_text().splitlines()
     assert len(lines) < 150
-    imports = [line.split()[1] for line in lines if line.startswith(("import", "from"))]
+    words = [line.split() for line in lines]
+    imports = [each[1] for each in words if each[:1] in (["import"], ["from"])]
     names = {name.split(".")[0] for name in imports}
     assert names - sys.stdlib_module_names == {"numpy", "onnxruntime"}
 

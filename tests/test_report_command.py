@@ -1,5 +1,7 @@
 """``python -m sk_e2cm.report``: what it measures, and what ends it."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -56,6 +58,7 @@ def test_samples_of_a_training_set_are_left_alone(tmp_path):
         ("lacking.py:make", r"there is no .*lacking\.py"),
         ("no_such_module:make", "there is no 'no_such_module'"),
         ("no_such.module:make", r"there is no 'no_such\.module'"),
+        (".mine:make", r"there is no '\.mine'"),
         ("mine.py:nothing", "returned a NoneType, no nn.Module"),
     ],
 )
@@ -121,3 +124,11 @@ def test_a_picture_that_cannot_be_written_ends_it_before_all(files, capsys):
         with pytest.raises(SystemExit):
             command.main([*arguments, str(picture)])
         assert "no file in a folder that exists" in capsys.readouterr().err
+
+
+def test_a_picture_asks_for_matplotlib_before_all(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    arguments = ["--network", "x:y", "--data", "z", "--picture"]
+    with pytest.raises(SystemExit):
+        command.main([*arguments, str(tmp_path / "x.png")])
+    assert "requires matplotlib" in capsys.readouterr().err

@@ -149,6 +149,21 @@ def test_images_of_a_loader_run_through_a_network():
     assert_same(found, clone(clf).fit(images, y), images)
 
 
+def test_the_size_of_batches_may_be_a_number_of_numpy(data):
+    X, y, _ = data
+    clf = E2CMClassifier(ToyExtractor(), batch_size=np.int64(32)).fit(dataset_of(X, y))
+    assert clf.predict(dataset_of(X)).shape == y.shape
+
+
+def test_a_threshold_that_does_not_fit_is_refused_before_the_pass(data):
+    X, y, _ = data
+    extractor = CountingExtractor(ToyExtractor())
+    clf = E2CMClassifier(extractor, threshold=[0.5] * 7)
+    with pytest.raises(ValueError, match=r"threshold has shape \(7,\)"):
+        clf.fit(loader_of(X, y))
+    assert not sum(extractor.rows)
+
+
 # Predictions
 
 METHODS = ["predict", "predict_proba", "predict_exit", "exit_proba"]
@@ -160,7 +175,7 @@ METHODS = ["predict", "predict_proba", "predict_exit", "exit_proba"]
 def test_predictions_for_batches_are_those_for_all(
     method, kind, part_bytes, data, fitted, monkeypatch
 ):
-    monkeypatch.setattr("sk_e2cm._streams._READ_BYTES", part_bytes)
+    monkeypatch.setattr("sk_e2cm._utils._streams._READ_BYTES", part_bytes)
     X, y, weight = data
     streams = {
         "(X,)": loader_of(X),
@@ -462,6 +477,17 @@ def test_without_labels_thresholds_agree_with_the_full_network(held_out):
     assert_allclose(frontier_of(found), frontier_of(expected), rtol=0, atol=1e-9)
 
 
+def test_a_score_that_needs_labels_is_refused_without_them(held_out):
+    X, y, _ = held_out
+    clf = E2CMClassifier(ToyExtractor()).fit(X[:400], y[:400])
+    search = TunedExitsCV(
+        clf, max_drop=0.02, cv="prefit", scoring="balanced_accuracy", random_state=0
+    )
+    for given in (loader_of(X[400:]), X[400:]):
+        with pytest.raises(ValueError, match="'balanced_accuracy' needs labels"):
+            search.fit(given)
+
+
 @pytest.mark.parametrize("n_folds", [3, 5])
 @pytest.mark.parametrize("params", [{}, {"carry": 1}], ids=str)
 def test_folds_of_a_stream_follow_from_the_content(n_folds, params, held_out):
@@ -528,6 +554,15 @@ def test_a_grid_search_ranges_over_a_dataset(make, held_out):
     for name in ("mean_test_accuracy", "mean_test_cost"):
         assert_allclose(found.cv_results_[name], expected.cv_results_[name], atol=0.005)
     assert_allclose(found.predict_proba(X), expected.predict_proba(X), atol=1e-4)
+
+
+def test_lists_of_arrays_are_samples_if_all_are_of_one_shape(data):
+    X, y, _ = data
+    halves = [[sample[:6], sample[6:]] for sample in X]
+    clf = E2CMClassifier(threshold=0.8, pooling="none")
+    found = clf.fit(halves, y).predict_proba(halves)
+    as_array = X.reshape(-1, 2, 6)
+    assert_array_equal(clf.fit(as_array, y).predict_proba(as_array), found)
 
 
 def test_lists_of_numbers_are_no_samples_with_labels(fitted):

@@ -11,7 +11,13 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from torch import nn
 
-from sk_e2cm import E2CMClassifier, TorchExtractor, TunedExitsCV, to_onnx
+from sk_e2cm import (
+    E2CMClassifier,
+    TorchExtractor,
+    TunedExitsCV,
+    onnx_exits,
+    to_onnx,
+)
 from sk_e2cm.onnx_exits import OnnxExits
 from sk_e2cm.testing import ToyExtractor
 
@@ -242,3 +248,13 @@ def test_a_lacking_package_is_named(tmp_path, fitted, monkeypatch, package):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ImportError, match=rf"{package}: pip install .sk-e2cm\[onnx\]"):
         to_onnx(fitted, tmp_path / "early.onnx")
+
+
+@pytest.mark.parametrize("single_file", [True, False])
+def test_a_file_is_written_without_what_runs_it(
+    fitted, tmp_path, monkeypatch, single_file
+):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    to_onnx(fitted, tmp_path / "written", single_file=single_file)
+    assert (tmp_path / "written").exists()
+    assert "onnxruntime" not in vars(onnx_exits)

@@ -1,9 +1,11 @@
 """Passes that are split among workers."""
 
 import os
+import pickle
 import sys
 import types
 
+import joblib
 import numpy as np
 import pytest
 import sklearn
@@ -13,6 +15,8 @@ from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
 
 from sk_e2cm import E2CMClassifier, E2CMClusterer, TorchExtractor
+from sk_e2cm._fitting._workers import _shipped, _unpacked
+from sk_e2cm._multi_exit._full_pass import FullPass
 from sk_e2cm.testing import ToyExtractor
 
 N = 700
@@ -83,6 +87,44 @@ def test_a_network_of_torch_goes_to_the_workers():
     found = clf.fit(images, y).exit_proba(images)
     expected = clf.set_params(n_jobs=None).fit(images, y).exit_proba(images)
     assert_allclose(found, expected, rtol=0, atol=1e-5)
+
+
+def files_in(folder):
+    return sum(path.is_file() for path in folder.rglob("*"))
+
+
+def test_workers_remember_what_each_fit_asks_for(tmp_path):
+    X, y, _ = make_data()
+    first, second = tmp_path / "first", tmp_path / "second"
+    clf = E2CMClassifier(ToyExtractor(), batch_size=50, n_jobs=2)
+    clf.set_params(memory=str(first)).fit(X, y)
+    n_files = files_in(first)
+    for memory in (str(second), None):
+        clf.set_params(memory=memory).fit(X + 1, y)
+    assert files_in(first) == n_files > 0
+    assert files_in(second) > 0
+
+
+class Moved(ToyExtractor):
+    """Is back on the CPU when it is unpacked, as weights are."""
+
+    def __init__(self, device="cpu"):
+        super().__init__()
+        self.device = torch.device(device)
+
+    def to(self, device):
+        return Moved(device)
+
+    def __reduce__(self):
+        return Moved, ()
+
+
+def test_a_pass_runs_on_the_device_that_it_is_sent_from():
+    full_pass = FullPass(
+        Moved("meta"), pooling="auto", batch_size=50, memory=joblib.Memory(None)
+    )
+    assert pickle.loads(pickle.dumps(full_pass.extractor)).device.type == "cpu"
+    assert _unpacked(_shipped(full_pass)).extractor.device.type == "meta"
 
 
 class Mortal(ToyExtractor):

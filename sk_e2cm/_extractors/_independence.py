@@ -43,8 +43,9 @@ def verify(extractor: Extractor, X: NDArray[Any]) -> None:
     ValueError
         If what a stage computes for a sample depends on others.
     """
-    if hasattr(extractor, "verify"):
-        extractor.verify(X)
+    if has(extractor, "verify"):
+        own: Any = extractor
+        own.verify(X)
     else:
         check_independence(extractor, some_samples(X))
 

@@ -76,9 +76,8 @@ class PipelineExtractor(Extractor):
     missing values has to come before. Where the transformers were fitted on a data
     frame, the columns get their names back.
 
-    A transformer must treat each row by itself. Nearly all do; a function that looks
-    at the whole batch, to scale it for instance, gives other results once samples
-    have left.
+    A transformer must treat each row by itself. Nearly all do; one that looks at the
+    whole batch, to scale it for instance, is refused when an estimator is fitted.
 
     Examples
     --------

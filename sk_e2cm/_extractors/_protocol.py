@@ -260,20 +260,23 @@ def layouts_of(extractor: Extractor) -> list[Extractor]:
 
 def through(extractor: Extractor) -> Callable[[Any, int, int], tuple[Any, Any]]:
     """Return its `advance_through`, or the default where it is no `Extractor`."""
-    default = partial(Extractor.advance_through, extractor)
-    return getattr(extractor, "advance_through", default)
+    if has(extractor, "advance_through"):
+        return extractor.advance_through
+    return partial(Extractor.advance_through, extractor)
 
 
 def on_device(extractor: Extractor, device: str | torch.device | None) -> Extractor:
     """Return the extractor on `device`, or where it is if that is None."""
     if device is None:
         return extractor
-    if not hasattr(extractor, "to"):
+    if not has(extractor, "to"):
         raise ValueError(
             f"device={device!r} needs an extractor that can be moved: "
             f"{type(extractor).__name__} has no method to(device). Use device=None."
         )
-    return extractor.to(device)
+    own: Any = extractor
+    moved: Extractor = own.to(device)
+    return moved
 
 
 def channel_axes_of(
@@ -287,9 +290,10 @@ def channel_axes_of(
         If there are more or fewer than stages.
     """
     n_stages = len(extractor.stage_names)
-    if not hasattr(extractor, "channel_axes"):
+    if not has(extractor, "channel_axes"):
         return [None] * n_stages
-    axes = list(extractor.channel_axes(input_shape))
+    own: Any = extractor
+    axes = list(own.channel_axes(input_shape))
     if len(axes) != n_stages:
         raise ValueError(
             f"{type(extractor).__name__}.channel_axes returned {axes!r} for "
@@ -346,7 +350,7 @@ def check_extractor(extractor: Any) -> None:
         )
     for member, arguments in _METHODS.items():
         _check_method(extractor, member, arguments)
-    if hasattr(extractor, "device"):
+    if has(extractor, "device"):
         check_device(extractor.device, f"{name}.device")
 
 

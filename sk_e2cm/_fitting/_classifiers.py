@@ -11,7 +11,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 from .._multi_exit._estimator_logits import as_logits, codes_known
 from .._utils._arrays import Features, Floats
-from .._utils._validation import weight_params
+from .._utils._validation import check_has_proba, weight_params
 from ._cross_fitting import StageInputs
 from ._kept import moments
 from ._scores import ClassifierScores
@@ -47,11 +47,8 @@ def check_head(head: Any) -> tuple[Any, ...]:
                 f"head={head!r} holds {part!r}, which is no classifier. Make one: "
                 "LogisticRegression(), say."
             )
-        elif not hasattr(part, "predict_proba"):
-            raise ValueError(
-                f"head={part!r} has no predict_proba. Choose another classifier, or "
-                "wrap it in sklearn.calibration.CalibratedClassifierCV."
-            )
+        else:
+            check_has_proba(f"head={part!r}", part)
     n_means = sum(isinstance(part, str) for part in parts)
     if several and (len(parts) < 2 or n_means > 1):
         raise ValueError(
@@ -77,9 +74,7 @@ def fit_classifier(
         If it cannot be fitted, or has not seen all classes.
     """
     name = f"head={classifier!r}"
-    rows = np.arange(len(statistics.folds))
-    if without_fold is not None:
-        rows = np.flatnonzero(statistics.folds != without_fold)
+    rows = statistics.outside(without_fold)
     codes, weight = statistics.codes[rows], statistics.sample_weight[rows]
     params = weight_params(name, classifier, weight)
     fitted = clone(classifier, safe=False)  # others' objects are copied

@@ -14,7 +14,7 @@ from sklearn.base import clone
 from .._multi_exit._estimator_logits import ClassifierLogits
 from .._multi_exit._logits import NetworkLogits
 from .._utils._arrays import Features
-from .._utils._validation import weight_params
+from .._utils._validation import check_has_proba, weight_params
 from .._utils._warnings import warn
 from ._cross_fitting import FittedHead
 from ._folding import predict_proba
@@ -249,19 +249,13 @@ def _accuracy(head: FittedHead, statistics: Statistics) -> float:
 def _fit_classifier(
     classifier: Any, statistics: Statistics, n_classes: int
 ) -> FittedHead:
-    if not hasattr(classifier, "predict_proba"):
-        raise ValueError(
-            f"final={classifier!r} has no predict_proba. Choose another classifier, or "
-            "wrap it in sklearn.calibration.CalibratedClassifierCV."
-        )
     name = f"final={classifier!r}"
+    check_has_proba(name, classifier)
     features, held_out = statistics.features[-1], statistics.held_out
 
     @cache
     def without(fold: int | None) -> ClassifierLogits:
-        rows = np.arange(len(statistics.folds))
-        if fold is not None:
-            rows = np.flatnonzero(statistics.folds != fold)
+        rows = statistics.outside(fold)
         params = weight_params(name, classifier, statistics.sample_weight[rows])
         fitted = clone(classifier)
         fitted.fit(features[rows], statistics.codes[rows], **params)

@@ -82,6 +82,15 @@ class Statistics:
     sample_weight: Floats
     n_distinct: int
 
+    def outside(self, fold: int | None) -> NDArray[np.intp]:
+        """Return the places of the kept samples that a fold does not hold out.
+
+        None holds nobody out.
+        """
+        if fold is None:
+            return np.arange(len(self.folds))
+        return np.flatnonzero(self.folds != fold)
+
     def take_classes(self, codes: NDArray[np.intp]) -> Statistics:
         """Return these with class ``codes[k]`` in place of class k."""
         places = np.empty(int(codes.max()) + 1, dtype=np.intp)

@@ -15,11 +15,12 @@ from typing import Any, Protocol
 import joblib
 import numpy as np
 import sklearn
+import torch
 from joblib.parallel import get_active_backend
 from numpy.typing import NDArray
 from sklearn.utils.parallel import Parallel, delayed
 
-from .._extractors import fingerprint_of
+from .._extractors import device_of, fingerprint_of, on_device
 from .._multi_exit._full_pass import Batch, FullPass
 from .._utils._arrays import SampleRows
 from .._utils._hashing import content_hash
@@ -46,9 +47,13 @@ class Summed(Protocol):
 
 @dataclass(frozen=True)
 class _Shipped:
-    """A pass as bytes, which a worker that has unpacked it before knows by its key."""
+    """A pass as bytes, which a worker that has unpacked it before knows by its key.
+
+    Of weights the bytes do not say where they were: that is `device`.
+    """
 
     key: str
+    device: torch.device
     payload: bytes = field(compare=False)
 
 
@@ -59,6 +64,8 @@ _Task = tuple[_Shipped, NDArray[Any], Samples, Summed]
 def _unpacked(shipped: _Shipped) -> FullPass:
     # Networks take their time to be cut.
     full_pass: FullPass = pickle.loads(shipped.payload)
+    if device_of(full_pass.extractor) != shipped.device:
+        full_pass.extractor = on_device(full_pass.extractor, shipped.device)
     return full_pass
 
 
@@ -209,10 +216,16 @@ def _part(task: _Task) -> Summed:
 
 def _shipped(full_pass: FullPass) -> _Shipped:
     extractor, pooling = full_pass.extractor, full_pass.pooling
-    parts = fingerprint_of(extractor), pooling, full_pass.batch_size
+    parts = (
+        fingerprint_of(extractor),
+        pooling,
+        full_pass.batch_size,
+        full_pass.memory.location,
+    )
     # Functions as pooling= need not be importable elsewhere.
     wrapped = joblib.wrap_non_picklable_objects(full_pass, keep_wrapper=False)
-    return _Shipped(content_hash(parts), pickle.dumps(wrapped))
+    device = device_of(extractor)
+    return _Shipped(content_hash(parts), device, pickle.dumps(wrapped))
 
 
 def _split(n_samples: int, batch_size: int, n_workers: int) -> Iterator[slice]:

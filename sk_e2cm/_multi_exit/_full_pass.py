@@ -80,7 +80,7 @@ def staged_features(
     X: NDArray[Any],
     pooling: PoolingSpec,
     channel_axes: Sequence[int | None],
-    key: str = "",
+    key: str,
 ) -> tuple[list[Features], list[Shape], list[Floats]]:
     """Run every stage over one batch; return what `Batch` holds of it.
 
@@ -144,11 +144,11 @@ def check_finite(features: Features, stage_name: str, rows: NDArray[np.intp]) ->
         bad = rows[~finite]
         raise ValueError(
             f"The output of stage {stage_name!r} contains NaN or infinity for "
-            f"{counted(bad, rows)}. Check that layer and the scale of X."
+            f"{how_many(bad, rows)}. Check that layer and the scale of X."
         )
 
 
-def counted(bad: NDArray[np.intp], rows: NDArray[np.intp]) -> str:
+def how_many(bad: NDArray[np.intp], rows: NDArray[np.intp]) -> str:
     """Say how many samples of a batch are concerned, and which is the first."""
     return (
         f"{len(bad)} of {len(rows)} samples (the first is number {bad[0]} of its batch)"
@@ -190,6 +190,7 @@ class FullPass:
         self.extractor = extractor
         self.pooling = pooling
         self.batch_size = batch_size
+        self.memory = memory
         self.compute = memory.cache(staged_features, ignore=["extractor", "pooling"])
         self._verify = memory.cache(_verified, ignore=["extractor", "X"])
         # Made once: weights are many, and an extractor may count its calls.

@@ -20,9 +20,8 @@ from ._heads import Head
 from ._seconds import Seconds
 from ._stopwatch import EVERYBODY, NOBODY, Stopwatch, Way, timer_resolution
 
-# Rounds that medians are taken of; the second number where the time is up.
-_LEAST_ROUNDS, _FEWEST_ROUNDS = 7, 3
-_MOST_ROUNDS = 200
+# Rounds that medians are taken of, where they agree; where the time is up; at most.
+_ROUNDS, _FEWEST_ROUNDS, _MOST_ROUNDS = 7, 3, 200
 # Relative, of the total.
 _SMALL_SPREAD = 0.05
 # In seconds, and as a share of the time of the fit.
@@ -122,7 +121,7 @@ def _quickest(watch: Stopwatch, deadline: float) -> Way:
     if len(ways) == 1:
         return ways[0]
     spent: list[list[float]] = []
-    while len(spent) < _LEAST_ROUNDS:
+    while len(spent) < _ROUNDS:
         if len(spent) >= _FEWEST_ROUNDS and time.perf_counter() > deadline:
             break
         batch = watch.next_batch()
@@ -194,7 +193,7 @@ def _take_rounds(
     while len(totals) < _MOST_ROUNDS:
         if len(totals) >= _FEWEST_ROUNDS and time.perf_counter() > deadline:
             break
-        if len(totals) >= _LEAST_ROUNDS and _is_steady(totals):
+        if len(totals) >= _ROUNDS and _is_steady(totals):
             break
         batches = [watch.next_batch() for _ in range(repeats)]
         # One after the other, as when many are predicted: the caches know it by then.

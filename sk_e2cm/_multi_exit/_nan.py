@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from .._extractors import Extractor, through
 from .._utils._arrays import Floats
-from ._full_pass import check_finite, counted
+from ._full_pass import check_finite, how_many
 from ._heads import Head
 from ._loop import Step, StepsOnHost
 
@@ -42,7 +42,7 @@ def refuse_nan(confidence: Floats, stage_name: str, rows: NDArray[np.intp]) -> N
     if np.isnan(confidence).any():
         bad = rows[np.isnan(confidence)]
         raise ValueError(
-            f"The head of stage {stage_name!r} returns NaN for {counted(bad, rows)}, "
+            f"The head of stage {stage_name!r} returns NaN for {how_many(bad, rows)}, "
             "though the stage's output is finite: are its numbers too large to be "
             "squared?"
         )

@@ -359,9 +359,9 @@ class MultiExitNetwork:
             steps = StepsOnHost(made, every=every)
             with_nan |= batches_with_nan(steps, batch_size)
             yield steps
+        # Numbers may be too large for single precision.
+        heads = [in_double(head) for head in self.heads] if with_nan else []
         for start in sorted(with_nan):
-            # Numbers may be too large for single precision.
-            heads = [in_double(head) for head in self.heads]
             batch = X[start : start + batch_size]
             again = LazyLoop(self.extractor, heads, needed, batch, batch_size)
             for made in again.run():

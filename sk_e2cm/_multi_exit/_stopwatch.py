@@ -24,7 +24,7 @@ NOBODY, EVERYBODY = 2.0, 0.0
 
 # A race lasts so many rounds, of which the first warms up, or so many seconds; a round
 # takes so many, and so many batches.
-_LEAST_ROUNDS, _FEWEST_ROUNDS, _MOST_SECONDS = 8, 3, 10.0
+_ROUNDS, _FEWEST_ROUNDS, _MOST_SECONDS = 8, 3, 10.0
 _ROUND, _FEWEST_BATCHES, _MOST_BATCHES = 0.5, 2, 200
 
 
@@ -227,7 +227,7 @@ def race(
     n = min(len(X), batches_in_a_round(once) * batch_size)
     started = time.perf_counter()
     spent: list[list[float]] = []
-    while len(spent) < _LEAST_ROUNDS:
+    while len(spent) < _ROUNDS:
         is_late = time.perf_counter() - started > _MOST_SECONDS
         if is_late and len(spent) >= _FEWEST_ROUNDS:
             break

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import onnx
 from .._multi_exit._network import MultiExitNetwork
 from .._multi_exit._thresholds import is_closed
 from .._utils._arrays import Floats
+from .._utils._validation import is_whole
 from ._files import write_model
 from ._folder import write_folder
 from ._one_file import one_graph
@@ -37,8 +37,7 @@ def check_opset(opset: Any) -> int:
         If torch does not write it, or the package onnx does not know it.
     """
     newest = onnx.defs.onnx_opset_version()
-    is_whole = isinstance(opset, Integral) and not isinstance(opset, bool)
-    if not is_whole or not OLDEST_OPSET <= opset <= newest:
+    if not is_whole(opset) or not OLDEST_OPSET <= opset <= newest:
         raise ValueError(
             f"opset={opset!r} must be a whole number from {OLDEST_OPSET}, the oldest "
             f"that torch writes, to {newest}, the newest that the package onnx knows."

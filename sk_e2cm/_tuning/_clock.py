@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from .._multi_exit._thresholds import is_closed
-from .._streams import batches_of, is_stream, with_enough_first
 from .._utils._arrays import Floats
 from .._utils._compat import _safe_indexing
+from .._utils._streams import batches_of, is_stream, with_enough_first
 from .._utils._warnings import warn
 from ._held_out import HeldOutPredictions
 

@@ -13,15 +13,20 @@ from sklearn.utils import check_consistent_length
 
 from .._fitting._cross_fitting import CrossFit
 from .._fitting._labelled import LabelledStatistics
-from .._streams import batches_of, in_large_parts, is_stream, n_samples_of
 from .._utils._arrays import Floats
 from .._utils._compat import _safe_indexing
 from .._utils._hashing import row_hashes
 from .._utils._labels import codes_of
 from .._utils._progress import shown
+from .._utils._streams import batches_of, in_large_parts, is_stream, n_samples_of
 from .._utils._validation import check_weight
 from ._predictions import StagePredictions
-from ._problem import ThresholdProblem, class_weights, sample_losses
+from ._problem import (
+    ThresholdProblem,
+    check_has_labels,
+    class_weights,
+    sample_losses,
+)
 from ._soft import Distinct, SoftTargets, distinct_samples, soft_targets
 
 # Probabilities of this many samples, stages and classes are held at once.
@@ -131,11 +136,20 @@ class HeldOutPredictions:
         return (right[-1] & ~right).astype(np.float64)
 
 
-def predict_held_out(estimator: Any, data: Data) -> HeldOutPredictions:
-    """Predict with every stage of a fitted estimator, in one pass of the network."""
+def predict_held_out(
+    estimator: Any, data: Data, scoring: Any = "accuracy"
+) -> HeldOutPredictions:
+    """Predict with every stage of a fitted estimator, in one pass of the network.
+
+    Raises
+    ------
+    ValueError
+        If no sample counts, or if a stream lacks labels that `scoring` needs.
+    """
     network = estimator.network_
     n_numbers = (network.n_exits + 1) * len(network.labels)
-    parts = _parts(data, _MOST_PROBABILITIES // n_numbers, estimator.batch_size)
+    size = _MOST_PROBABILITIES // n_numbers
+    parts = _parts(data, size, estimator.batch_size, scoring)
     total = n_samples_of(data.X)
     if not is_stream(data.X):
         total = int(np.count_nonzero(data.weight))
@@ -161,13 +175,14 @@ def predict_held_out(estimator: Any, data: Data) -> HeldOutPredictions:
     )
 
 
-def _parts(data: Data, size: int, batch_size: int) -> Iterator[Data]:
+def _parts(data: Data, size: int, batch_size: int, scoring: Any) -> Iterator[Data]:
     """Yield samples that count, so many or fewer at once, in whole batches."""
     if not is_stream(data.X):
         yield from _counting(data, size, batch_size)
         return
     batches = batches_of(data.X, data.y, data.weight, batch_size=batch_size)
     for batch in in_large_parts(batch for batch in batches if batch.counts):
+        check_has_labels(scoring, batch.y is not None)
         with batch.named():
             check_consistent_length(batch.X, batch.y)
             weight = check_weight(batch.sample_weight, len(batch.X))

@@ -202,6 +202,21 @@ class ThresholdProblem:
         return np.stack([to_go[0], to_go[1] + cost * self.weight])
 
 
+def check_has_labels(scoring: Any, has_labels: bool) -> None:
+    """Refuse scores that need labels where there are none.
+
+    Raises
+    ------
+    ValueError
+        If it is so.
+    """
+    if not has_labels and scoring != "accuracy":
+        raise ValueError(
+            f"scoring={scoring!r} needs labels: without y, and for clusters, use "
+            "scoring='accuracy', which is agreement with the full network."
+        )
+
+
 def class_weights(
     scoring: Any, codes: NDArray[np.intp], weight: Floats, n_classes: int
 ) -> Floats:

@@ -62,7 +62,7 @@ def take_rows(X: NDArray[Any], which: NDArray[np.bool_] | slice) -> SampleRows:
     return SomeRows(X, np.flatnonzero(which))
 
 
-def parts_of(X: SampleRows) -> Iterator[NDArray[Any]]:
+def row_chunks(X: SampleRows) -> Iterator[NDArray[Any]]:
     """Yield all rows, some at a time: what is computed of all may fill the memory."""
     size = max(_PART_BYTES // max(X[:1].nbytes, 1), 1)
     for start in range(0, len(X), size):
@@ -305,4 +305,4 @@ def matmul(a: Floats, b: Floats) -> Floats:
 
 def largest(X: SampleRows) -> float:
     """Return the largest absolute value."""
-    return max(max(float(part.max()), -float(part.min())) for part in parts_of(X))
+    return max(max(float(part.max()), -float(part.min())) for part in row_chunks(X))

@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ._arrays import SampleRows, parts_of, to_numpy
+from ._arrays import SampleRows, row_chunks, to_numpy
 from ._code import class_content, function_content, installed_name
 
 
@@ -171,7 +171,7 @@ def row_hashes(X: SampleRows) -> NDArray[np.uint64]:
     zero = native.type(0) if X.dtype.kind in "fc" else None
     digests = b"".join(
         hashlib.blake2b(_canonical(row, native, zero), digest_size=8).digest()
-        for part in parts_of(X)
+        for part in row_chunks(X)
         for row in part
     )
     return np.frombuffer(digests, dtype=np.uint64)

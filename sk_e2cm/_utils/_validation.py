@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from numbers import Integral, Real
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -15,7 +16,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import has_fit_parameter
 from torch.utils.data import DataLoader, Dataset
 
-from ._arrays import as_numbers, is_lazy, parts_of, to_array
+from ._arrays import as_numbers, is_lazy, row_chunks, to_array
 from ._compat import HasMethods as _HasMethods
 from ._compat import Interval as _Interval
 from ._compat import _check_sample_weight
@@ -25,6 +26,16 @@ WRAP = (
     "If the network takes several inputs, wrap it in a module that takes one array, "
     "and splits it."
 )
+
+
+def is_whole(value: Any) -> bool:
+    """Tell a whole number, which True and False are not."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def is_number(value: Any) -> bool:
+    """Tell a real number, which True and False are not."""
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 class Interval(_Interval):
@@ -181,7 +192,7 @@ def check_numbers(estimator: BaseEstimator, X: NDArray[Any]) -> NDArray[Any]:
 def _refuse_not_finite(estimator: BaseEstimator, X: NDArray[Any]) -> None:
     """Refuse NaN and infinity; of all X at once scikit-learn may make a mask."""
     name = type(estimator).__name__
-    for part in parts_of(X):
+    for part in row_chunks(X):
         assert_all_finite(part, estimator_name=name, input_name="X")
 
 
@@ -189,6 +200,21 @@ def with_weight(sample_weight: NDArray[np.float64]) -> NDArray[np.bool_] | slice
     """Return what selects the samples that count, without a copy if all do."""
     used = sample_weight > 0
     return slice(None) if used.all() else used
+
+
+def check_has_proba(name: str, classifier: Any) -> None:
+    """Refuse a classifier without probabilities.
+
+    Raises
+    ------
+    ValueError
+        If it is one.
+    """
+    if not hasattr(classifier, "predict_proba"):
+        raise ValueError(
+            f"{name} has no predict_proba. Choose another classifier, or wrap it in "
+            "sklearn.calibration.CalibratedClassifierCV."
+        )
 
 
 def weight_params(

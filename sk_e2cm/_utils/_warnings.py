@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 import warnings
 
-_INSIDE = ("sk_e2cm.", "sklearn.")
+_INSIDE = ("sk_e2cm.", "sklearn.", "torch.")
 
 
 def warn(message: str) -> None:
-    """Warn, at the first line outside of this package and of scikit-learn."""
+    """Warn, at the first line outside of this package, of scikit-learn and of torch."""
     level, frame = 2, sys._getframe(1)
     while frame.f_back is not None:
         if not f"{frame.f_globals.get('__name__', '')}.".startswith(_INSIDE):

@@ -11,7 +11,6 @@ from sklearn.base import is_clusterer
 from sklearn.utils import check_consistent_length
 
 from .._delegation import with_exits
-from .._multi_exit._thresholds import first_exit
 from .._utils._arrays import as_numbers
 from .._utils._labels import as_labels, codes_of, labels_like
 from ._axes import axes_for
@@ -112,9 +111,7 @@ class ExitDisplay:
         inside, X = with_exits(estimator, X)
         network = inside.network_
         if y is None or is_clusterer(inside):
-            proba = inside.exit_proba(X)
-            stage = first_exit(proba, inside.threshold)
-            y, y_pred = network.labels_at(proba, -1), network.labels_at(proba, stage)
+            stage, y_pred, y = inside._early_and_full(X)
         else:
             stage, label = inside._exits(X)
             y_pred = network.labels[label]
@@ -185,7 +182,7 @@ class ExitDisplay:
                 f"exits has the stage {exits.max()}, but stage_names names {n_stages}."
             )
         codes = codes_of(y_true, labels)
-        counts = counted(exits, codes, y_true == y_pred, n_stages, len(labels))
+        counts = counts_by_stage(exits, codes, y_true == y_pred, n_stages, len(labels))
         return cls(counts, labels, stage_names=stage_names).plot(ax, by=by)
 
     def plot(self, ax: Any = None, *, by: str = "correctness") -> Self:
@@ -234,7 +231,7 @@ class ExitDisplay:
         return self
 
 
-def counted(
+def counts_by_stage(
     stage: NDArray[np.intp],
     codes: NDArray[np.intp],
     right: NDArray[np.bool_],

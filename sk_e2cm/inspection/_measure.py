@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from copy import copy
-from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -16,8 +15,9 @@ from .._delegation import DelegatesToEstimator, with_exits
 from .._early_exit import accuracy
 from .._multi_exit._thresholds import first_exit, is_closed
 from .._utils._labels import codes_of, labels_like
+from .._utils._validation import is_number, is_whole
 from ..metrics import accuracy_cost_curve, calibration_error
-from ._exits import counted
+from ._exits import counts_by_stage
 from ._races import PredictionRace, TimeRatio
 from ._report import Report
 
@@ -173,7 +173,9 @@ def _answers(inside: Any, X: NDArray[Any], y: ArrayLike | None) -> dict[str, Any
     early, full = network.labels_at(proba, stage), network.labels_at(proba, -1)
     true = full if y is None else labels_like(y, labels)
     codes = codes_of(true, labels)
-    counts = counted(stage, codes, early == true, network.n_exits + 1, len(labels))
+    counts = counts_by_stage(
+        stage, codes, early == true, network.n_exits + 1, len(labels)
+    )
     lost = (full == true).astype(float) - (early == true)
     sure = proba[np.arange(len(X)), stage].max(axis=1)
     left = np.bincount(stage, minlength=network.n_exits + 1)
@@ -220,7 +222,7 @@ def _checked_sizes(batch_sizes: Any) -> list[int]:
         If they are none.
     """
     sizes = list(batch_sizes) if isinstance(batch_sizes, Iterable) else []
-    if not sizes or not all(_is_count(size) for size in sizes):
+    if not all(map(is_whole, sizes)) or min(sizes, default=0) < 1:
         raise ValueError(
             f"batch_sizes must be whole numbers from 1 on, got {batch_sizes!r:.60}."
         )
@@ -228,15 +230,9 @@ def _checked_sizes(batch_sizes: Any) -> list[int]:
 
 
 def _check_numbers(n_rounds: Any, max_drop: Any) -> None:
-    if not _is_count(n_rounds):
+    if not is_whole(n_rounds) or n_rounds < 1:
         raise ValueError(
             f"n_rounds must be a whole number from 1 on, got {n_rounds!r}."
         )
-    is_number = isinstance(max_drop, Real) and not isinstance(max_drop, bool)
-    if not is_number or not 0 <= float(max_drop) <= 1:
+    if not is_number(max_drop) or not 0 <= max_drop <= 1:
         raise ValueError(f"max_drop must be from 0 to 1, got {max_drop!r:.60}.")
-
-
-def _is_count(value: Any) -> bool:
-    is_whole = isinstance(value, Integral) and not isinstance(value, bool)
-    return is_whole and int(value) >= 1

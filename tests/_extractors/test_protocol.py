@@ -5,7 +5,7 @@ import pytest
 import torch
 from numpy.testing import assert_array_equal
 
-from sk_e2cm import Extractor
+from sk_e2cm import E2CMClassifier, Extractor
 from sk_e2cm._extractors import (
     RawFeatures,
     channel_axes_of,
@@ -103,6 +103,23 @@ def test_raw_features_need_no_device():
 def test_a_device_asks_for_an_extractor_that_can_be_moved():
     with pytest.raises(ValueError, match=r"device='cpu'.*ToyExtractor"):
         on_device(ToyExtractor(), "cpu")
+
+
+class Lacking(Bare):
+    """Says of each member that it may do without that it has none."""
+
+    to = device = advance_through = channel_axes = verify = None
+    keep_all = join = uncut = layouts = fingerprint = None
+
+
+def test_none_stands_for_a_member_that_is_lacking():
+    X, y = np.random.default_rng(0).normal(size=(40, 3)), np.arange(40) % 2
+    found, expected = (
+        E2CMClassifier(each).fit(X, y).predict_proba(X) for each in (Lacking(), Bare())
+    )
+    assert_array_equal(found, expected)
+    with pytest.raises(ValueError, match=r"device='cpu'.*Lacking"):
+        on_device(Lacking(), "cpu")
 
 
 class Told(Bare):

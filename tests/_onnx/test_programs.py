@@ -5,13 +5,11 @@ import pytest
 import torch
 from torch import nn
 
-from sk_e2cm import to_onnx
+from sk_e2cm import onnx_exits, to_onnx
 
 from .._extractors._torch import networks
 from .._extractors._torch.zoo import N_TOKENS, Classifier
 from .helpers import check_answers, fit, samples, written
-
-onnx_exits = pytest.importorskip("sk_e2cm.onnx_exits")
 
 LAYERS = [
     networks.Plain,

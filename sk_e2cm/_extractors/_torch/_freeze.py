@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from types import FunctionType, MethodType
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from ..._utils._warnings import warn
 from ._quantized import comes_back_broken
 
 WRAP = (
@@ -188,11 +188,10 @@ def _hooks_left_out(module: nn.Module) -> dict[int, Any]:
         if foreign:
             names.append(repr(name) if name else "the network")
     if names:
-        warnings.warn(
+        warn(
             f"The forward hooks of {', '.join(names[:5])} are left out of the copy "
             "that TorchExtractor runs. If they change what the network computes, write "
-            "that into its forward; otherwise remove them first (handle.remove()).",
-            stacklevel=5,
+            "that into its forward; otherwise remove them first (handle.remove())."
         )
     return left_out
 

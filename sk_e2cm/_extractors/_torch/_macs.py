@@ -73,7 +73,9 @@ class Meter(fx.Interpreter):
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
         if n.op == "call_module":
-            self._hidden += hidden_macs(self.fetch_attr(str(n.target)), value)
+            args, kwargs = self.fetch_args_kwargs_from_env(n)
+            given = next(iter((*args, *kwargs.values())), None)
+            self._hidden += hidden_macs(self.fetch_attr(str(n.target)), given, value)
         self.macs[n] = self._counter.get_total_flops() / 2 + self._hidden
         if isinstance(value, Tensor):
             self.shapes[n] = tuple(value.shape)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from itertools import pairwise
-from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, fx, nn
 
+from ..._utils._validation import is_whole
 from ._macs import Meter, measure
 from ._rows import Liveness
 from ._trace import Trace
@@ -48,8 +48,7 @@ def exit_names(exits: Any) -> tuple[str, ...]:
 
 def is_choice(exits: Any) -> bool:
     """Tell whether the names are to be chosen: their number is given, or "all"."""
-    is_number = isinstance(exits, Integral) and not isinstance(exits, bool)
-    return is_number or (isinstance(exits, str) and exits == "all")
+    return is_whole(exits) or (isinstance(exits, str) and exits == "all")
 
 
 def checked_output_name(output: Any) -> str:

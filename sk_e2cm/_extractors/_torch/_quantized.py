@@ -72,14 +72,17 @@ def comes_back_broken(module: nn.Module) -> bool:
     return has_own_state and type(module).__module__.startswith("torch.ao.nn")
 
 
-def hidden_macs(layer: Any, output: Any) -> float:
+def hidden_macs(layer: Any, given: Any, output: Any) -> float:
     """Return the multiply-adds of a layer whose weights torch's counter cannot see.
 
     Convolutions and linear layers use each of their weights once for every position
-    of the output.
+    of the output, transposed convolutions for every position of what they are given:
+    the first axis of their weights are its channels.
     """
     weight = getattr(layer, "weight", None)
-    is_quantized = type(layer).__module__.startswith("torch.ao.nn")
-    if not (is_quantized and callable(weight) and isinstance(output, Tensor)):
+    if not (is_quantized_layer(layer) and callable(weight)):
         return 0.0
-    return weight().numel() * output.numel() / weight().shape[0]
+    positions = given if "Transpose" in type(layer).__name__ else output
+    if not isinstance(positions, Tensor):
+        return 0.0
+    return weight().numel() * positions.numel() / weight().shape[0]

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from ..._utils._arrays import parts_of, to_numpy
+from ..._utils._arrays import row_chunks, to_numpy
 from .._independence import some_samples
 from .._protocol import Extractor
 from ._facts import Facts
@@ -165,7 +165,7 @@ class RunsStages(Extractor):
         if self._network.dtype is torch.int64:
             # All of X, so that samples are numbered as in X.
             n_before = 0
-            for part in parts_of(X):
+            for part in row_chunks(X):
                 batch = self._network.batch(part)
                 self._facts.refuse_unknown_ids(batch, n_before, len(X))
                 n_before += len(part)

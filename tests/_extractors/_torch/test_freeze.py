@@ -408,6 +408,18 @@ def test_what_a_user_collects_does_not_grow():
     assert len(seen) == 4
 
 
+def test_the_warning_of_hooks_names_the_line_of_the_user():
+    network = chain()
+    network[1].register_forward_hook(lambda module, inputs, output: None)
+    for cut in (
+        lambda: TorchExtractor(network, ["1"]),
+        lambda: TorchExtractor.from_modules([*network]),
+    ):
+        with pytest.warns(UserWarning, match="The forward hooks of") as seen:
+            cut()
+        assert seen[0].filename == __file__
+
+
 def test_what_a_hook_has_collected_is_not_copied():
     class Collects:
         def __init__(self):

@@ -241,7 +241,7 @@ def test_features_are_averages_over_the_map(make, exits, shape, axis):
     extractor = TorchExtractor(network, exits)
     axes = extractor.channel_axes(shape)
     assert axes[:-1] == (axis,) * len(exits)
-    features, *_ = staged_features(extractor, X.numpy(), 2, axes)
+    features, *_ = staged_features(extractor, X.numpy(), 2, axes, "")
     outputs = uncut(network, exits, X)
     for found, output in zip(features[:-1], outputs[:-1], strict=True):
         expected = average_by_loops(output.movedim(axis, 1).numpy(), 2)

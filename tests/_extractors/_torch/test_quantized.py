@@ -64,10 +64,11 @@ class Convolutional(nn.Module):
         return self.dequant(self.head(x.flatten(1)))
 
 
-def static(network, X):
+def static(network, X, qconfig=None):
     def quantize():
         engine = torch.backends.quantized.engine
-        network.qconfig = torch.ao.quantization.get_default_qconfig(engine)
+        default = torch.ao.quantization.get_default_qconfig(engine)
+        network.qconfig = default if qconfig is None else qconfig
         prepared = torch.ao.quantization.prepare(network.eval())
         prepared(X)
         return torch.ao.quantization.convert(prepared)
@@ -211,6 +212,17 @@ def test_quantised_layers_cost_as_much_as_those_they_were_made_from():
     assert TorchExtractor(quantized, exits).macs((3, 8, 8)).tolist() == [*expected]
 
 
+def test_a_transposed_convolution_uses_its_weights_where_its_input_is():
+    network = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ConvTranspose2d(16, 2, 3, stride=2))
+    expected = TorchExtractor(network, ["0"]).macs((3, 8, 8))
+    assert expected.tolist() == [27 * 16 * 36, 27 * 16 * 36 + 16 * 2 * 9 * 36]
+    stubs = torch.ao.quantization
+    wrapped = nn.Sequential(stubs.QuantStub(), *network, stubs.DeQuantStub())
+    # torch quantises their weights as a whole only.
+    quantized = static(wrapped, torch.randn(8, 3, 8, 8), stubs.default_qconfig)
+    assert TorchExtractor(quantized, ["1"]).macs((3, 8, 8)).tolist() == [*expected]
+
+
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
 def test_dynamically_quantised_layers_cost_as_much_as_float_ones(kind):
     network = Recurrent(kind)
@@ -221,7 +233,7 @@ def test_dynamically_quantised_layers_cost_as_much_as_float_ones(kind):
 
 @pytest.mark.parametrize("layer", [nn.Linear(4, 3), nn.Conv2d(1, 1, 1), nn.ReLU()])
 def test_layers_that_show_their_weights_hide_no_cost(layer):
-    assert hidden_macs(layer, torch.zeros(1, 3)) == 0
+    assert hidden_macs(layer, torch.zeros(1, 4), torch.zeros(1, 3)) == 0
 
 
 @pytest.fixture

@@ -19,9 +19,9 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from ._utils._arrays import SampleRows, is_lazy, to_array
-from ._utils._labels import as_labels, labels_like
-from ._utils._validation import check_weight
+from ._arrays import SampleRows, is_lazy, to_array
+from ._labels import as_labels, labels_like
+from ._validation import check_weight
 
 # Samples that are looked at together before the network is trusted.
 N_LOOKED_AT = 64
@@ -83,10 +83,12 @@ def is_stream(X: Any) -> bool:
 def brings_labels(X: Any) -> bool:
     """Tell a stream with labels and weights in it, if any, from all else.
 
-    A list of (x, y) is what scikit-learn's searches make of a part of a dataset.
+    A list of (x, y) is what scikit-learn's searches make of a part of a dataset; in
+    nested lists, all parts of a sample have the same shape.
     """
     if isinstance(X, list) and X and isinstance(X[0], (list, tuple)):
-        return len(X[0]) in (2, 3) and bool(getattr(X[0][0], "shape", ()))
+        shape = tuple(getattr(X[0][0], "shape", ()))
+        return len(X[0]) in (2, 3) and shape != () and np.shape(X[0][1]) != shape
     return isinstance(X, (Dataset, DataLoader))
 
 
@@ -134,7 +136,9 @@ def batches_of(
         yield SampleBatch(X, y, sample_weight)
         return
     _check_no_labels(X, y, sample_weight)
-    loader = X if isinstance(X, DataLoader) else DataLoader(X, batch_size=batch_size)
+    # torch takes no number of NumPy's.
+    size = int(batch_size)
+    loader = X if isinstance(X, DataLoader) else DataLoader(X, batch_size=size)
     n_batches = 0
     for number, given in enumerate(loader):
         batch = _as_batch(given, number, labelled=labelled, weighted=weighted)
