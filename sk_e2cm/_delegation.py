@@ -118,8 +118,12 @@ def with_exits(estimator: Any, X: Any) -> tuple[EarlyExitMixin, Any]:
     if isinstance(estimator, DelegatesToEstimator):
         estimator = estimator._inside()
     if not isinstance(estimator, EarlyExitMixin):
+        hint = (
+            " Pass its best_estimator_." if hasattr(estimator, "best_params_") else ""
+        )
         raise TypeError(
             f"This needs an estimator with early exits, got {type(estimator).__name__}."
+            + hint
         )
     check_is_fitted(estimator, "network_")
     return estimator, X

@@ -99,7 +99,7 @@ class FitsInParts:
         """
         before = vars(self).get("statistics_")
         if before is None and self._finished_by in vars(self):
-            raise ValueError(f"This estimator was fitted by fit. {_NO_STATISTICS}")
+            raise ValueError(f"This estimator has no statistics left. {_NO_STATISTICS}")
         seen = self._seen(before, X, y, classes, sample_weight)
         if before is not None:
             seen = self._merged(seen)

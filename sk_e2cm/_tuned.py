@@ -264,12 +264,13 @@ class TunedExitsCV(
             given, if no thresholds meet them, or if the data do not fit.
 
         TypeError
-            If the estimator has no early exits.
+            If the estimator is none with early exits.
 
         Warns
         -----
         UserWarning
-            If the thresholds chosen let nobody leave early.
+            If the thresholds chosen let nobody leave early, or if the estimator has no
+            exits.
         """
         self._check_estimator()
         rng = check_random_state(self.random_state)

@@ -158,7 +158,8 @@ class TunedFit:
         # At once: an interrupt leaves the old or the new.
         self.__dict__ = state
         if not slower:
-            self._warn_if_nobody_leaves(chosen[0].thresholds[0], unit)
+            n_aside = int(np.count_nonzero(aside.weight))
+            self._warn_if_nobody_leaves(chosen[0].thresholds[0], unit, n_aside, test)
 
     def _best(
         self,
@@ -192,15 +193,29 @@ class TunedFit:
             ),
         }
 
-    def _warn_if_nobody_leaves(self, thresholds: Floats, unit: str) -> None:
+    def _warn_if_nobody_leaves(
+        self, thresholds: Floats, unit: str, n_aside: int, test: DropTest | None
+    ) -> None:
         closed = is_closed(thresholds)
+        if not len(closed):
+            warn(
+                "The estimator has no exits, and so there are no thresholds to choose: "
+                "give it an extractor with exits."
+            )
         if not len(closed) or not closed.all():
             return
+        if self.risk is not None:
+            too_few = self.risk.n_promised(np.zeros(1), n_aside) == 0
+        else:
+            too_few = test is not None and test.is_hopeless
         goals = {"cost": self.max_cost, "drop": self.max_drop, "risk": self.risk}
         asked = [goal for goal, value in goals.items() if value is not None]
         warn(
             "The thresholds chosen close every exit: nothing will leave early. "
-            f"Allow a larger {' or '.join(asked)}, hold out more samples, or use "
+            + f"{n_aside} samples were set aside to test on, too few for what is to be "
+            "promised even if early exits spoil none of them. "
+            * too_few
+            + f"Allow a larger {' or '.join(asked)}, hold out more samples, or use "
             "a metric and a pooling that make better exits."
             + _BY_TIME
             * (unit == "time")

@@ -84,11 +84,15 @@ def _check_picture(parser: argparse.ArgumentParser, path: Path) -> None:
 def _measure(network: nn.Module, given: argparse.Namespace) -> Report:
     """Fit and tune on one half of the samples, report on the other."""
     X, y = load_samples(given.data)
-    X_fit, X_new, y_fit, y_new = train_test_split(
-        X, y, test_size=0.5, stratify=y, random_state=0
-    )
+    try:
+        X_fit, X_new, y_fit, y_new = train_test_split(
+            X, y, test_size=0.5, stratify=y, random_state=0
+        )
+    except ValueError as error:
+        raise ValueError(f"{given.data} cannot be split in half: {error}") from error
     clf = E2CMClassifier(
         _cut(network, given.exits, X.shape[1:]),
+        final=given.final,
         cost_unit="seconds",
         batch_size=given.batch_size,
         device=given.device,
@@ -142,6 +146,13 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--batch-size", type=int, default=32, help="beside single samples (default: 32)"
     )
+    add(
+        "--final",
+        choices=("auto", "network", "class_means"),
+        default="auto",
+        help="what answers at the end: class_means if the network was trained for "
+        "other classes (default: auto)",
+    )
     add("--device", help="cpu, cuda, ... (default: where the network is)")
     add("--picture", type=Path, help="where to save it (default: no picture)")
     return parser
@@ -166,13 +177,16 @@ def load_network(spec: str) -> nn.Module:
         If there is no such function, or if it returns no module. What its own code
         raises is not caught.
     """
-    where, _, name = spec.rpartition(":")
+    where, colon, name = spec.rpartition(":")
+    if not colon:
+        raise NetworkSpecError(
+            f"{spec!r} is neither FILE.py:FUNCTION nor MODULE:FUNCTION: which function "
+            "returns the network?"
+        )
     module = _of_file(Path(where)) if where.endswith(".py") else _of_name(where)
     if module is None or not callable(getattr(module, name, None)):
         what = f"there is no {where!r}" if module is None else f"it has no {name!r}"
-        raise NetworkSpecError(
-            f"{spec!r} is neither FILE.py:FUNCTION nor MODULE:FUNCTION: {what}."
-        )
+        raise NetworkSpecError(f"{spec!r}: {what}.")
     network = getattr(module, name)()
     if not isinstance(network, nn.Module):
         raise NetworkSpecError(

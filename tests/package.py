@@ -30,18 +30,30 @@ assert search.score(X, y) > 0.9
 print(sk_e2cm.__version__, "works")
 """
 
+# With the extras of these features, and without what runs the files.
+TRY_EXTRAS = """
+from sk_e2cm import load, save, to_onnx
+
+save(search, "search.safetensors")
+assert (load("search.safetensors", network).predict(X) == search.predict(X)).all()
+to_onnx(search, "early.onnx")
+to_onnx(search, "stages", single_file=False)
+print("save and to_onnx work")
+"""
+
 
 def main(paths: list[str]) -> None:
     """Try each of these files."""
     for path in map(Path, paths):
         with tempfile.TemporaryDirectory() as folder:
             venv.create(folder, with_pip=True)
-            python = Path(folder) / "bin" / "python"
-            subprocess.run(
-                [python, "-m", "pip", "install", "--quiet", path.resolve()], check=True
-            )
-            # Not from here, where the clone itself would be imported.
-            subprocess.run([python, "-c", TRY], check=True, cwd=folder)
+            for extras, code in (("", TRY), ("[onnx,saving]", TRY + TRY_EXTRAS)):
+                python = Path(folder) / "bin" / "python"
+                package = f"{path.resolve()}{extras}"
+                install = [python, "-m", "pip", "install", "--quiet", package]
+                subprocess.run(install, check=True)
+                # Not from here, where the clone itself would be imported.
+                subprocess.run([python, "-c", code], check=True, cwd=folder)
             print(f"{path.name}: installed into an empty environment.")
 
 

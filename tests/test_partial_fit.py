@@ -222,7 +222,7 @@ def test_labels_that_nobody_has_named_are_refused(data, default):
 def test_after_a_fit_nothing_is_added(data, default):
     X, y, _ = data
     clf = clone(default).fit(X, y)
-    check_refused(clf, X, y, r"was fitted by fit\. fit keeps no statistics", NAMES)
+    check_refused(clf, X, y, r"has no statistics left\. fit keeps no statistics", NAMES)
     with pytest.raises(ValueError, match=r"this estimator has none\. fit keeps no"):
         clf.merge(clone(default).partial_fit(X, y, NAMES))
     with pytest.raises(ValueError, match="the other estimator has none"):

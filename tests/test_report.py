@@ -305,16 +305,24 @@ class TestVerdict:
         said = replace(base, times=[same]).verdict
         assert said[0].startswith("No gain for 128 samples in one call: 1.00")
 
+    @pytest.mark.parametrize(("n_rounds", "start"), [(4, "Nothing to say"), (5, "Use")])
+    def test_of_fewer_than_five_rounds_nothing_is_said(self, base, n_rounds, start):
+        quick = ratio_of(0.5, n_quicker=n_rounds, n_rounds=n_rounds)
+        said, *_ = replace(base, times=[quick]).verdict
+        assert said.startswith(start)
+
     def test_a_loss_beyond_max_drop_and_luck_is_named(self, base):
         said = replace(base, score=0.85).verdict
         assert said[0].startswith("Quicker for one sample at a time")
         assert "5.0 points of accuracy, more than max_drop allows (1.0)" in said[1]
 
-    @pytest.mark.parametrize("score", [0.895, 0.88])
+    @pytest.mark.parametrize("score", [0.91, 0.895, 0.88])
     def test_what_may_be_within_max_drop_or_beyond_is_left_open(self, base, score):
         said = replace(base, score=score, drop_error=0.02).verdict
         assert said[0].startswith("Quicker for one sample at a time")
         assert said[1].startswith("200 samples are too few to say")
+        word = "gains" if score > base.full_score else "loses"
+        assert f"here it {word} {abs(100 * (base.full_score - score)):.1f}" in said[1]
 
     def test_one_sample_is_not_evidence_enough(self, clf, network, new):
         X, y = new

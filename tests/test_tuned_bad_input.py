@@ -84,7 +84,7 @@ def test_confidence_that_is_no_probability(clf, confidence):
 
 
 NO_CONFIDENCE = {
-    "within max_drop=: give that": {"max_drop": None, "max_cost": 0.5},
+    "needs max_drop=, in place of max_cost=": {"max_drop": None, "max_cost": 0.5},
     "only one of confidence= and risk=": {"risk": RiskControl(0.2)},
     "takes scoring='accuracy' only; got 'f1_macro'": {"scoring": "f1_macro"},
     "accuracy' only; got 'balanced_accuracy'": {"scoring": "balanced_accuracy"},

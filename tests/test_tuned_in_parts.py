@@ -236,7 +236,7 @@ def test_a_fitted_estimator_is_not_fitted_in_parts(search, data):
 def test_after_a_fit_nothing_is_added(search, data):
     X, y, _ = data
     fitted = clone(search).fit(X, y)
-    check_refused(fitted, data, "was fitted by fit")
+    check_refused(fitted, data, "has no statistics left")
     with pytest.raises(ValueError, match="this estimator has none"):
         fitted.merge(clone(search).partial_fit(X, y, CLASSES))
     with pytest.raises(ValueError, match="the other estimator has none"):

@@ -34,7 +34,7 @@ def state_and_output(
 
 def device_of(extractor: Any) -> torch.device:
     """Return where the outputs of its stages are; arrays are on the CPU."""
-    return torch.device(getattr(extractor, "device", None) or "cpu")
+    return torch.device(getattr(extractor, "device", "cpu"))
 
 
 def checked_output(extractor: Any, output: Any, stage_name: str, n_rows: int) -> Any:

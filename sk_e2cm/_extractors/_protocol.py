@@ -350,7 +350,7 @@ def check_extractor(extractor: Any) -> None:
         )
     for member, arguments in _METHODS.items():
         _check_method(extractor, member, arguments)
-    if has(extractor, "device"):
+    if hasattr(extractor, "device"):
         check_device(extractor.device, f"{name}.device")
 
 

@@ -95,7 +95,7 @@ def choose_last_head(
         f"{of_network:.2%}. Where that is a surprise: are the labels in another order "
         "than the network's outputs (pass head_classes=), does X hold pictures of "
         "0..255 in place of normalised ones, or was the network trained on something "
-        "else? final='class_means' and 'network' are taken without a comparison."
+        "else? To settle it, pass final='class_means' or 'network'."
     )
     return by_means
 

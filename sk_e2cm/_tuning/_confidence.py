@@ -41,7 +41,7 @@ def check_confidence(
     """
     if max_drop is None:
         raise ValueError(
-            "confidence= is that the drop stays within max_drop=: give that, too."
+            "confidence= bounds the drop, and needs max_drop=, in place of max_cost=."
         )
     if risk is not None:
         raise ValueError(
@@ -122,6 +122,12 @@ class DropTest:
                 break
             first = each
         return spread.take(np.arange(first, full + 1))
+
+    @property
+    def is_hopeless(self) -> bool:
+        """Whether so few samples would not do even if none were spoilt."""
+        n_samples = len(self.held_out.codes)
+        return p_value(0, 0, n_samples, self.max_drop) > 1 - self.confidence
 
     def upper(self, thresholds: Floats) -> float:
         """Return the upper bound of the drop with thresholds that are given."""

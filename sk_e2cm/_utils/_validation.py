@@ -102,7 +102,8 @@ def as_array(X: Any) -> NDArray[Any]:
     # Of what is no array NumPy makes one without axes.
     if array.ndim == 0 and not hasattr(X, "ndim"):
         raise TypeError(
-            f"X must be an array or a tensor of all samples, got a {type(X).__name__}."
+            f"X must be an array or a tensor of all samples, got a {type(X).__name__}. "
+            "What comes batch by batch has to be a Dataset or DataLoader of torch's."
         )
     return as_numbers(array, "X")
 

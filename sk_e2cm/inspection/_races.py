@@ -73,6 +73,11 @@ class TimeRatio:
                 return is_quicker
         return None
 
+    @property
+    def is_short(self) -> bool:
+        """Whether there were too few rounds to tell anything from noise."""
+        return bool(binom.cdf(0, self.n_rounds, 0.5) > _LUCK)
+
     def __str__(self) -> str:
         """Return how samples are predicted, in words."""
         if self.n_batches > 1:

@@ -140,7 +140,7 @@ class Report:
                 "(pictures of 0..255 are the usual trap), and are its outputs in the "
                 "order of the labels? Until that is settled, nothing here says "
                 "anything. If it was trained for other classes, fit with "
-                "final='class_means'."
+                "final='class_means' (of the command, --final class_means)."
             ]
         left = 1.0 - self.leaves[-1]
         if left < _NEXT_TO_NOTHING:
@@ -185,10 +185,11 @@ class Report:
                 f"({allowed:.1f}): choose thresholds with {how}."
             )
         elif self.drop + margin > self.max_drop:
+            lost = f"loses {points:.1f}" if points >= 0 else f"gains {-points:.1f}"
             said.append(
                 f"{int(self.counts.sum())} samples are too few to say whether it loses "
                 f"more than {allowed:.1f} points of {of}, which max_drop allows: here "
-                f"{points:.1f}, with a standard error of {100 * self.drop_error:.1f}."
+                f"it {lost}, with a standard error of {100 * self.drop_error:.1f}."
             )
         if not self.is_tuned:
             said.append("Thresholds are not tuned: TunedExitsCV may find cheaper ones.")
@@ -282,7 +283,11 @@ class Report:
         figure, ((first, second), (third, fourth)) = axes_grid(type(self).__name__)
         score = "Accuracy" if self.has_labels else "Agreement"
         TradeoffDisplay(
-            *self.curve, self.full_score, chosen=(self.cost, self.score), unit=self.unit
+            *self.curve,
+            self.full_score,
+            chosen=(self.cost, self.score),
+            name="one threshold for all open exits",
+            unit=self.unit,
         ).plot(first)
         first.set_ylabel(score)
         names = np.array(self.stage_names)[self.is_open]
@@ -327,6 +332,8 @@ class Report:
 
 def _about_time(time: TimeRatio, keeps: bool) -> str:
     ratio = f"{time.ratio:.2f} of the network's time"
+    if time.is_short:
+        return f"Nothing to say for {time}: {ratio}, in too few rounds (n_rounds)."
     if time.pays is None:
         return f"No gain for {time}: {ratio}, which noise may explain."
     if not time.pays:

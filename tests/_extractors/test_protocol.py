@@ -108,7 +108,7 @@ def test_a_device_asks_for_an_extractor_that_can_be_moved():
 class Lacking(Bare):
     """Says of each member that it may do without that it has none."""
 
-    to = device = advance_through = channel_axes = verify = None
+    to = advance_through = channel_axes = verify = None
     keep_all = join = uncut = layouts = fingerprint = None
 
 
