@@ -202,23 +202,28 @@ class TunedFit:
                 "The estimator has no exits, and so there are no thresholds to choose: "
                 "give it an extractor with exits."
             )
-        if not len(closed) or not closed.all():
-            return
+        elif closed.all():
+            goals = {"cost": self.max_cost, "drop": self.max_drop, "risk": self.risk}
+            asked = [goal for goal, value in goals.items() if value is not None]
+            warn(
+                "The thresholds chosen close every exit: nothing will leave early. "
+                + self._about_samples_aside(n_aside, test)
+                + f"Allow a larger {' or '.join(asked)}, hold out more samples, or use "
+                "a metric and a pooling that make better exits."
+                + _BY_TIME
+                * (unit == "time")
+            )
+
+    def _about_samples_aside(self, n_aside: int, test: DropTest | None) -> str:
+        """Say that they are too few, if no thresholds at all could pass on them."""
+        too_few = test is not None and test.is_hopeless
         if self.risk is not None:
             too_few = self.risk.n_promised(np.zeros(1), n_aside) == 0
-        else:
-            too_few = test is not None and test.is_hopeless
-        goals = {"cost": self.max_cost, "drop": self.max_drop, "risk": self.risk}
-        asked = [goal for goal, value in goals.items() if value is not None]
-        warn(
-            "The thresholds chosen close every exit: nothing will leave early. "
-            + f"{n_aside} samples were set aside to test on, too few for what is to be "
+        if not too_few:
+            return ""
+        return (
+            f"{n_aside} samples were set aside to test on, too few for what is to be "
             "promised even if early exits spoil none of them. "
-            * too_few
-            + f"Allow a larger {' or '.join(asked)}, hold out more samples, or use "
-            "a metric and a pooling that make better exits."
-            + _BY_TIME
-            * (unit == "time")
         )
 
     def _as_users_give_them(self, thresholds: Floats) -> Floats:
