@@ -155,6 +155,13 @@ def test_the_size_of_batches_may_be_a_number_of_numpy(data):
     assert clf.predict(dataset_of(X)).shape == y.shape
 
 
+def test_a_dataset_draws_no_random_numbers_of_others(data):
+    X, y, _ = data
+    before = torch.get_rng_state()
+    E2CMClassifier(ToyExtractor()).fit(dataset_of(X, y)).predict(dataset_of(X))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_a_threshold_that_does_not_fit_is_refused_before_the_pass(data):
     X, y, _ = data
     extractor = CountingExtractor(ToyExtractor())

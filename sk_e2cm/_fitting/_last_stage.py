@@ -192,7 +192,8 @@ def _check_names(names: NDArray[Any], classes: NDArray[Any]) -> None:
     missing = [label for label, count in counts.items() if count == 0]
     if missing:
         raise ValueError(
-            f"head_classes lacks the labels {missing[:5]} that occur in y."
+            f"head_classes lacks the labels {missing[:5]} that occur in y: it is "
+            f"{names.tolist()!r:.60}."
         )
 
 

@@ -9,6 +9,7 @@ from numbers import Integral
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from sklearn.utils import check_consistent_length, gen_batches
 from torch.utils.data import (
@@ -136,9 +137,7 @@ def batches_of(
         yield SampleBatch(X, y, sample_weight)
         return
     _check_no_labels(X, y, sample_weight)
-    # torch takes no number of NumPy's.
-    size = int(batch_size)
-    loader = X if isinstance(X, DataLoader) else DataLoader(X, batch_size=size)
+    loader = X if isinstance(X, DataLoader) else _loader_of(X, batch_size)
     n_batches = 0
     for number, given in enumerate(loader):
         batch = _as_batch(given, number, labelled=labelled, weighted=weighted)
@@ -149,6 +148,12 @@ def batches_of(
             f"The {type(X).__name__} has given no batch. Is it empty, or can it be "
             "read once only? It has to start anew each time."
         )
+
+
+def _loader_of(dataset: Dataset[Any], batch_size: int) -> DataLoader[Any]:
+    # torch takes no number of NumPy's, and draws a seed for workers that are not there.
+    size, generator = int(batch_size), torch.Generator()
+    return DataLoader(dataset, batch_size=size, generator=generator)
 
 
 def _read(X: Any, y: Any, sample_weight: Any, batch_size: int) -> Iterator[SampleBatch]:

@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 from numpy.random import Generator
 from scipy import sparse
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import TensorDataset
 
 from .networks import N_TOKENS, Made
 
@@ -165,7 +165,6 @@ def x_variants(rng: Generator, X: np.ndarray) -> list[Variant]:
         "UserDict": collections.UserDict(input_ids=X),
         "dict in list": [{"input": x} for x in X],
         "iterator": iter(X),
-        "source": DataLoader(TensorDataset(tensor)),
         "meta tensor": tensor.to("meta"),
         "complex tensor": tensor.to(torch.complex64),
         "pair of tensors": (tensor, tensor),
@@ -198,6 +197,8 @@ def x_variants(rng: Generator, X: np.ndarray) -> list[Variant]:
             "huge token": with_item(X, 2**40),
         }
     either = {
+        # Predictions take it; fits miss the labels.
+        "source": TensorDataset(tensor),
         "longdouble": X.astype(np.longdouble),
         "half": X.astype(np.float16),
         "bfloat16": tensor.to(torch.bfloat16),
