@@ -26,7 +26,7 @@ from ._utils._streams import (
     n_samples_of,
     with_enough_first,
 )
-from ._utils._validation import check_samples, with_weight
+from ._utils._validation import NO_WEIGHT, check_samples, with_weight
 
 
 class CollectingE2CM(BaseE2CM):
@@ -77,7 +77,7 @@ class CollectingE2CM(BaseE2CM):
                     seen.add(full_pass, valid_X, valid_y, weight, done)
                     done(len(batch.X) - len(valid_X))
         if seen is None:
-            raise ValueError("sample_weight is zero for every sample.")
+            raise ValueError(NO_WEIGHT)
         return seen
 
     def _valid(

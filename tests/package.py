@@ -47,8 +47,8 @@ def main(paths: list[str]) -> None:
     for path in map(Path, paths):
         with tempfile.TemporaryDirectory() as folder:
             venv.create(folder, with_pip=True)
+            python = Path(folder) / "bin" / "python"
             for extras, code in (("", TRY), ("[onnx,saving]", TRY + TRY_EXTRAS)):
-                python = Path(folder) / "bin" / "python"
                 package = f"{path.resolve()}{extras}"
                 install = [python, "-m", "pip", "install", "--quiet", package]
                 subprocess.run(install, check=True)

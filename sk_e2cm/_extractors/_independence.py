@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .._utils._arrays import SampleRows, as_floats
 from ._outputs import checked_output, state_and_output
-from ._protocol import Extractor, has, through
+from ._protocol import Extractor, has, optional, through
 from ._tolerance import EXACT, LENIENT, MixedSamples, Precision, Tolerance
 
 # Running so many in several ways takes about one percent of a pass over 10,000.
@@ -43,11 +43,11 @@ def verify(extractor: Extractor, X: NDArray[Any]) -> None:
     ValueError
         If what a stage computes for a sample depends on others.
     """
-    if has(extractor, "verify"):
-        own: Any = extractor
-        own.verify(X)
-    else:
+    own = optional(extractor, "verify")
+    if own is None:
         check_independence(extractor, some_samples(X))
+    else:
+        own(X)
 
 
 def some_samples(X: SampleRows) -> NDArray[Any]:

@@ -230,9 +230,14 @@ class Extractor(ABC):
         return self
 
 
+def optional(extractor: Any, member: str) -> Any:
+    """Return an optional member; None if it is lacking, or stands for its absence."""
+    return getattr(extractor, member, None)
+
+
 def has(extractor: Any, member: str) -> bool:
-    """Tell whether an optional member is there; None stands for its absence."""
-    return getattr(extractor, member, None) is not None
+    """Tell whether an optional member is there; see `optional`."""
+    return optional(extractor, member) is not None
 
 
 def layouts_of(extractor: Extractor) -> list[Extractor]:
@@ -243,10 +248,10 @@ def layouts_of(extractor: Extractor) -> list[Extractor]:
     TypeError
         If it returns something else.
     """
-    if not has(extractor, "layouts"):
+    layouts = optional(extractor, "layouts")
+    if layouts is None:
         return [extractor]
-    own: Any = extractor
-    found = own.layouts()
+    found = layouts()
     is_sequence = isinstance(found, Sequence) and len(found) > 0
     if not is_sequence or found[0] is not extractor:
         raise TypeError(
@@ -260,22 +265,21 @@ def layouts_of(extractor: Extractor) -> list[Extractor]:
 
 def through(extractor: Extractor) -> Callable[[Any, int, int], tuple[Any, Any]]:
     """Return its `advance_through`, or the default where it is no `Extractor`."""
-    if has(extractor, "advance_through"):
-        return extractor.advance_through
-    return partial(Extractor.advance_through, extractor)
+    default = partial(Extractor.advance_through, extractor)
+    return optional(extractor, "advance_through") or default
 
 
 def on_device(extractor: Extractor, device: str | torch.device | None) -> Extractor:
     """Return the extractor on `device`, or where it is if that is None."""
     if device is None:
         return extractor
-    if not has(extractor, "to"):
+    to = optional(extractor, "to")
+    if to is None:
         raise ValueError(
             f"device={device!r} needs an extractor that can be moved: "
             f"{type(extractor).__name__} has no method to(device). Use device=None."
         )
-    own: Any = extractor
-    moved: Extractor = own.to(device)
+    moved: Extractor = to(device)
     return moved
 
 
@@ -290,10 +294,10 @@ def channel_axes_of(
         If there are more or fewer than stages.
     """
     n_stages = len(extractor.stage_names)
-    if not has(extractor, "channel_axes"):
+    channel_axes = optional(extractor, "channel_axes")
+    if channel_axes is None:
         return [None] * n_stages
-    own: Any = extractor
-    axes = list(own.channel_axes(input_shape))
+    axes = list(channel_axes(input_shape))
     if len(axes) != n_stages:
         raise ValueError(
             f"{type(extractor).__name__}.channel_axes returned {axes!r} for "

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from torch import Tensor
 
 from .._extractors import Extractor, device_of, on_device, picklable
 from .._utils._arrays import Floats, SampleRows, to_tensor
@@ -23,7 +22,7 @@ from ._nan import batches_with_nan, refuse_nan, refuse_nan_in
 from ._pooling import PoolingSpec
 from ._seconds import Seconds
 from ._stopwatch import Race, race
-from ._thresholds import check_thresholds, is_closed
+from ._thresholds import check_thresholds, needed_on
 
 Device = str | torch.device | None
 
@@ -167,7 +166,8 @@ class MultiExitNetwork:
     ) -> Race:
         """Time these thresholds on samples: see the function of this name."""
         there = self.to(device)
-        needed = there._needed(self.thresholds(threshold), run_closed=False)
+        used = device_of(there.extractor)
+        needed = needed_on(self.thresholds(threshold), used, run_closed=False)
 
         def run(size: int) -> Race:
             return race(
@@ -179,7 +179,7 @@ class MultiExitNetwork:
                 at_once=there._at_once(size),
             )
 
-        return halving(run, min(batch_size, len(X)), device_of(there.extractor))
+        return halving(run, min(batch_size, len(X)), used)
 
     def _at_once(self, batch_size: int) -> int:
         device = str(device_of(self.extractor))
@@ -351,7 +351,8 @@ class MultiExitNetwork:
         every: bool = False,
     ) -> Iterator[StepsOnHost]:
         """Run the loop; `every` step at every exit is wanted, or the last ones only."""
-        needed = self._needed(self.thresholds(threshold), run_closed=every)
+        thresholds, device = self.thresholds(threshold), device_of(self.extractor)
+        needed = needed_on(thresholds, device, run_closed=every)
         at_once = self._at_once(batch_size)
         loop = LazyLoop(self.extractor, self.heads, needed, X, at_once)
         with_nan: set[int] = set()
@@ -367,23 +368,6 @@ class MultiExitNetwork:
             for made in again.run():
                 refuse_nan_in(self.extractor, self.heads, batch, made)
                 yield StepsOnHost(made, every=every, first_row=start)
-
-    def _needed(
-        self, thresholds: Floats, *, run_closed: bool
-    ) -> list[Tensor | float | None]:
-        """Return what `LazyLoop` takes: None for exits that are not to be run."""
-        device = device_of(self.extractor)
-        dtype = torch.float32 if device.type == "mps" else torch.float64
-        needed: list[Tensor | float | None] = []
-        closed = is_closed(thresholds).tolist()
-        for each, skip in zip(thresholds.tolist(), closed, strict=True):
-            if skip and not run_closed:
-                needed.append(None)
-            elif len(each) == 1:
-                needed.append(each[0])
-            else:
-                needed.append(torch.tensor(each, dtype=dtype, device=device))
-        return needed
 
     def __copy__(self) -> Self:
         return self

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 
 from .._utils._arrays import Floats, as_numbers, as_proba
 
@@ -46,6 +48,23 @@ def check_thresholds(
 def is_closed(thresholds: Floats) -> NDArray[np.bool_]:
     """Tell which exits are closed: all their thresholds are infinite."""
     return np.asarray((thresholds == np.inf).all(axis=1))
+
+
+def needed_on(
+    thresholds: Floats, device: torch.device, *, run_closed: bool
+) -> list[Tensor | float | None]:
+    """Return what `LazyLoop` takes: None for exits that are not to be run."""
+    dtype = torch.float32 if device.type == "mps" else torch.float64
+    needed: list[Tensor | float | None] = []
+    closed = is_closed(thresholds).tolist()
+    for each, skip in zip(thresholds.tolist(), closed, strict=True):
+        if skip and not run_closed:
+            needed.append(None)
+        elif len(each) == 1:
+            needed.append(each[0])
+        else:
+            needed.append(torch.tensor(each, dtype=dtype, device=device))
+    return needed
 
 
 def stays(confidence: Any, label: Any, thresholds: Any) -> Any:

@@ -19,7 +19,7 @@ from .._utils._hashing import row_hashes
 from .._utils._labels import codes_of
 from .._utils._progress import shown
 from .._utils._streams import batches_of, in_large_parts, is_stream, n_samples_of
-from .._utils._validation import check_weight
+from .._utils._validation import NO_WEIGHT, check_weight
 from ._predictions import StagePredictions
 from ._problem import (
     ThresholdProblem,
@@ -163,7 +163,7 @@ def predict_held_out(
     )
     found = [_predict_part(quiet, part) for part in drawn]
     if not found:
-        raise ValueError("sample_weight is zero for every sample.")
+        raise ValueError(NO_WEIGHT)
     of_each, codes, weight, hashes = zip(*found, strict=True)
     return HeldOutPredictions(
         estimator,

@@ -27,6 +27,8 @@ WRAP = (
     "and splits it."
 )
 
+NO_WEIGHT = "sample_weight is zero for every sample."
+
 
 def is_whole(value: Any) -> bool:
     """Tell a whole number, which True and False are not."""
@@ -139,7 +141,7 @@ def check_weight(sample_weight: Any, n_samples: int) -> NDArray[np.float64]:
         sample_weight = as_numbers(sample_weight, "sample_weight")
         # scikit-learn refuses it since 1.8 only.
         if sample_weight.size and not sample_weight.any():
-            raise ValueError("sample_weight is zero for every sample.")
+            raise ValueError(NO_WEIGHT)
         if sample_weight.ndim == 0:
             sample_weight = sample_weight.item()
     weight: NDArray[np.float64] = _check_sample_weight(

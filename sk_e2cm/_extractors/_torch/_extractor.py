@@ -233,7 +233,7 @@ class TorchExtractor(RunsStages):
         content = (type(self), module, self._exits, self._output, code)
         # Other forms of the same network round otherwise.
         folded = ("folded",) if self._runner.folded else ()
-        layout = ("channels-last",) if self._network is not self._given else ()
+        layout = ("channels-last",) if self._is_in_other_layout else ()
         return content_hash((*content, *folded, *layout))
 
     def layouts(self) -> tuple[TorchExtractor, ...]:
@@ -351,7 +351,7 @@ class TorchExtractor(RunsStages):
 
     def __reduce__(self) -> tuple[Callable[..., TorchExtractor], tuple[Any, ...]]:
         make = self._like()
-        if self._network is not self._given:
+        if self._is_in_other_layout:
             make = partial(_other_layout, make)
         return make, (picklable(self._module), self._exits)
 
@@ -386,14 +386,20 @@ class TorchExtractor(RunsStages):
             "input_shape": self._input_shape,
             "fold": self._fold,
         }
-        is_other = self._network is not self._given
-        return MadeOf(self._module, self._trace, self._exits, others, is_other)
+        return MadeOf(
+            self._module, self._trace, self._exits, others, self._is_in_other_layout
+        )
+
+    @property
+    def _is_in_other_layout(self) -> bool:
+        """Whether what runs is not the network as it was given."""
+        return self._network is not self._given
 
     def _like(self) -> Callable[..., TorchExtractor]:
         return partial(type(self), **self.made_of.others)
 
     def _moved(self, there: torch.device) -> TorchExtractor:
-        if self._network is not self._given:
+        if self._is_in_other_layout:
             _, given = self.layouts()
             return _other(given.to(there))
         moved = self._like()(frozen_copy(self._module, there), self._exits)

@@ -70,12 +70,14 @@ class Meter(fx.Interpreter):
         # The interpreter passes lists that cannot be changed, but some code does.
         return _thawed(super().fetch_args_kwargs_from_env(n))
 
+    def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
+        value = super().call_module(target, args, kwargs)
+        given = next(iter((*args, *kwargs.values())), None)
+        self._hidden += hidden_macs(self.fetch_attr(target), given, value)
+        return value
+
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
-        if n.op == "call_module":
-            args, kwargs = self.fetch_args_kwargs_from_env(n)
-            given = next(iter((*args, *kwargs.values())), None)
-            self._hidden += hidden_macs(self.fetch_attr(str(n.target)), given, value)
         self.macs[n] = self._counter.get_total_flops() / 2 + self._hidden
         if isinstance(value, Tensor):
             self.shapes[n] = tuple(value.shape)
